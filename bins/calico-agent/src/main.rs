@@ -1,0 +1,3 @@
+//! calico-agent.
+
+fn main() {}

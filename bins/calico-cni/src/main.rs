@@ -1,0 +1,3 @@
+//! calico-cni.
+
+fn main() {}

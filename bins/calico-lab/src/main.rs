@@ -1,0 +1,3 @@
+//! calico-lab.
+
+fn main() {}

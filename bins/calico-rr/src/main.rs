@@ -1,0 +1,3 @@
+//! calico-rr.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! calicoctl.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Calico in Rust: ipam.
