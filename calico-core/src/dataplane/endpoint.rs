@@ -1,0 +1,108 @@
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::rule::PolicyId;
+
+/// Identity of a workload endpoint: namespace and name of its WorkloadEndpoint resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndpointId {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name, such as `node1-k8s-web-eth0`.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What happens at the end of a tier in which policies selected the endpoint and none decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DefaultAction {
+    /// Drop.
+    #[default]
+    Deny,
+    /// Go on with the next tier.
+    Pass,
+}
+
+/// The policies of one tier that select an endpoint, in order of evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TierPolicies {
+    /// The tier.
+    pub tier: Arc<str>,
+    /// At its end.
+    pub default_action: DefaultAction,
+    /// Policies with rules for packets to the endpoint. If empty, the tier is skipped for them.
+    pub ingress: Vec<PolicyId>,
+    /// Policies with rules for packets from the endpoint. If empty, the tier is skipped for them.
+    pub egress: Vec<PolicyId>,
+}
+
+/// One interface of a workload on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkloadEndpoint {
+    /// Its identity.
+    pub id: EndpointId,
+    /// The host's side of it, such as `cali1234567890a`; at most 15 bytes.
+    pub interface: Arc<str>,
+    /// Its addresses, as prefixes of full length.
+    pub addresses: Vec<IpNet>,
+    /// Source prefixes it may use besides its addresses.
+    pub allowed_sources: Vec<IpNet>,
+    /// Tiers in order of evaluation; only those with a policy that selects it.
+    pub tiers: Vec<TierPolicies>,
+    /// Profiles in order of evaluation.
+    pub profiles: Vec<Arc<str>>,
+}
+
+/// An IP pool, as packets see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pool {
+    /// Its addresses.
+    pub cidr: IpNet,
+    /// Whether traffic from it to outside of all pools is masqueraded.
+    pub nat_outgoing: bool,
+}
+
+/// What happens to a packet from a workload to its own host, after the workload's own policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EndpointToHostAction {
+    /// Drop it (upstream's default).
+    #[default]
+    Drop,
+    /// Let the host's own rules decide.
+    Return,
+    /// Accept it.
+    Accept,
+}
+
+/// Settings of the host that the dataplane needs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostSettings {
+    /// Interfaces whose names start so belong to workloads. Upstream's default: `cali`.
+    pub interface_prefix: Arc<str>,
+    /// For packets from a workload to this host.
+    pub endpoint_to_host: EndpointToHostAction,
+    /// Addresses of this host and of the other nodes of the cluster.
+    pub node_addresses: Vec<IpAddr>,
+    /// Whether masquerading spares traffic to nodes too, not only to pools.
+    pub masquerade_spares_nodes: bool,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        Self {
+            interface_prefix: "cali".into(),
+            endpoint_to_host: EndpointToHostAction::default(),
+            node_addresses: Vec::new(),
+            masquerade_spares_nodes: false,
+        }
+    }
+}

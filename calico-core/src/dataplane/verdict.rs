@@ -1,0 +1,71 @@
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use serde::{Deserialize, Serialize};
+
+use super::rule::{Direction, RuleId};
+
+/// Events of [`Dataplane::verdicts`](super::Dataplane::verdicts).
+pub type VerdictStream = Pin<Box<dyn Stream<Item = VerdictEvent> + Send>>;
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Let through.
+    Allowed,
+    /// Dropped.
+    Denied,
+    /// Recorded by a rule of action Log.
+    Logged,
+}
+
+/// What decided.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum VerdictCause {
+    /// This rule matched.
+    Rule(RuleId),
+    /// Policies of this tier selected the endpoint, and no rule of theirs matched.
+    EndOfTier(Arc<str>),
+    /// No policy selected the endpoint, and no rule of its profiles matched.
+    NoProfileMatch,
+    /// The source address is not one of the endpoint's.
+    Spoofed,
+    /// The interface belongs to no endpoint that is known.
+    UnknownEndpoint,
+}
+
+/// The packet's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flow {
+    /// From.
+    pub source: IpAddr,
+    /// To.
+    pub destination: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Source port, of protocols that have them.
+    pub source_port: Option<u16>,
+    /// Destination port, of protocols that have them.
+    pub destination_port: Option<u16>,
+}
+
+/// A packet met a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerdictEvent {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What decided.
+    pub cause: VerdictCause,
+    /// As seen from the endpoint that policy protects.
+    pub direction: Direction,
+    /// The endpoint's interface on this host.
+    pub interface: Arc<str>,
+    /// The packet.
+    pub flow: Flow,
+}
