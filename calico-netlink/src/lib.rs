@@ -1,1 +1,3 @@
 //! Calico in Rust: netlink.
+
+pub mod nft;

@@ -1,0 +1,2 @@
+//! nftables over netlink.
+pub mod wire;
