@@ -1,1 +1,6 @@
-//! Agent library.
+//! The node agent: joins datastore, policy, dataplane, BGP and the CNI service of one host.
+//!
+//! The program `calico-agent` is [`config`] and a call into this library.
+
+pub mod config;
+pub mod control;

@@ -1,0 +1,181 @@
+//! The agent's own settings: a TOML file.
+//!
+//! Everything about the cluster comes from the datastore; the file says only who this node is and
+//! where things are on this host.
+//!
+//! ```toml
+//! node = "node1"                      # default: NODENAME, the nodename file, the host name
+//! run_dir = "/var/run/calico"         # sockets: datastore.sock, cni.sock, control.sock
+//! state_dir = "/var/lib/calico"       # journal of the CNI service
+//!
+//! [datastore]                         # exactly one of:
+//! embedded = "/var/lib/calico/datastore"
+//! # remote = "/run/other-agent/datastore.sock"
+//!
+//! [bgp]                               # leave out to run without BGP
+//! listen_port = 179                   # default: BGPConfiguration, else 179
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Contents of the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of this node, as its Node resource has it.
+    pub node: Option<String>,
+    /// Directory of the sockets that the agent serves.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: PathBuf,
+    /// Directory of what must outlive the agent.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// The store of the cluster's resources.
+    pub datastore: Store,
+    /// The BGP speaker; none if absent.
+    pub bgp: Option<Bgp>,
+}
+
+/// Which store.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Store {
+    /// A file of this host, which this agent alone opens and serves to others.
+    Embedded(PathBuf),
+    /// The socket of an agent that serves a store.
+    Remote(PathBuf),
+}
+
+/// The BGP speaker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bgp {
+    /// TCP port to listen on, instead of the one in BGPConfiguration.
+    pub listen_port: Option<u16>,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It says something that the agent does not understand.
+    #[error("{path} is not a valid configuration", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// Nothing says which node this is.
+    #[error("the name of this node is unknown: set `node` in the configuration, or NODENAME")]
+    NoNodeName,
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: source.into() })
+    }
+
+    /// Socket of the datastore service.
+    #[must_use]
+    pub fn datastore_socket(&self) -> PathBuf {
+        self.run_dir.join("datastore.sock")
+    }
+
+    /// Socket of the CNI service.
+    #[must_use]
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run_dir.join("cni.sock")
+    }
+
+    /// Socket of the control service.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
+    /// Directory of CNI deletions that are still to be carried out.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.state_dir.join("cni-journal")
+    }
+
+    /// The name of this node: from the file, `NODENAME`, `<state_dir>/nodename`, `HOSTNAME` in
+    /// lower case, or the host's name in lower case, as upstream's node start-up looks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoNodeName`] if none of them says anything.
+    pub fn node_name(&self) -> Result<String, ConfigError> {
+        let variable = |name| std::env::var(name).ok();
+        let file = || std::fs::read_to_string(self.state_dir.join("nodename")).ok();
+        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        self.node
+            .clone()
+            .or_else(|| variable("NODENAME"))
+            .or_else(file)
+            .or_else(|| variable("HOSTNAME").map(|name| name.to_lowercase()))
+            .or_else(|| host().map(|name| name.to_lowercase()))
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .ok_or(ConfigError::NoNodeName)
+    }
+}
+
+fn default_run_dir() -> PathBuf {
+    "/var/run/calico".into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/calico".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_example_is_valid() {
+        let text: String = include_str!("config.rs")
+            .lines()
+            .skip_while(|line| !line.contains("```toml"))
+            .skip(1)
+            .take_while(|line| !line.contains("```"))
+            .map(|line| line.trim_start_matches("//! ").trim_start_matches("//!").to_owned() + "\n")
+            .collect();
+        let config: Config = toml::from_str(&text).unwrap();
+        assert_eq!(config.node_name().unwrap(), "node1");
+        assert_eq!(config.datastore, Store::Embedded("/var/lib/calico/datastore".into()));
+        assert_eq!(config.cni_socket(), Path::new("/var/run/calico/cni.sock"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = toml::from_str::<Config>("nod = 'a'\n[datastore]\nremote = 's'\n").unwrap_err();
+        assert!(error.to_string().contains("nod"), "{error}");
+    }
+
+    #[test]
+    fn two_stores_are_refused() {
+        let text = "[datastore]\nembedded = 'a'\nremote = 'b'\n";
+        assert!(toml::from_str::<Config>(text).is_err());
+    }
+}
