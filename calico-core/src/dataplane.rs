@@ -70,8 +70,14 @@ pub enum Update {
     Pools(Vec<Pool>),
     /// Settings of the host.
     Host(HostSettings),
-    /// The desired state is complete from here on: what is ours and not described may go.
+    /// The desired state is complete from here on: what is ours and not described may go, but
+    /// for routes over other routers ([`RouteTarget::Via`]), which wait for
+    /// [`Update::LearnedInSync`].
     InSync,
+    /// The routes over other routers are complete too: every peer has sent its own, or its time
+    /// to do so is over. Until then those that an earlier run left stay, so that a restart loses
+    /// no route.
+    LearnedInSync,
 }
 
 /// Changes that take effect together, in one step of the kernel where it can.
