@@ -1,1 +1,2 @@
-//! Calico in Rust: bgp.
+//! BGP-4 (RFC 4271) as values.
+pub mod wire;

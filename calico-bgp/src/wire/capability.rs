@@ -1,0 +1,167 @@
+//! Capabilities of an OPEN (RFC 5492).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Family;
+use super::reader::Reader;
+
+/// Which way several paths per prefix may go (RFC 7911).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AddPathMode {
+    /// The sender of the capability can receive them.
+    Receive,
+    /// It wants to send them.
+    Send,
+    /// Both.
+    Both,
+}
+
+/// The graceful restart capability (RFC 4724, section 3; RFC 8538).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct GracefulRestart {
+    /// The R bit: the sender has just restarted.
+    pub restarting: bool,
+    /// The N bit (RFC 8538): NOTIFICATIONs do not end graceful restart.
+    pub notification: bool,
+    /// Seconds until the session is back at the latest; 12 bits.
+    pub restart_time: u16,
+    /// Families whose forwarding state is kept, each with its F bit: "was kept over the last
+    /// restart".
+    pub families: Vec<(Family, bool)>,
+}
+
+/// One capability.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Capability {
+    /// A family beyond IPv4 unicast, or that one said aloud (RFC 4760).
+    MultiProtocol(Family),
+    /// ROUTE-REFRESH is understood (RFC 2918).
+    RouteRefresh,
+    /// Messages up to 65,535 octets (RFC 8654).
+    ExtendedMessage,
+    /// The sender's AS number in four octets (RFC 6793).
+    FourOctetAs(u32),
+    /// Graceful restart (RFC 4724).
+    GracefulRestart(GracefulRestart),
+    /// Several paths per prefix (RFC 7911).
+    AddPath(Vec<(Family, AddPathMode)>),
+    /// ROUTE-REFRESH with begin and end (RFC 7313).
+    EnhancedRouteRefresh,
+    /// Any other, or one whose value does not read as its code promises; kept as it came.
+    Unknown {
+        /// Capability code (IANA).
+        code: u8,
+        /// Its value, at most 255 octets.
+        value: Bytes,
+    },
+}
+
+impl Capability {
+    /// The capability code (IANA).
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::MultiProtocol(_) => 1,
+            Self::RouteRefresh => 2,
+            Self::ExtendedMessage => 6,
+            Self::GracefulRestart(_) => 64,
+            Self::FourOctetAs(_) => 65,
+            Self::AddPath(_) => 69,
+            Self::EnhancedRouteRefresh => 70,
+            Self::Unknown { code, .. } => *code,
+        }
+    }
+
+    /// Reads one capability. Never fails: what cannot be read stays `Unknown`, because RFC 5492
+    /// wants a speaker to ignore it.
+    pub(super) fn decode(code: u8, value: Bytes) -> Self {
+        Self::decode_known(code, value.clone()).unwrap_or(Self::Unknown { code, value })
+    }
+
+    fn decode_known(code: u8, value: Bytes) -> Option<Self> {
+        let mut r = Reader::new(value);
+        let capability = match code {
+            1 => {
+                let (afi, reserved, safi) = (r.u16()?, r.u8()?, r.u8()?);
+                // A reserved octet that is set would not survive a round trip.
+                (reserved == 0).then_some(Self::MultiProtocol(Family { afi, safi }))?
+            }
+            2 => Self::RouteRefresh,
+            6 => Self::ExtendedMessage,
+            64 => Self::GracefulRestart(decode_graceful_restart(&mut r)?),
+            65 => Self::FourOctetAs(r.u32()?),
+            69 => Self::AddPath(decode_add_path(&mut r)?),
+            70 => Self::EnhancedRouteRefresh,
+            _ => return None,
+        };
+        r.is_empty().then_some(capability)
+    }
+
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.code());
+        let length_at = out.len();
+        out.put_u8(0);
+        match self {
+            Self::MultiProtocol(family) => {
+                out.put_u16(family.afi);
+                out.put_u8(0);
+                out.put_u8(family.safi);
+            }
+            Self::RouteRefresh | Self::ExtendedMessage | Self::EnhancedRouteRefresh => {}
+            Self::FourOctetAs(asn) => out.put_u32(*asn),
+            Self::GracefulRestart(gr) => {
+                let flags = u16::from(gr.restarting) << 15 | u16::from(gr.notification) << 14;
+                out.put_u16(flags | gr.restart_time & 0x0FFF);
+                for (family, forwarding) in gr.families.iter().take(63) {
+                    out.put_u16(family.afi);
+                    out.put_u8(family.safi);
+                    out.put_u8(if *forwarding { 0x80 } else { 0 });
+                }
+            }
+            Self::AddPath(families) => {
+                for (family, mode) in families.iter().take(63) {
+                    out.put_u16(family.afi);
+                    out.put_u8(family.safi);
+                    out.put_u8(match mode {
+                        AddPathMode::Receive => 1,
+                        AddPathMode::Send => 2,
+                        AddPathMode::Both => 3,
+                    });
+                }
+            }
+            Self::Unknown { value, .. } => out.put_slice(&value[..value.len().min(255)]),
+        }
+        // Every arm above writes at most 255 octets.
+        out[length_at] = (out.len() - length_at - 1) as u8;
+    }
+}
+
+fn decode_graceful_restart(r: &mut Reader) -> Option<GracefulRestart> {
+    let head = r.u16()?;
+    let mut families = Vec::new();
+    while !r.is_empty() {
+        let (afi, safi, flags) = (r.u16()?, r.u8()?, r.u8()?);
+        families.push((Family { afi, safi }, flags & 0x80 != 0));
+    }
+    Some(GracefulRestart {
+        restarting: head & 0x8000 != 0,
+        notification: head & 0x4000 != 0,
+        restart_time: head & 0x0FFF,
+        families,
+    })
+}
+
+fn decode_add_path(r: &mut Reader) -> Option<Vec<(Family, AddPathMode)>> {
+    let mut families = Vec::new();
+    while !r.is_empty() {
+        let (afi, safi) = (r.u16()?, r.u8()?);
+        let mode = match r.u8()? {
+            1 => AddPathMode::Receive,
+            2 => AddPathMode::Send,
+            3 => AddPathMode::Both,
+            _ => return None,
+        };
+        families.push((Family { afi, safi }, mode));
+    }
+    Some(families)
+}
