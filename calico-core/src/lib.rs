@@ -33,6 +33,7 @@ pub mod datastore;
 pub mod key;
 pub mod kind;
 pub mod memory;
+pub mod resource;
 pub mod routes;
 pub mod stream;
 

@@ -1,0 +1,220 @@
+//! How one field of a resource is checked and written: paths, errors and the [`Field`] trait.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+/// One thing that is wrong with a resource, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+#[non_exhaustive]
+pub struct FieldError {
+    /// The place, such as `spec.ingress[2].source.nets[0]`.
+    pub path: String,
+    /// What is wrong there, and what would be right.
+    pub message: String,
+}
+
+impl FieldError {
+    /// Problem `message` at `path`.
+    pub fn new(path: impl fmt::Display, message: impl Into<String>) -> Self {
+        Self { path: path.to_string(), message: message.into() }
+    }
+}
+
+/// A place inside a document, as a chain back to the root; costs nothing until printed.
+#[derive(Debug, Clone, Copy)]
+pub enum Path<'a> {
+    /// The document itself.
+    Root,
+    /// A field of the place before.
+    Key(&'a Path<'a>, &'a str),
+    /// An element of the list at the place before.
+    Index(&'a Path<'a>, usize),
+}
+
+impl<'a> Path<'a> {
+    /// The field `name` of this place.
+    #[must_use]
+    pub const fn key(&'a self, name: &'a str) -> Self {
+        Self::Key(self, name)
+    }
+
+    /// Element `index` of this place.
+    #[must_use]
+    pub const fn index(&'a self, index: usize) -> Self {
+        Self::Index(self, index)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Key(Path::Root, name) => f.write_str(name),
+            Self::Key(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// Collects every problem of a resource, instead of stopping at the first.
+#[derive(Debug, Default)]
+pub struct Errors(Vec<FieldError>);
+
+impl Errors {
+    /// Adds a problem.
+    pub fn push(&mut self, at: &Path<'_>, message: impl Into<String>) {
+        self.0.push(FieldError::new(at, message));
+    }
+
+    /// Adds `message` unless `ok`.
+    pub fn require(&mut self, ok: bool, at: &Path<'_>, message: impl Into<String>) {
+        if !ok {
+            self.push(at, message);
+        }
+    }
+
+    /// Whether nothing was found.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `Ok` if nothing was found, else everything that was.
+    ///
+    /// # Errors
+    /// All problems, in the order they were found.
+    pub fn into_result(self) -> Result<(), Vec<FieldError>> {
+        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+    }
+}
+
+/// A value that can stand in a resource.
+///
+/// [`check`](Field::check) looks at raw input from a person: it reports *all* problems below
+/// a place, and fields nobody knows. Plain deserialisation is the tolerant twin for data from
+/// stores: it stops at the first value it cannot hold and keeps unknown fields.
+pub trait Field: DeserializeOwned + Serialize {
+    /// Reports every problem of `value`, which stands at `at`.
+    fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+        if let Err(error) = Self::deserialize(value) {
+            errors.push(at, error.to_string());
+        }
+    }
+
+    /// Writes the value the way upstream does.
+    ///
+    /// # Errors
+    /// Whatever the serialiser reports.
+    fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize(serializer)
+    }
+}
+
+/// Serialises a field through [`Field::emit`].
+pub(crate) struct Emit<'a, T>(pub(crate) &'a T);
+
+impl<T: Field> Serialize for Emit<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.emit(serializer)
+    }
+}
+
+macro_rules! leaf_fields {
+    ($($ty:ty),* $(,)?) => { $(impl $crate::resource::Field for $ty {})* };
+}
+pub(crate) use leaf_fields;
+
+leaf_fields!(
+    bool,
+    u8,
+    u16,
+    u32,
+    u64,
+    i32,
+    i64,
+    String,
+    Value,
+    ipnet::IpNet,
+    std::net::IpAddr,
+    std::net::Ipv4Addr,
+    std::net::Ipv6Addr,
+);
+
+impl Field for f64 {
+    /// Whole numbers are written without a fraction, as Go does: `100`, not `100.0`.
+    fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+        if self.fract() == 0.0 && self.abs() < EXACT {
+            #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+            serializer.serialize_i64(*self as i64)
+        } else {
+            serializer.serialize_f64(*self)
+        }
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+        if !value.is_null() {
+            T::check(value, at, errors);
+        }
+    }
+
+    fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Some(value) => value.emit(serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+impl<T: Field> Field for Vec<T> {
+    fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    T::check(item, &at.index(index), errors);
+                }
+            }
+            other => errors.push(at, format!("expected a list, found {}", describe(other))),
+        }
+    }
+
+    fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Emit))
+    }
+}
+
+impl<T: Field> Field for BTreeMap<String, T> {
+    fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+        match value {
+            Value::Object(entries) => {
+                for (key, item) in entries {
+                    T::check(item, &at.key(key), errors);
+                }
+            }
+            other => errors.push(at, format!("expected a map, found {}", describe(other))),
+        }
+    }
+
+    fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(key, value)| (key, Emit(value))))
+    }
+}
+
+/// A few words that name a value in an error.
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(flag) => format!("`{flag}`"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a map".to_owned(),
+    }
+}

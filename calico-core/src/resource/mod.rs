@@ -1,0 +1,194 @@
+//! The `projectcalico.org/v3` resources: typed, with defaults and validation.
+//!
+//! Every kind is a [`Resource`] of its spec, for example [`IpPool`] = `Resource<IpPoolSpec>`.
+//! Reading has two modes. Plain `serde` is *tolerant*, for data from stores: unknown fields
+//! are kept in `unknown` and written back. [`AnyResource::from_value`] with
+//! [`Mode::Strict`] is for input from people: it reports every problem with its path.
+
+mod any;
+mod bgp;
+mod bgp_filter;
+mod cluster;
+mod felix;
+pub mod field;
+mod host_endpoint;
+pub mod ipam;
+mod meta;
+mod node;
+mod node_status;
+pub(crate) mod object;
+mod policy;
+mod pool;
+mod profile;
+mod rule;
+mod sets;
+mod staged;
+#[cfg(test)]
+mod tests;
+mod tier;
+mod validate;
+pub mod values;
+mod workload;
+
+use std::fmt;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+pub use self::any::*;
+pub use self::bgp::*;
+pub use self::bgp_filter::*;
+pub use self::cluster::*;
+pub use self::felix::*;
+pub use self::field::{Errors, Field, FieldError, Path};
+pub use self::host_endpoint::*;
+pub use self::ipam::*;
+pub use self::meta::ObjectMeta;
+pub use self::node::*;
+pub use self::node_status::*;
+pub use self::object::{Unknown, UnknownWord};
+pub use self::policy::*;
+pub use self::pool::*;
+pub use self::profile::*;
+pub use self::rule::*;
+pub use self::sets::*;
+pub use self::staged::*;
+pub use self::tier::*;
+pub use self::values::*;
+pub use self::workload::*;
+
+use crate::kind::{API_VERSION, Kind};
+
+/// The `spec` of one kind.
+pub trait Spec: Field + fmt::Debug + Clone + Default + PartialEq + Send + Sync + 'static {
+    /// The kind this is the spec of.
+    const KIND: Kind;
+
+    /// The `status` of the kind; [`NoStatus`] where it has none.
+    type Status: Field + fmt::Debug + Clone + Default + PartialEq + Send + Sync + 'static;
+
+    /// Writes upstream's defaults into fields that are unset.
+    fn apply_defaults(&mut self) {}
+
+    /// Reports everything wrong with the spec; paths start with `spec`.
+    fn validate(&self, _metadata: &ObjectMeta, _errors: &mut Errors) {}
+}
+
+object::object! {
+    /// The status of kinds that have none.
+    pub struct NoStatus {}
+}
+
+/// A resource: metadata, what is wanted (`spec`) and what is (`status`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resource<S: Spec> {
+    /// Name, labels and bookkeeping.
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: S,
+    /// What a controller reported, for kinds that have a status.
+    pub status: Option<S::Status>,
+    /// Top-level fields that this version does not know.
+    pub unknown: Unknown,
+}
+
+impl<S: Spec> Resource<S> {
+    /// A resource of name `name`.
+    pub fn new(name: impl Into<String>, spec: S) -> Self {
+        Self::with_metadata(ObjectMeta::named(name), spec)
+    }
+
+    /// A resource of a namespaced kind.
+    pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>, spec: S) -> Self {
+        Self::with_metadata(ObjectMeta::namespaced(namespace, name), spec)
+    }
+
+    /// A resource with this metadata.
+    pub fn with_metadata(metadata: ObjectMeta, spec: S) -> Self {
+        Self { metadata, spec, status: None, unknown: Unknown::default() }
+    }
+
+    /// The kind of the resource.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        S::KIND
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// The namespace; empty for cluster-wide kinds.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.metadata.namespace
+    }
+
+    /// Writes upstream's defaults into fields that are unset.
+    pub fn apply_defaults(&mut self) {
+        self.spec.apply_defaults();
+    }
+}
+
+impl<S: Spec> Serialize for Resource<S> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        use serde::ser::SerializeMap as _;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("kind", S::KIND.as_str())?;
+        map.serialize_entry("apiVersion", API_VERSION)?;
+        map.serialize_entry("metadata", &self.metadata)?;
+        map.serialize_entry("spec", &self.spec)?;
+        if let Some(status) = &self.status {
+            map.serialize_entry("status", status)?;
+        }
+        for (key, value) in self.unknown.iter() {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de, S: Spec> Deserialize<'de> for Resource<S> {
+    /// Tolerant: `kind` and `apiVersion` may be missing, but must be right when present.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
+        for (key, wanted) in [("kind", S::KIND.as_str()), ("apiVersion", API_VERSION)] {
+            match fields.shift_remove(key) {
+                Some(Value::String(found)) if found == wanted => {}
+                None => {}
+                Some(found) => {
+                    return Err(D::Error::custom(format!("{key} is {found}, not {wanted:?}")));
+                }
+            }
+        }
+        fn take<T: Field + Default, E: serde::de::Error>(
+            fields: &mut Map<String, Value>,
+            key: &'static str,
+        ) -> Result<T, E> {
+            let Some(value) = fields.shift_remove(key).filter(|value| !value.is_null()) else {
+                return Ok(T::default());
+            };
+            T::deserialize(&value).map_err(|first| {
+                // The walk names the place, which the plain error does not.
+                let mut errors = Errors::default();
+                T::check(&value, &Path::Root.key(key), &mut errors);
+                let typed = errors.into_result().err().into_iter().flatten();
+                match typed.into_iter().find(|e| !e.message.starts_with("unknown field")) {
+                    Some(error) => E::custom(error),
+                    None => E::custom(format!("{key}: {first}")),
+                }
+            })
+        }
+        let metadata = take(&mut fields, "metadata")?;
+        let spec = take(&mut fields, "spec")?;
+        let status = take(&mut fields, "status")?;
+        let mut unknown = Unknown::default();
+        for (key, value) in fields {
+            unknown.insert(key, value);
+        }
+        Ok(Self { metadata, spec, status, unknown })
+    }
+}

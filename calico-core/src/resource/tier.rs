@@ -1,0 +1,83 @@
+//! Tiers: ordered groups of policies.
+
+use super::object::{choices, object};
+use super::{Condition, Resource, Spec};
+use crate::kind::Kind;
+
+/// An ordered group of policies.
+pub type Tier = Resource<TierSpec>;
+
+object! {
+    /// Rank and default of a tier.
+    pub struct TierSpec {
+        /// Rank, lowest first; see [`TierSpec::order`].
+        pub order: Option<f64> = "order",
+        /// What happens to traffic of endpoints that the tier's policies select but do not
+        /// decide about.
+        pub default_action: Option<TierAction> = "defaultAction",
+    }
+
+    /// What the tier controller reports.
+    pub struct TierStatus {
+        /// Conditions; `Ready` says whether the tier is in use.
+        pub conditions: Vec<Condition> = "conditions",
+    }
+}
+
+choices! {
+    /// What a tier does with traffic that its policies did not decide about.
+    #[derive(Default)]
+    pub enum TierAction {
+        /// It goes on to the next tier.
+        Pass = "Pass",
+        /// It is dropped.
+        #[default]
+        Deny = "Deny",
+    }
+}
+
+impl TierSpec {
+    /// The order of tiers that state none.
+    pub const DEFAULT_ORDER: f64 = 1_000_000.0;
+
+    /// What happens at the end of the tier: as set, else Deny.
+    #[must_use]
+    pub fn default_action(&self) -> TierAction {
+        self.default_action.unwrap_or_default()
+    }
+}
+
+impl Tier {
+    /// The tiers that always exist and cannot be deleted.
+    #[must_use]
+    pub fn built_in() -> [Self; 3] {
+        let tier = |name: &str, order, action| {
+            let spec = TierSpec {
+                order: Some(order),
+                default_action: Some(action),
+                ..TierSpec::default()
+            };
+            Self::new(name, spec)
+        };
+        [
+            tier("kube-admin", 1_000.0, TierAction::Pass),
+            tier("default", TierSpec::DEFAULT_ORDER, TierAction::Deny),
+            tier("kube-baseline", 10_000_000.0, TierAction::Pass),
+        ]
+    }
+
+    /// Whether `name` is a tier that always exists.
+    #[must_use]
+    pub fn is_built_in(name: &str) -> bool {
+        matches!(name, "kube-admin" | "default" | "kube-baseline")
+    }
+}
+
+impl Spec for TierSpec {
+    const KIND: Kind = Kind::Tier;
+    type Status = TierStatus;
+
+    fn apply_defaults(&mut self) {
+        self.default_action.get_or_insert_default();
+    }
+}
