@@ -1,3 +1,88 @@
-//! Chores.
+//! Chores of the workspace, each one command: `cargo xtask <chore>`.
 
-fn main() {}
+mod deps;
+mod packages;
+mod run;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use run::{Failure, Step};
+
+const USAGE: &str = "\
+usage: cargo xtask <chore>
+
+  demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
+  test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
+  check-deps    hold the dependencies between the workspace's crates against their table
+
+demo and test need root (network namespaces) and Debian or Ubuntu (apt-get).
+CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let chore = args.next();
+    let rest: Vec<String> = args.collect();
+    let outcome = match chore.as_deref() {
+        Some("demo") => demo(&rest),
+        Some("test") => test(&rest),
+        Some("check-deps") => check_deps(),
+        Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some(other) => Err(Failure::usage(format!("unknown chore {other:?}\n\n{USAGE}"))),
+        None => Err(Failure::usage(USAGE)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn demo(args: &[String]) -> Result<(), Failure> {
+    run::require_root("the demo")?;
+    packages::install(packages::DEMO)?;
+    build()?;
+    let lab = run::target_dir()?.join("debug/calico-lab");
+    Step::new("demo", lab).arg("demo").args(args).deadline(Duration::from_secs(300)).run()
+}
+
+fn test(args: &[String]) -> Result<(), Failure> {
+    if std::env::var_os("CALICO_SKIP_PRIVILEGED").is_none() {
+        run::require_root("the tests of the kernel and of the lab")?;
+        packages::install(packages::TEST)?;
+    }
+    build()?;
+    Step::cargo("tests")
+        .args(["test", "--workspace", "--locked"])
+        .args(args)
+        .deadline(Duration::from_secs(20 * 60))
+        .run()
+}
+
+/// Builds programs, tests and examples together: the lab's tests run the workspace's programs,
+/// and one selection of targets means one build of every dependency.
+fn build() -> Result<(), Failure> {
+    Step::cargo("build")
+        .args(["build", "--workspace", "--all-targets", "--locked"])
+        .deadline(Duration::from_secs(30 * 60))
+        .run()
+}
+
+fn check_deps() -> Result<(), Failure> {
+    let edges = deps::workspace_edges()?;
+    let wrong = deps::violations(&edges);
+    if wrong.is_empty() {
+        println!("{} dependencies between the workspace's crates, all allowed", edges.len());
+        return Ok(());
+    }
+    let lines: Vec<String> = wrong.iter().map(|edge| format!("  {edge}")).collect();
+    Err(Failure::check(format!(
+        "dependencies that the table in xtask/src/deps.rs does not allow:\n{}",
+        lines.join("\n")
+    )))
+}

@@ -1,0 +1,92 @@
+//! Debian packages that the demo and the tests use.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::run::{Failure, Step};
+
+/// What the demo runs: BIRD as a router, `ip`, `ping`, and Debian's `portmap` plugin.
+pub(crate) const DEMO: &[&str] =
+    &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
+
+/// What the tests run besides: a container runtime.
+pub(crate) const TEST: &[&str] = &[
+    "bird2",
+    "containerd",
+    "containernetworking-plugins",
+    "iproute2",
+    "iptables",
+    "iputils-ping",
+    "nftables",
+];
+
+/// Asked by Debian's maintainer scripts whether a daemon may be started.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs those of `wanted` that are missing. The daemons among them (BIRD, containerd) are
+/// not started: they belong in namespaces of the lab, not on this host.
+pub(crate) fn install(wanted: &[&str]) -> Result<(), Failure> {
+    if std::env::var_os("CALICO_SKIP_INSTALL").is_some() {
+        return Ok(());
+    }
+    let missing: Vec<&str> = wanted.iter().copied().filter(|name| !is_installed(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(Failure::check(format!(
+            "this is no Debian or Ubuntu (no apt-get). Install what holds these yourself: {}; \
+             then set CALICO_SKIP_INSTALL=1",
+            missing.join(" ")
+        )));
+    }
+    let _no_daemons = NoDaemons::ask();
+    apt_get("packages: refresh lists").arg("update").run()?;
+    apt_get("packages: install")
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(&missing)
+        .run()
+}
+
+fn apt_get(title: &'static str) -> Step {
+    Step::new(title, "apt-get")
+        .arg("--quiet")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .deadline(Duration::from_secs(600))
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .stdin(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// While it lives, packages do not start their daemons.
+struct NoDaemons {
+    ours: bool,
+}
+
+impl NoDaemons {
+    /// Leaves a policy that the host already has as it is. A policy that cannot be written is
+    /// no reason to stop: the daemons then start as on any installation.
+    fn ask() -> Self {
+        let path = Path::new(POLICY);
+        let ours = !path.exists()
+            && fs::write(path, "#!/bin/sh\nexit 101\n").is_ok()
+            && fs::set_permissions(path, fs::Permissions::from_mode(0o755)).is_ok();
+        Self { ours }
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if self.ours && fs::remove_file(POLICY).is_err() {
+            eprintln!("xtask: could not remove {POLICY}; remove it by hand");
+        }
+    }
+}
