@@ -4,4 +4,6 @@
 
 pub mod config;
 pub mod control;
+pub mod mirror;
+pub mod progress;
 pub mod routing;

@@ -3,6 +3,10 @@
 //! One JSON request per line on a unix socket; one JSON answer per line. `Verdicts` keeps
 //! answering until the client hangs up. Example: `{"ask":"status"}`.
 
+mod server;
+
+pub use server::Control;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

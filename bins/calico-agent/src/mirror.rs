@@ -1,0 +1,115 @@
+//! Turns a watch with its bracketed listings into plain puts and removals. Pure.
+
+use std::collections::HashSet;
+
+use calico_core::datastore::{Entry, Revision, WatchEvent};
+use calico_core::key::Key;
+
+/// A change to apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The object is now so.
+    Put(Entry),
+    /// The object is gone.
+    Gone(Key),
+}
+
+/// Remembers which objects exist, so that a new listing also tells what went meanwhile.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    known: HashSet<Key>,
+    /// Of the objects known before the listing now under way, those it has not shown yet.
+    unseen: Option<HashSet<Key>>,
+    revision: Revision,
+    in_sync: bool,
+}
+
+impl Mirror {
+    /// Whether a first listing is complete.
+    #[must_use]
+    pub const fn in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// Every change up to here has been seen.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Takes the next event; returns what it changes.
+    pub fn handle(&mut self, event: WatchEvent) -> Vec<Change> {
+        match event {
+            WatchEvent::Begin => {
+                self.unseen = Some(self.known.clone());
+                Vec::new()
+            }
+            WatchEvent::Item(entry) => {
+                if let Some(unseen) = &mut self.unseen {
+                    unseen.remove(&entry.key);
+                }
+                self.known.insert(entry.key.clone());
+                vec![Change::Put(entry)]
+            }
+            WatchEvent::Ready(revision) => {
+                self.revision = revision;
+                self.in_sync = true;
+                let gone = self.unseen.take().unwrap_or_default();
+                for key in &gone {
+                    self.known.remove(key);
+                }
+                gone.into_iter().map(Change::Gone).collect()
+            }
+            WatchEvent::Put(entry) => {
+                self.revision = entry.revision;
+                self.known.insert(entry.key.clone());
+                vec![Change::Put(entry)]
+            }
+            WatchEvent::Gone { key, revision } => {
+                self.revision = revision;
+                self.known.remove(&key);
+                vec![Change::Gone(key)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calico_core::kind::Kind;
+
+    use super::*;
+
+    fn entry(name: &str, revision: u64) -> Entry {
+        let key = Key::resource(Kind::Tier, None, name);
+        Entry { key, value: "{}".into(), revision: Revision(revision) }
+    }
+
+    #[test]
+    fn a_second_listing_tells_what_went() {
+        let mut mirror = Mirror::default();
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(WatchEvent::Item(entry("a", 1)));
+        mirror.handle(WatchEvent::Item(entry("b", 2)));
+        assert!(!mirror.in_sync());
+        assert_eq!(mirror.handle(WatchEvent::Ready(Revision(2))), []);
+        assert!(mirror.in_sync());
+
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(WatchEvent::Item(entry("b", 2)));
+        let gone = mirror.handle(WatchEvent::Ready(Revision(5)));
+        assert_eq!(gone, [Change::Gone(entry("a", 1).key)]);
+        assert_eq!(mirror.revision(), Revision(5));
+    }
+
+    #[test]
+    fn a_listing_cut_short_by_another_removes_nothing() {
+        let mut mirror = Mirror::default();
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(WatchEvent::Item(entry("a", 1)));
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(WatchEvent::Item(entry("a", 1)));
+        assert_eq!(mirror.handle(WatchEvent::Ready(Revision(1))), []);
+    }
+}

@@ -1,0 +1,156 @@
+//! How far the agent is, for those who wait for it: the CNI service and the control service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_core::dataplane::EndpointId;
+use calico_core::datastore::Revision;
+use tokio::sync::watch;
+
+use crate::control::{BgpStatus, EndpointStatus};
+
+/// A snapshot of how far the agent is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Whether the datastore was listed once.
+    pub listed: bool,
+    /// Whether the kernel once was as the datastore said.
+    pub programmed: bool,
+    /// Everything that the datastore said up to here is in force.
+    pub store: Revision,
+    /// The dataplane's latest revision in force.
+    pub dataplane: u64,
+    /// Endpoints of this node.
+    pub endpoints: BTreeMap<EndpointId, EndpointStatus>,
+    /// The BGP speaker, as of a moment ago.
+    pub bgp: Option<Arc<BgpStatus>>,
+    /// Why the dataplane does not follow now, if so.
+    pub dataplane_error: Option<String>,
+    /// Why the datastore does not answer now, if so.
+    pub store_error: Option<String>,
+}
+
+/// Why an endpoint's policy is not in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// Time is up.
+    #[error("the policy of {endpoint} was not in force after {waited:?}{}", hint(.error.as_deref()))]
+    TimedOut {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What is wrong with the dataplane, if known.
+        error: Option<String>,
+    },
+    /// The dataplane cannot serve the endpoint.
+    #[error("the dataplane cannot serve {endpoint}: {reason}")]
+    Failed {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Why not.
+        reason: String,
+    },
+    /// The agent is shutting down.
+    #[error("the agent is shutting down")]
+    Stopped,
+}
+
+fn hint(error: Option<&str>) -> String {
+    error.map(|error| format!(": {error}")).unwrap_or_default()
+}
+
+/// Read side of the agent's [`Progress`]; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Watcher(watch::Receiver<Progress>);
+
+impl Watcher {
+    /// Follows `progress`.
+    #[must_use]
+    pub const fn new(progress: watch::Receiver<Progress>) -> Self {
+        Self(progress)
+    }
+
+    /// How far the agent is now.
+    #[must_use]
+    pub fn now(&self) -> Progress {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until what the datastore said up to `written` about `endpoint` is in force.
+    ///
+    /// # Errors
+    ///
+    /// See [`WaitError`].
+    pub async fn wait_programmed(
+        &self,
+        endpoint: &EndpointId,
+        written: Revision,
+        timeout: Duration,
+    ) -> Result<(), WaitError> {
+        let mut progress = self.0.clone();
+        let reached = progress.wait_for(|progress| {
+            progress.programmed
+                && progress.store >= written
+                && progress.endpoints.contains_key(endpoint)
+        });
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(progress)) => match progress.endpoints.get(endpoint) {
+                Some(EndpointStatus { error: Some(reason), .. }) => {
+                    Err(WaitError::Failed { endpoint: endpoint.clone(), reason: reason.clone() })
+                }
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err(WaitError::Stopped),
+            Err(_) => {
+                let error = self.0.borrow().dataplane_error.clone();
+                Err(WaitError::TimedOut { endpoint: endpoint.clone(), waited: timeout, error })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> EndpointId {
+        EndpointId { namespace: "default".into(), name: "web".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_revision_that_was_written() {
+        let (sender, receiver) = watch::channel(Progress::default());
+        let waiter = Watcher::new(receiver);
+        let (written, id, timeout) = (Revision(5), endpoint(), Duration::from_secs(1));
+
+        sender.send_modify(|progress| {
+            progress.programmed = true;
+            progress.store = Revision(4);
+            progress.endpoints.insert(endpoint(), EndpointStatus::default());
+        });
+        let early = waiter.wait_programmed(&id, written, timeout).await;
+        assert!(matches!(early, Err(WaitError::TimedOut { .. })), "an older state is not enough");
+
+        sender.send_modify(|progress| progress.store = Revision(5));
+        assert_eq!(waiter.wait_programmed(&id, written, timeout).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tells_what_the_dataplane_says() {
+        let (sender, receiver) = watch::channel(Progress::default());
+        sender.send_modify(|progress| {
+            progress.programmed = true;
+            let status = EndpointStatus { programmed: false, error: Some("no such thing".into()) };
+            progress.endpoints.insert(endpoint(), status);
+        });
+        let result = Watcher::new(receiver)
+            .wait_programmed(&endpoint(), Revision(0), Duration::from_secs(1))
+            .await;
+        assert!(
+            matches!(result, Err(WaitError::Failed { reason, .. }) if reason == "no such thing")
+        );
+    }
+}
