@@ -105,7 +105,9 @@ pub trait Datastore: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// What stopped the sequence: [`StoreError::Conflict`], [`StoreError::AlreadyExists`],
-    /// [`StoreError::NotFound`], or [`StoreError::Unavailable`].
+    /// [`StoreError::NotFound`], [`StoreError::BadObject`] for a key that is not
+    /// [storable](Key::is_storable), or [`StoreError::Unavailable`] (then the write that was under
+    /// way may or may not have happened).
     async fn write(&self, writes: Vec<Write>) -> Result<Vec<Revision>, WriteFailed>;
 
     /// Follows the objects of `scope`.

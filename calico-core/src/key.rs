@@ -147,6 +147,13 @@ impl Key {
         }
     }
 
+    /// Whether the path names this key and no other: every part is non-empty and free of `/`, and
+    /// a block has no host bits. Stores refuse to write other keys.
+    #[must_use]
+    pub fn is_storable(&self) -> bool {
+        parse(&self.to_string()).as_ref() == Some(self)
+    }
+
     /// The last part of the name: resource name, handle, node, or CIDR.
     #[must_use]
     pub fn name(&self) -> String {
@@ -368,6 +375,15 @@ mod tests {
         ] {
             assert!(path.parse::<Key>().is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn names_that_would_change_the_path_are_not_storable() {
+        assert!(Key::Handle("net.abc".into()).is_storable());
+        assert!(!Key::Handle("net/abc".into()).is_storable());
+        assert!(!Key::Handle(String::new()).is_storable());
+        assert!(!Key::resource(Kind::IpPool, None, "a/b").is_storable());
+        assert!(!Key::Block("10.0.0.1/26".parse().unwrap()).is_storable());
     }
 
     #[test]

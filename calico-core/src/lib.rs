@@ -6,7 +6,7 @@
 //! - [`routes`]: the trait [`RouteDistributor`].
 //!
 //! It knows no async runtime, does no IO, and reads no clock. The feature `testing` adds
-//! `mockall` mocks of the three traits.
+//! `mockall` mocks of the three traits, and `testing`: a contract suite and a faulty store.
 //!
 //! ```
 //! use calico_core::datastore::{Datastore, WatchEvent};
@@ -36,6 +36,8 @@ pub mod memory;
 pub mod resource;
 pub mod routes;
 pub mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use dataplane::Dataplane;
 pub use datastore::Datastore;

@@ -27,15 +27,32 @@ pub struct WatchHub {
 #[derive(Debug)]
 struct Inner {
     table: Table,
-    waiting: Vec<Waker>,
+    /// One per watcher that waits; it goes with the watcher.
+    waiting: Vec<(u64, Waker)>,
+    watchers: u64,
     closed: bool,
+}
+
+impl Inner {
+    fn wait(&mut self, watcher: u64, waker: Waker) -> Option<Waker> {
+        let old = self.stop_waiting(watcher);
+        self.waiting.push((watcher, waker));
+        old
+    }
+
+    fn stop_waiting(&mut self, watcher: u64) -> Option<Waker> {
+        let at = self.waiting.iter().position(|(id, _)| *id == watcher)?;
+        Some(self.waiting.swap_remove(at).1)
+    }
 }
 
 impl WatchHub {
     /// Shares `table`.
     #[must_use]
     pub fn new(table: Table) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner { table, waiting: Vec::new(), closed: false }) })
+        Arc::new(Self {
+            inner: Mutex::new(Inner { table, waiting: Vec::new(), watchers: 0, closed: false }),
+        })
     }
 
     /// Reads the table.
@@ -49,7 +66,7 @@ impl WatchHub {
             let mut inner = self.lock();
             (change(&mut inner.table), std::mem::take(&mut inner.waiting))
         };
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
         result
     }
 
@@ -62,7 +79,12 @@ impl WatchHub {
     /// Follows `scope`; see [`Datastore::watch`].
     #[must_use]
     pub fn watch(self: &Arc<Self>, scope: Scope, from: Option<Revision>) -> WatchStream {
-        Box::pin(Follow { hub: Arc::clone(self), scope, at: from, ready: VecDeque::new() })
+        let id = {
+            let mut inner = self.lock();
+            inner.watchers += 1;
+            inner.watchers
+        };
+        Box::pin(Follow { id, hub: Arc::clone(self), scope, at: from, ready: VecDeque::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -72,6 +94,7 @@ impl WatchHub {
 }
 
 struct Follow {
+    id: u64,
     hub: Arc<WatchHub>,
     scope: Scope,
     /// Everything up to here was yielded or is in `ready`.
@@ -106,6 +129,13 @@ impl Follow {
     }
 }
 
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let old = self.hub.lock().stop_waiting(self.id);
+        drop(old);
+    }
+}
+
 impl Stream for Follow {
     type Item = WatchEvent;
 
@@ -130,9 +160,10 @@ impl Stream for Follow {
         if inner.closed {
             return Poll::Ready(None);
         }
-        if !inner.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            inner.waiting.push(context.waker().clone());
-        }
+        let old = inner.wait(this.id, context.waker().clone());
+        // A waker may own a task, and a task another watch: none is dropped under the lock.
+        drop(inner);
+        drop(old);
         Poll::Pending
     }
 }

@@ -121,7 +121,11 @@ impl Table {
                 Some(staged) => *staged,
                 None => self.get(&write.key).map(|entry| entry.revision),
             };
-            if let Err(error) = write.check(current) {
+            let checked = match write.key.is_storable() {
+                true => write.check(current),
+                false => Err(StoreError::bad_object(&write.key, &"its name cannot be stored")),
+            };
+            if let Err(error) = checked {
                 return Err(WriteFailed { done, error });
             }
             let last = prepared.changes.last().map_or(self.revision, |change| change.revision);

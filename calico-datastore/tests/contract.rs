@@ -1,0 +1,23 @@
+//! Every store keeps the contract of `Datastore`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_core::Datastore;
+use calico_core::memory::MemoryStore;
+use calico_core::testing::contract::{self, Case};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn check(case: &Case, store: Arc<dyn Datastore>) {
+    println!("{case:?}");
+    let done = tokio::time::timeout(LIMIT, case.run(store)).await;
+    assert!(done.is_ok(), "{case:?} is not done after {LIMIT:?}");
+}
+
+#[tokio::test]
+async fn memory() {
+    for case in contract::CASES {
+        check(case, Arc::new(MemoryStore::with_history(contract::HISTORY))).await;
+    }
+}
