@@ -1,1 +1,3 @@
-//! Lab library.
+//! Labs of network namespaces that run the real programs.
+
+pub mod topology;

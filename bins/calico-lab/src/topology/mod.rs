@@ -1,0 +1,303 @@
+//! The topology file: what a lab consists of.
+//!
+//! ```yaml
+//! name: tiny                         # in the names of namespaces; lower-case letters, digits, _
+//! nodes:                             # each runs calico-agent
+//!   - name: node1                    # up to 15 characters
+//!     addresses: [172.30.0.11/24, "fd30::11/64"]   # on the fabric; at most one per family
+//!     as: 64512                      # default: as BGPConfiguration says, else 64512
+//!     clusterId: 224.0.0.1           # makes it a route reflector
+//!     labels: { rack: a }            # of the Node resource
+//!     store: true                    # holds the datastore; default: the first node
+//! pools:                             # IPPools
+//!   - { name: pods-v4, cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true }
+//! pods:
+//!   - name: web
+//!     namespace: default             # default: default
+//!     node: node1
+//!     labels: { app: web }
+//!     tcp: [80, 8080]                # listeners that answer with the pod's name
+//!     udp: [53]
+//! reflectors:                        # each runs calico-rr, in a namespace of its own
+//!   - { name: rr1, addresses: [172.30.0.2/24], as: 64512, clusterId: 224.0.0.2 }
+//! routers:                           # each runs BIRD 2, in a namespace of its own
+//!   - name: tor
+//!     addresses: [172.30.0.1/24]
+//!     as: 65000
+//!     announces: [0.0.0.0/0]         # to every node
+//!     loopbacks: [198.51.100.1/32]   # addresses of its own, to be reached from pods
+//!     config: tor.conf               # optional: use this file, beside the topology, as it is
+//! resources:                         # further projectcalico.org/v3 manifests, applied in order
+//!   - apiVersion: projectcalico.org/v3
+//!     kind: BGPConfiguration
+//!     metadata: { name: default }
+//!     spec: { nodeToNodeMeshEnabled: true }
+//! ```
+
+mod check;
+mod manifest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// AS number of nodes where nothing else is said, as upstream's default.
+pub const DEFAULT_AS: u32 = 64512;
+
+/// A topology file that was read and found sound.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Topology {
+    /// Name of the lab.
+    pub name: String,
+    /// Machines that run the agent.
+    pub nodes: Vec<Node>,
+    /// Pools that pods get addresses from.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
+    /// Pods.
+    #[serde(default)]
+    pub pods: Vec<Pod>,
+    /// Stand-alone route reflectors.
+    #[serde(default)]
+    pub reflectors: Vec<Reflector>,
+    /// External routers.
+    #[serde(default)]
+    pub routers: Vec<Router>,
+    /// Manifests to apply, beyond those that follow from nodes, pools, reflectors and routers.
+    #[serde(default)]
+    pub resources: Vec<serde_json::Value>,
+}
+
+/// A machine that runs the agent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// Name, also of its Node resource and of its port in the fabric.
+    pub name: String,
+    /// Addresses on the fabric, with the fabric's prefix length.
+    pub addresses: Vec<IpNet>,
+    /// AS number, if it is not the cluster's.
+    #[serde(rename = "as")]
+    pub as_number: Option<u32>,
+    /// Makes the node a route reflector with this cluster id.
+    pub cluster_id: Option<Ipv4Addr>,
+    /// Labels of the Node resource.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether its agent holds the datastore.
+    #[serde(default)]
+    pub store: bool,
+}
+
+/// A pool of pod addresses.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pool {
+    /// Name of the IPPool.
+    pub name: String,
+    /// Its range.
+    pub cidr: IpNet,
+    /// Prefix length of a block; upstream's default if absent (26, or 122 for IPv6).
+    pub block_size: Option<u8>,
+    /// Whether traffic that leaves the pools gets the node's address.
+    #[serde(default)]
+    pub nat_outgoing: bool,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pod {
+    /// Name.
+    pub name: String,
+    /// Kubernetes namespace.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Node that it runs on.
+    pub node: String,
+    /// Labels, for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// TCP ports that it listens on.
+    #[serde(default)]
+    pub tcp: Vec<u16>,
+    /// UDP ports that it listens on.
+    #[serde(default)]
+    pub udp: Vec<u16>,
+}
+
+/// A stand-alone route reflector (calico-rr).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reflector {
+    /// Name.
+    pub name: String,
+    /// Addresses on the fabric.
+    pub addresses: Vec<IpNet>,
+    /// AS number.
+    #[serde(rename = "as", default = "default_as")]
+    pub as_number: u32,
+    /// Cluster id; its router id if absent.
+    pub cluster_id: Option<Ipv4Addr>,
+}
+
+/// An external router (BIRD 2).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Router {
+    /// Name.
+    pub name: String,
+    /// Addresses on the fabric.
+    pub addresses: Vec<IpNet>,
+    /// AS number.
+    #[serde(rename = "as")]
+    pub as_number: u32,
+    /// Prefixes that it announces to every node.
+    #[serde(default)]
+    pub announces: Vec<IpNet>,
+    /// Addresses of its loopback interface.
+    #[serde(default)]
+    pub loopbacks: Vec<IpNet>,
+    /// A configuration of BIRD to use as it is, relative to the topology file.
+    pub config: Option<PathBuf>,
+}
+
+/// One thing wrong with a topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where, such as `pods[2].node`.
+    pub place: String,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// Why a topology cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopologyError {
+    /// The file cannot be read.
+    #[error("cannot read topology {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is no YAML, or has a key or value that this program does not know.
+    #[error("topology {origin} cannot be understood: {reason}")]
+    Parse {
+        /// The file.
+        origin: String,
+        /// Line, column and cause.
+        reason: String,
+    },
+    /// It is understood, and does not hold together.
+    #[error("topology {origin} has {} problem(s):{}", problems.len(), bullets(problems))]
+    Invalid {
+        /// The file.
+        origin: String,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+impl Topology {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// See [`TopologyError`]; [`TopologyError::Invalid`] lists every problem at once.
+    pub fn read(path: &Path) -> Result<Self, TopologyError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TopologyError::Read { path: path.to_owned(), source })?;
+        let mut topology = Self::parse(&path.display().to_string(), &text)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        for config in topology.routers.iter_mut().filter_map(|router| router.config.as_mut()) {
+            *config = folder.join(&*config);
+        }
+        Ok(topology)
+    }
+
+    /// Reads and checks `text`; `origin` names it in errors.
+    ///
+    /// # Errors
+    ///
+    /// As of [`read`](Self::read).
+    pub fn parse(origin: &str, text: &str) -> Result<Self, TopologyError> {
+        let mut topology: Self = serde_saphyr::from_str(text).map_err(|error| {
+            TopologyError::Parse { origin: origin.to_owned(), reason: error.to_string() }
+        })?;
+        let problems = topology.problems();
+        if !problems.is_empty() {
+            return Err(TopologyError::Invalid { origin: origin.to_owned(), problems });
+        }
+        if !topology.nodes.iter().any(|node| node.store) {
+            topology.nodes[0].store = true;
+        }
+        Ok(topology)
+    }
+
+    /// The node whose agent holds the datastore.
+    #[must_use]
+    pub fn store_node(&self) -> &Node {
+        self.nodes.iter().find(|node| node.store).unwrap_or(&self.nodes[0])
+    }
+
+    /// The node called `name`.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The pod called `namespace/name`, or `name` where that is enough.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Option<&Pod> {
+        let mut found = self.pods.iter().filter(|pod| pod.name == name || pod.id() == name);
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// Whether pods get addresses of this family.
+    #[must_use]
+    pub fn has_pool(&self, v6: bool) -> bool {
+        self.pools.iter().any(|pool| matches!(pool.cidr, IpNet::V6(_)) == v6)
+    }
+}
+
+impl Pod {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The address of a family among the addresses of a member of the fabric.
+#[must_use]
+pub fn address_of(addresses: &[IpNet], v6: bool) -> Option<IpAddr> {
+    addresses.iter().map(IpNet::addr).find(|address| address.is_ipv6() == v6)
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+fn default_as() -> u32 {
+    DEFAULT_AS
+}
+
+fn bullets(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
+}

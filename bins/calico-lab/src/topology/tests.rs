@@ -1,0 +1,142 @@
+use super::*;
+
+const GOOD: &str = "
+name: tiny
+nodes:
+  - name: node1
+    addresses: [172.30.0.11/24, 'fd30::11/64']
+  - name: node2
+    addresses: [172.30.0.12/24, 'fd30::12/64']
+    as: 64513
+    clusterId: 224.0.0.1
+    labels: { rack: a }
+    store: true
+pools:
+  - { name: v4, cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true }
+  - { name: v6, cidr: 'fd00:244::/64' }
+pods:
+  - { name: web, node: node1, labels: { app: web }, tcp: [80, 8080], udp: [53] }
+  - { name: web, namespace: prod, node: node2 }
+routers:
+  - { name: tor, addresses: [172.30.0.1/24], as: 65000, announces: [0.0.0.0/0] }
+resources:
+  - apiVersion: projectcalico.org/v3
+    kind: BGPConfiguration
+    metadata: { name: default }
+    spec: { nodeToNodeMeshEnabled: false }
+";
+
+fn problems(text: &str) -> Vec<String> {
+    match Topology::parse("test", text) {
+        Err(TopologyError::Invalid { problems, .. }) => {
+            problems.iter().map(ToString::to_string).collect()
+        }
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+/// Replaces `from` in the good topology, and expects this one problem.
+fn check(from: &str, to: &str, expected: &str) {
+    assert!(GOOD.contains(from), "{from}");
+    let problems = problems(&GOOD.replace(from, to));
+    assert!(
+        problems.len() == 1 && problems[0].contains(expected),
+        "{to}: expected {expected:?}, got {problems:#?}"
+    );
+}
+
+#[test]
+fn a_sound_topology_is_read_whole() {
+    let topology = Topology::parse("test", GOOD).unwrap();
+    assert_eq!(topology.store_node().name, "node2");
+    assert_eq!(topology.pods[0].id(), "default/web");
+    assert_eq!(topology.pod("prod/web"), Some(&topology.pods[1]));
+    assert_eq!(topology.pod("web"), None, "two pods are called web");
+    assert!(topology.has_pool(true) && topology.has_pool(false));
+}
+
+#[test]
+fn the_first_node_holds_the_store_unless_said_otherwise() {
+    let topology = Topology::parse("test", &GOOD.replace("    store: true\n", "")).unwrap();
+    assert_eq!(topology.store_node().name, "node1");
+    assert!(topology.nodes[0].store);
+}
+
+#[test]
+fn each_fault_is_named_with_its_place() {
+    check("name: tiny", "name: Tiny-Lab", "name: \"Tiny-Lab\" must be");
+    check("172.30.0.12/24", "172.30.0.11/24", "nodes[1].addresses: 172.30.0.11 is node1's");
+    check("172.30.0.12/24", "172.31.0.12/24", "not in the fabric's network 172.30.0.0/24");
+    check("172.30.0.12/24", "172.30.0.12/32", "prefix length of the fabric");
+    check("name: node2", "name: a-name-too-long-for-an-interface", "nodes[1].name");
+    check("blockSize: 26", "blockSize: 19", "pools[0].blockSize: 19 is not in 20 to 32");
+    check("10.244.0.0/16", "10.244.0.1/16", "host bits set; write 10.244.0.0/16");
+    check("10.244.0.0/16", "172.30.0.0/25", "holds 172.30.0.11/24 of node1");
+    check("tcp: [80, 8080]", "tcp: [80, 80]", "pods[0].tcp");
+    check("namespace: prod", "namespace: default", "default/web exists twice");
+    check("announces: [0.0.0.0/0]", "announces: ['::/0']", "routers[0].announces");
+    check("kind: BGPConfiguration", "knd: BGPConfiguration", "resources[0].kind: is missing");
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let text = GOOD
+        .replace("node: node1,", "node: node9,")
+        .replace("name: tor", "name: fabric")
+        .replace("'fd00:244::/64'", "10.244.1.0/24");
+    let problems = problems(&text);
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(problems.iter().any(|it| it.contains("no node \"node9\"; nodes are: node1, node2")));
+}
+
+#[test]
+fn a_lab_without_nodes_is_refused() {
+    assert_eq!(problems("name: empty\nnodes: []"), ["nodes: a lab needs at least one node"]);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let error = Topology::parse("lab.yaml", &GOOD.replace("store: true", "stroe: true"));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("lab.yaml") && text.contains("stroe"), "{text}");
+}
+
+#[test]
+fn resources_follow_from_nodes_pools_and_routers() {
+    let manifests = Topology::parse("test", GOOD).unwrap().manifests();
+    let names: Vec<String> = manifests
+        .iter()
+        .map(|it| format!("{} {}", it["kind"], it["metadata"]["name"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "Node node1",
+            "Node node2",
+            "IPPool v4",
+            "IPPool v6",
+            "BGPPeer tor-v4",
+            "BGPConfiguration default"
+        ]
+    );
+    let bgp = &manifests[1]["spec"]["bgp"];
+    assert_eq!(bgp["ipv4Address"], "172.30.0.12/24");
+    assert_eq!(bgp["ipv6Address"], "fd30::12/64");
+    assert_eq!(bgp["asNumber"], 64513);
+    assert_eq!(bgp["routeReflectorClusterID"], "224.0.0.1");
+    assert_eq!(manifests[2]["spec"]["blockSize"], 26);
+    assert_eq!(manifests[4]["spec"]["peerIP"], "172.30.0.1");
+}
+
+#[test]
+fn the_example_in_the_documentation_is_sound() {
+    let text: String = include_str!("mod.rs")
+        .lines()
+        .skip_while(|line| !line.contains("```yaml"))
+        .skip(1)
+        .take_while(|line| !line.contains("```"))
+        .map(|line| line.trim_start_matches("//!").to_owned() + "\n")
+        .collect();
+    let topology = Topology::parse("documentation", &text).unwrap();
+    assert_eq!(topology.reflectors[0].cluster_id, Some("224.0.0.2".parse().unwrap()));
+}
