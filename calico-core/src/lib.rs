@@ -35,6 +35,7 @@ pub mod kind;
 pub mod memory;
 pub mod resource;
 pub mod routes;
+pub mod selector;
 pub mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
