@@ -20,7 +20,8 @@ mod tests;
 pub use attr::{Attr, Attrs, Writer};
 pub use data::{Reg, Verdict};
 pub use expr::{CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectKind, fib, nat};
-pub use header::{Header, KernelError, Messages, flags, msg};
+pub use header::{Header, KernelError, Messages, Received, flags, msg};
+pub(crate) use object::encode_rule;
 pub use object::{
     BaseChain, Chain, Element, Elements, Family, Generation, KeyType, Object, Rule, Set, Table,
     hook, set_flags,

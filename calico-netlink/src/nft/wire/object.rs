@@ -9,6 +9,10 @@ const NFTA_LIST_ELEM: u16 = 1;
 /// `NFT_DATA_VERDICT`, the data type of verdict maps.
 const DATA_VERDICT: u32 = 0xffff_ff00;
 
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` of libnftnl, and its value for strings.
+const UDATA_KEY_BYTEORDER: u8 = 0;
+const BYTEORDER_HOST: u32 = 1;
+
 /// Family a table belongs to (`NFPROTO_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -355,11 +359,21 @@ impl Set {
             });
         }
         w.u32(10, id);
+        if self.key == [KeyType::IfName] {
+            // Without this nft shows the names as empty; the kernel does not care.
+            let mut userdata = vec![UDATA_KEY_BYTEORDER, 4];
+            userdata.extend_from_slice(&BYTEORDER_HOST.to_ne_bytes());
+            w.attr(13, &userdata);
+        }
     }
 
     fn decode(attrs: Attrs<'_>) -> Result<Self> {
         let [_, table, name, flags, key_type, _len, data_type] = by_kind::<7>(attrs)?;
         let flags = flags.map_or(Ok(0), |attr| attr.u32())?;
+        // Sets that time out, belong to one rule or hold objects are not modelled.
+        if flags & !(set_flags::INTERVAL | set_flags::MAP | set_flags::CONCAT) != 0 {
+            return Err(DecodeError::Invalid { what: "set flags" });
+        }
         let data_type = data_type.map(|attr| attr.u32()).transpose()?;
         let mut number = need(key_type, "set key type")?.u32()?;
         let mut key = Vec::new();

@@ -1,0 +1,310 @@
+//! Desired content of our table against what the kernel is believed to hold, and the smallest
+//! batch between the two. Pure: no IO.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use super::batch::Batch;
+use super::ruleset::{ChainDef, Ruleset, SetDef, SetSpec};
+use super::wire::{BaseChain, Element, Family};
+
+/// The desired table, and what of it the kernel does not have yet.
+///
+/// The cost of a change and of its batch follows the change, not the table.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    family: Family,
+    table: String,
+    desired: Ruleset,
+    /// Names (and what cannot be changed in place) of what the kernel holds; `None` when there
+    /// is no table.
+    kernel: Option<Kernel>,
+    dirty_chains: BTreeSet<String>,
+    dirty_sets: BTreeMap<String, ElementChanges>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Kernel {
+    /// The table has objects we do not model: only deleting the table removes them.
+    foreign: bool,
+    chains: BTreeMap<String, Option<BaseChain>>,
+    sets: BTreeMap<String, SetSpec>,
+}
+
+/// For each element that differs: whether the kernel is to gain (`true`) or lose it.
+type ElementChanges = BTreeMap<Element, bool>;
+
+impl Tracker {
+    /// Nothing desired, no table in the kernel.
+    pub fn new(family: Family, table: impl Into<String>) -> Self {
+        Self {
+            family,
+            table: table.into(),
+            desired: Ruleset::default(),
+            kernel: None,
+            dirty_chains: BTreeSet::new(),
+            dirty_sets: BTreeMap::new(),
+        }
+    }
+
+    /// What the table is to hold.
+    pub fn desired(&self) -> &Ruleset {
+        &self.desired
+    }
+
+    /// Desires a chain with exactly these rules.
+    pub fn put_chain(&mut self, name: &str, chain: ChainDef) {
+        if self.desired.chains.get(name) != Some(&chain) {
+            self.desired.chains.insert(name.to_owned(), chain);
+            self.dirty_chains.insert(name.to_owned());
+        }
+    }
+
+    /// Desires no such chain.
+    pub fn remove_chain(&mut self, name: &str) {
+        if self.desired.chains.remove(name).is_some() {
+            self.dirty_chains.insert(name.to_owned());
+        }
+    }
+
+    /// Desires a set with exactly these elements.
+    pub fn put_set(&mut self, name: &str, set: SetDef) {
+        let old = match self.desired.sets.entry(name.to_owned()) {
+            Entry::Vacant(entry) => {
+                let spec = set.spec.clone();
+                entry.insert(SetDef { spec, elements: BTreeSet::new() }).elements.clone()
+            }
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().spec = set.spec.clone();
+                entry.get().elements.clone()
+            }
+        };
+        self.dirty_sets.entry(name.to_owned()).or_default();
+        for gone in old.difference(&set.elements) {
+            self.remove_element(name, gone);
+        }
+        for new in set.elements.difference(&old) {
+            self.add_element(name, new.clone());
+        }
+    }
+
+    /// Desires no such set.
+    pub fn remove_set(&mut self, name: &str) {
+        let Some(set) = self.desired.sets.remove(name) else { return };
+        let changes = self.dirty_sets.entry(name.to_owned()).or_default();
+        for element in set.elements {
+            note(changes, element, false);
+        }
+    }
+
+    /// Desires an element in a set that is desired; without such a set nothing happens.
+    pub fn add_element(&mut self, set: &str, element: Element) {
+        if let Some(desired) = self.desired.sets.get_mut(set)
+            && desired.elements.insert(element.clone())
+        {
+            note(self.dirty_sets.entry(set.to_owned()).or_default(), element, true);
+        }
+    }
+
+    /// Desires an element not to be in a set.
+    pub fn remove_element(&mut self, set: &str, element: &Element) {
+        if let Some(desired) = self.desired.sets.get_mut(set)
+            && desired.elements.remove(element)
+        {
+            note(self.dirty_sets.entry(set.to_owned()).or_default(), element.clone(), false);
+        }
+    }
+
+    /// The batch that makes the kernel's table equal to the desired one; empty if it is.
+    pub fn batch(&self) -> Batch {
+        let mut batch = Batch::new(self.family, self.table.clone());
+        match &self.kernel {
+            None => self.build_all(&mut batch),
+            // A hook or a key type cannot be changed in place.
+            Some(kernel) if self.needs_rebuild(kernel) => {
+                batch.delete_table();
+                self.build_all(&mut batch);
+            }
+            Some(kernel) => self.build_changes(kernel, &mut batch),
+        }
+        batch
+    }
+
+    /// The last [`batch`](Self::batch) is in force.
+    pub fn committed(&mut self) {
+        let rebuilt = self.kernel.as_ref().is_none_or(|kernel| self.needs_rebuild(kernel));
+        if rebuilt {
+            self.kernel = Some(Kernel::of(&self.desired));
+        } else if let Some(kernel) = &mut self.kernel {
+            for name in &self.dirty_chains {
+                match self.desired.chains.get(name) {
+                    Some(chain) => kernel.chains.insert(name.clone(), chain.base.clone()),
+                    None => kernel.chains.remove(name),
+                };
+            }
+            for name in self.dirty_sets.keys() {
+                match self.desired.sets.get(name) {
+                    Some(set) => kernel.sets.insert(name.clone(), set.spec.clone()),
+                    None => kernel.sets.remove(name),
+                };
+            }
+        }
+        self.dirty_chains.clear();
+        self.dirty_sets.clear();
+    }
+
+    /// The kernel was read: this is what it holds (`None`: no table). Returns what differs from
+    /// the desired content. `foreign` tells that it also holds objects that are not modelled; the
+    /// next batch then replaces the table.
+    pub fn observed(&mut self, actual: Option<&Ruleset>, foreign: bool) -> Vec<String> {
+        self.dirty_chains.clear();
+        self.dirty_sets.clear();
+        let Some(actual) = actual else {
+            self.kernel = None;
+            return vec![format!("table {} was missing", self.table)];
+        };
+        self.kernel = Some(Kernel { foreign, ..Kernel::of(actual) });
+        for name in actual.chains.keys().chain(self.desired.chains.keys()) {
+            if actual.chains.get(name) != self.desired.chains.get(name) {
+                self.dirty_chains.insert(name.clone());
+            }
+        }
+        for name in actual.sets.keys().chain(self.desired.sets.keys()) {
+            let (have, want) = (actual.sets.get(name), self.desired.sets.get(name));
+            if have == want {
+                continue;
+            }
+            let empty = BTreeSet::new();
+            let have = have.map_or(&empty, |set| &set.elements);
+            let want = want.map_or(&empty, |set| &set.elements);
+            let changes = self.dirty_sets.entry(name.clone()).or_default();
+            changes.extend(have.difference(want).map(|element| (element.clone(), false)));
+            changes.extend(want.difference(have).map(|element| (element.clone(), true)));
+        }
+        let mut differences = actual.differences(&self.desired);
+        if foreign {
+            differences.push(format!("table {} had objects of another program", self.table));
+        }
+        differences
+    }
+
+    fn needs_rebuild(&self, kernel: &Kernel) -> bool {
+        let chain_differs =
+            |name: &String| match (self.desired.chains.get(name), kernel.chains.get(name)) {
+                (Some(desired), Some(base)) => desired.base != *base,
+                _ => false,
+            };
+        let set_differs = |name: &String| match (self.desired.sets.get(name), kernel.sets.get(name))
+        {
+            (Some(desired), Some(spec)) => desired.spec != *spec,
+            _ => false,
+        };
+        kernel.foreign
+            || self.dirty_chains.iter().any(chain_differs)
+            || self.dirty_sets.keys().any(set_differs)
+    }
+
+    fn build_all(&self, batch: &mut Batch) {
+        batch.add_table();
+        for (name, set) in &self.desired.sets {
+            batch.add_set(&set.spec.wire(name));
+        }
+        for (name, chain) in &self.desired.chains {
+            batch.add_chain(name, chain.base.as_ref());
+        }
+        for (name, set) in &self.desired.sets {
+            add_elements(batch, name, &set.spec, set.elements.iter());
+        }
+        for (name, chain) in &self.desired.chains {
+            add_rules(batch, name, chain);
+        }
+    }
+
+    /// Order matters: what is used is made before its users and unmade after them.
+    fn build_changes(&self, kernel: &Kernel, batch: &mut Batch) {
+        let desired = &self.desired;
+        for name in self.dirty_sets.keys().filter(|name| !kernel.sets.contains_key(*name)) {
+            if let Some(set) = desired.sets.get(name) {
+                batch.add_set(&set.spec.wire(name));
+            }
+        }
+        let dirty_chains = || self.dirty_chains.iter();
+        for name in dirty_chains().filter(|name| !kernel.chains.contains_key(*name)) {
+            if let Some(chain) = desired.chains.get(name) {
+                batch.add_chain(name, chain.base.as_ref());
+            }
+        }
+        for (name, changes) in &self.dirty_sets {
+            let Some(SetDef { spec, .. }) = desired.sets.get(name) else { continue };
+            let of = |gain| changes.iter().filter(move |(_, g)| **g == gain).map(|(e, _)| e);
+            delete_elements(batch, name, spec, of(false));
+            add_elements(batch, name, spec, of(true));
+        }
+        for name in dirty_chains().filter(|name| kernel.chains.contains_key(*name)) {
+            batch.flush_chain(name);
+        }
+        for name in dirty_chains() {
+            if let Some(chain) = desired.chains.get(name) {
+                add_rules(batch, name, chain);
+            }
+        }
+        let gone_sets = self.dirty_sets.keys().filter(|name| !desired.sets.contains_key(*name));
+        for name in gone_sets.filter(|name| kernel.sets.contains_key(*name)) {
+            batch.delete_set(name);
+        }
+        let gone_chains = dirty_chains().filter(|name| !desired.chains.contains_key(*name));
+        for name in gone_chains.filter(|name| kernel.chains.contains_key(*name)) {
+            batch.delete_chain(name);
+        }
+    }
+}
+
+impl Kernel {
+    fn of(ruleset: &Ruleset) -> Self {
+        let chains = ruleset.chains.iter();
+        let sets = ruleset.sets.iter();
+        Self {
+            chains: chains.map(|(name, chain)| (name.clone(), chain.base.clone())).collect(),
+            sets: sets.map(|(name, set)| (name.clone(), set.spec.clone())).collect(),
+            foreign: false,
+        }
+    }
+}
+
+/// A change and its opposite cancel out: the kernel never had the first.
+fn note(changes: &mut ElementChanges, element: Element, gain: bool) {
+    match changes.entry(element) {
+        Entry::Occupied(entry) if *entry.get() != gain => {
+            entry.remove();
+        }
+        Entry::Occupied(_) => {}
+        Entry::Vacant(entry) => {
+            entry.insert(gain);
+        }
+    }
+}
+
+fn add_rules(batch: &mut Batch, name: &str, chain: &ChainDef) {
+    for rule in &chain.rules {
+        batch.add_rule(name, &rule.expressions, &rule.identity);
+    }
+}
+
+fn add_elements<'a>(
+    batch: &mut Batch,
+    set: &str,
+    spec: &SetSpec,
+    elements: impl Iterator<Item = &'a Element>,
+) {
+    let wire: Vec<_> = elements.flat_map(|element| spec.wire_elements(element)).collect();
+    batch.add_elements(set, &wire);
+}
+
+fn delete_elements<'a>(
+    batch: &mut Batch,
+    set: &str,
+    spec: &SetSpec,
+    elements: impl Iterator<Item = &'a Element>,
+) {
+    let wire: Vec<_> = elements.flat_map(|element| spec.wire_elements(element)).collect();
+    batch.delete_elements(set, &wire);
+}

@@ -1,0 +1,123 @@
+//! The tracker against the kernel: whatever the order of changes, what is committed is what is
+//! desired.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::test_support::in_new_netns;
+use super::*;
+use crate::nft::wire::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Chain(u8, Vec<u8>),
+    NoChain(u8),
+    Element(u8),
+    NoElement(u8),
+    Ranges(Vec<(u8, u8)>),
+    NoRanges,
+    Commit,
+    Forget,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        (0..4u8, vec(0..4u8, 0..4)).prop_map(|(name, jumps)| Op::Chain(name, jumps)),
+        (0..4u8).prop_map(Op::NoChain),
+        any::<u8>().prop_map(|e| Op::Element(e % 8)),
+        any::<u8>().prop_map(|e| Op::NoElement(e % 8)),
+        vec((any::<u8>(), any::<u8>()), 0..4).prop_map(Op::Ranges),
+        Just(Op::NoRanges),
+        Just(Op::Commit),
+        Just(Op::Forget),
+    ]
+}
+
+/// Chain `name` may jump to higher ones only, which excludes loops; a jump to an absent chain
+/// becomes no rule.
+fn chain(tracker: &Tracker, name: u8, jumps: &[u8]) -> ChainDef {
+    let rules = jumps.iter().filter(|to| **to > name).map(|to| format!("c{to}"));
+    let rules = rules.filter(|to| tracker.desired().chains.contains_key(to));
+    ChainDef {
+        base: None,
+        rules: rules
+            .map(|to| RuleDef {
+                identity: format!("to {to}"),
+                expressions: vec![Expr::COUNTER, Expr::Verdict(Verdict::Jump(to))],
+            })
+            .collect(),
+    }
+}
+
+/// Sorts, merges what overlaps or touches.
+fn ranges(raw: &[(u8, u8)]) -> SetDef {
+    let mut sorted: Vec<_> = raw.iter().map(|(a, b)| (*a.min(b), *a.max(b))).collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u8, u8)> = Vec::new();
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            Some(open) if u16::from(first) <= u16::from(open.1) + 1 => open.1 = open.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    let elements = merged.into_iter().map(|(first, last)| Element {
+        key_end: Some(vec![last, if last == 255 { 255 } else { 0 }]),
+        ..Element::key([first, 0])
+    });
+    SetDef { spec: SetSpec::intervals(KeyType::Service), elements: elements.collect() }
+}
+
+async fn run(ops: &[Op]) {
+    const TABLE: &str = "calico-test";
+    let mut socket = Socket::open().unwrap();
+    let mut tracker = Tracker::new(Family::Inet, TABLE);
+    let set = SetDef { spec: SetSpec::set([KeyType::Ipv4]), elements: [].into() };
+    tracker.put_set("set", set);
+    for op in ops.iter().chain([&Op::Commit]) {
+        match op {
+            Op::Chain(name, jumps) => {
+                let chain = chain(&tracker, *name, jumps);
+                tracker.put_chain(&format!("c{name}"), chain);
+            }
+            Op::NoChain(name) => {
+                // As a caller must: nothing leads to a chain that goes.
+                let target = format!("c{name}");
+                for user in 0..*name {
+                    let user = format!("c{user}");
+                    if let Some(mut chain) = tracker.desired().chains.get(&user).cloned() {
+                        chain.rules.retain(|rule| rule.identity != format!("to {target}"));
+                        tracker.put_chain(&user, chain);
+                    }
+                }
+                tracker.remove_chain(&target);
+            }
+            Op::Element(e) => tracker.add_element("set", Element::key([10, 0, 0, *e])),
+            Op::NoElement(e) => tracker.remove_element("set", &Element::key([10, 0, 0, *e])),
+            Op::Ranges(raw) => tracker.put_set("ranges", ranges(raw)),
+            Op::NoRanges => tracker.remove_set("ranges"),
+            Op::Commit => {
+                socket.commit(&tracker.batch(), None).await.unwrap();
+                tracker.committed();
+                assert!(tracker.batch().is_empty());
+                let (read, ..) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+                assert_eq!(read.as_ref(), Some(tracker.desired()));
+            }
+            // A restart: what is known of the kernel is read back from it.
+            Op::Forget => {
+                let (read, _, foreign) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+                tracker.observed(read.as_ref(), foreign);
+            }
+        }
+    }
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.delete_table();
+    socket.commit(&batch, None).await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn any_order_of_changes_ends_in_the_desired_state(ops in vec(op(), 1..30)) {
+        in_new_netns(async || run(&ops).await);
+    }
+}
