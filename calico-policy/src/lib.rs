@@ -1,1 +1,8 @@
 //! Calico in Rust: policy.
+
+#![forbid(unsafe_code)]
+
+pub mod desired;
+pub mod eval;
+mod index;
+mod sets;

@@ -1,0 +1,334 @@
+//! The reference evaluator: what becomes of a packet, and why.
+//!
+//! It reads the rule IR word by word, without any index or compiled form, so that dataplanes and
+//! the incremental graph can be tested against it. It is slow, and meant to be.
+
+mod mismatch;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use calico_core::dataplane::{
+    Action, DefaultAction, Direction, EndpointId, Flow, PolicyId, Rule, RuleId, RuleOwner, SetId,
+    Verdict, VerdictCause, WorkloadEndpoint,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+pub use mismatch::{Mismatch, mismatch};
+
+use crate::desired::Desired;
+
+/// A packet, as far as policy looks at it: the first one of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Packet {
+    /// From.
+    pub source: IpAddr,
+    /// To.
+    pub destination: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Source and destination port, of protocols that have them.
+    pub ports: Option<(u16, u16)>,
+    /// Type and code, of ICMP and ICMPv6.
+    pub icmp: Option<(u8, u8)>,
+}
+
+/// Says what is in a set.
+pub trait SetLookup {
+    /// Whether the address is in a set of addresses or prefixes. False for an unknown set.
+    fn has_address(&self, set: &SetId, address: IpAddr) -> bool;
+
+    /// Whether address, protocol and port are in a set of ports. False for an unknown set.
+    fn has_port(&self, set: &SetId, address: IpAddr, protocol: u8, port: u16) -> bool;
+}
+
+/// What becomes of a packet at one endpoint, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// Allowed or denied.
+    pub verdict: Verdict,
+    /// What decided.
+    pub cause: VerdictCause,
+    /// How evaluation got there, in order; the last step decided.
+    pub steps: Vec<Step>,
+}
+
+/// One step of an evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Step {
+    /// Evaluation came to a tier with policies for this direction.
+    Tier(Arc<str>),
+    /// A rule was looked at.
+    Rule {
+        /// Which.
+        id: RuleId,
+        /// What it would do.
+        action: Action,
+        /// Why it did not match; `None` if it did.
+        mismatch: Option<Mismatch>,
+    },
+    /// No rule of the tier's policies matched, so its default action was taken.
+    TierEnd {
+        /// The tier.
+        tier: Arc<str>,
+        /// Its default action.
+        action: DefaultAction,
+    },
+    /// Evaluation came to the profiles.
+    Profiles,
+    /// Nothing matched at all, so the packet was dropped.
+    End,
+    /// The source address was not one that the endpoint may use.
+    Spoofed,
+}
+
+impl Packet {
+    /// A packet of TCP, UDP or SCTP from an arbitrary high port.
+    #[must_use]
+    pub const fn to_port(source: IpAddr, destination: IpAddr, protocol: u8, port: u16) -> Self {
+        Self { source, destination, protocol, ports: Some((40_000, port)), icmp: None }
+    }
+
+    /// An echo request of the right ICMP for the addresses.
+    #[must_use]
+    pub const fn ping(source: IpAddr, destination: IpAddr) -> Self {
+        let (protocol, kind) = if destination.is_ipv6() { (58, 128) } else { (1, 8) };
+        Self { source, destination, protocol, ports: None, icmp: Some((kind, 0)) }
+    }
+
+    /// As verdict events describe it.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        Flow {
+            source: self.source,
+            destination: self.destination,
+            protocol: self.protocol,
+            source_port: self.ports.map(|ports| ports.0),
+            destination_port: self.ports.map(|ports| ports.1),
+        }
+    }
+}
+
+impl Desired {
+    /// What becomes of a packet to (`Ingress`) or from (`Egress`) an endpoint.
+    ///
+    /// A policy or profile whose rules are missing counts as one that denies nothing and allows
+    /// nothing.
+    #[must_use]
+    pub fn evaluate(
+        &self,
+        endpoint: &WorkloadEndpoint,
+        direction: Direction,
+        packet: &Packet,
+    ) -> Decision {
+        let mut steps = Vec::new();
+        if direction == Direction::Egress && is_spoofed(endpoint, packet.source) {
+            steps.push(Step::Spoofed);
+            return Decision { verdict: Verdict::Denied, cause: VerdictCause::Spoofed, steps };
+        }
+        let (verdict, cause) = self.decide(endpoint, direction, packet, &mut steps);
+        Decision { verdict, cause, steps }
+    }
+
+    /// What becomes of a packet on its way between two endpoints of this state: first the policy
+    /// of the one that sends it, then that of the one that receives it.
+    ///
+    /// `None` stands for an address outside, which no policy protects.
+    #[must_use]
+    pub fn explain(
+        &self,
+        from: Option<&EndpointId>,
+        to: Option<&EndpointId>,
+        packet: &Packet,
+    ) -> Explanation {
+        let at = |id: Option<&EndpointId>, direction| {
+            let endpoint = self.endpoints.get(id?)?;
+            Some(self.evaluate(endpoint, direction, packet))
+        };
+        let egress = at(from, Direction::Egress);
+        // A packet that does not leave does not arrive.
+        let stopped = egress.as_ref().is_some_and(|d| d.verdict == Verdict::Denied);
+        let ingress = if stopped { None } else { at(to, Direction::Ingress) };
+        Explanation { packet: *packet, egress, ingress }
+    }
+
+    fn decide(
+        &self,
+        endpoint: &WorkloadEndpoint,
+        direction: Direction,
+        packet: &Packet,
+        steps: &mut Vec<Step>,
+    ) -> (Verdict, VerdictCause) {
+        for tier in &endpoint.tiers {
+            let policies = match direction {
+                Direction::Ingress => &tier.ingress,
+                Direction::Egress => &tier.egress,
+            };
+            if policies.is_empty() {
+                continue;
+            }
+            steps.push(Step::Tier(Arc::clone(&tier.tier)));
+            let owners = policies.iter().cloned().map(RuleOwner::Policy);
+            match self.first_match(owners, direction, packet, steps) {
+                Some((Action::Allow, id)) => return (Verdict::Allowed, VerdictCause::Rule(id)),
+                Some((Action::Pass, _)) => continue,
+                Some((_, id)) => return (Verdict::Denied, VerdictCause::Rule(id)),
+                None => {}
+            }
+            let action = tier.default_action;
+            steps.push(Step::TierEnd { tier: Arc::clone(&tier.tier), action });
+            if action == DefaultAction::Deny {
+                return (Verdict::Denied, VerdictCause::EndOfTier(Arc::clone(&tier.tier)));
+            }
+        }
+        steps.push(Step::Profiles);
+        let owners = endpoint.profiles.iter().cloned().map(RuleOwner::Profile);
+        match self.first_match(owners, direction, packet, steps) {
+            Some((Action::Allow, id)) => (Verdict::Allowed, VerdictCause::Rule(id)),
+            // Pass has nowhere to go from a profile.
+            Some((_, id)) => (Verdict::Denied, VerdictCause::Rule(id)),
+            None => {
+                steps.push(Step::End);
+                (Verdict::Denied, VerdictCause::NoProfileMatch)
+            }
+        }
+    }
+
+    /// The first rule that matches and is more than a note in the log.
+    fn first_match(
+        &self,
+        owners: impl Iterator<Item = RuleOwner>,
+        direction: Direction,
+        packet: &Packet,
+        steps: &mut Vec<Step>,
+    ) -> Option<(Action, RuleId)> {
+        for owner in owners {
+            let Some(rules) = self.rules.get(&owner) else { continue };
+            let rules = match direction {
+                Direction::Ingress => &rules.ingress,
+                Direction::Egress => &rules.egress,
+            };
+            for Rule { id, action, .. } in rules.iter().filter(|rule| {
+                let mismatch = mismatch(rule, packet, self);
+                let matches = mismatch.is_none();
+                let (id, action) = (rule.id.clone(), rule.action);
+                steps.push(Step::Rule { id, action, mismatch });
+                matches
+            }) {
+                if *action != Action::Log {
+                    return Some((*action, id.clone()));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn is_spoofed(endpoint: &WorkloadEndpoint, source: IpAddr) -> bool {
+    let mut own = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
+    !own.any(|net: &IpNet| net.contains(&source))
+}
+
+/// See [`Desired::explain`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The packet.
+    pub packet: Packet,
+    /// At the endpoint that sends it; `None` if that is outside.
+    pub egress: Option<Decision>,
+    /// At the endpoint that receives it; `None` if that is outside, or if the packet never left.
+    pub ingress: Option<Decision>,
+}
+
+impl Explanation {
+    /// Whether the packet arrives.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        let mut decisions = self.egress.iter().chain(&self.ingress);
+        decisions.all(|decision| decision.verdict == Verdict::Allowed)
+    }
+
+    /// The decision that counts: the denial, or else the last one. `None` if no policy was asked.
+    #[must_use]
+    pub fn deciding(&self) -> Option<(Direction, &Decision)> {
+        let egress = self.egress.as_ref().map(|decision| (Direction::Egress, decision));
+        let ingress = self.ingress.as_ref().map(|decision| (Direction::Ingress, decision));
+        ingress.or(egress)
+    }
+}
+
+impl fmt::Display for Explanation {
+    /// The whole trace, one line a step, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_allowed() { "allowed" } else { "denied" };
+        writeln!(f, "{}: {verdict}", self.packet)?;
+        let both = [("egress", &self.egress), ("ingress", &self.ingress)];
+        for (name, decision) in both {
+            if let Some(decision) = decision {
+                writeln!(f, "{name}:\n{decision}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Decision {
+    /// One line a step, indented.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        let verdict = if self.verdict == Verdict::Allowed { "allowed" } else { "denied" };
+        write!(f, "  => {verdict} by ")?;
+        match &self.cause {
+            VerdictCause::Rule(id) => id.fmt(f),
+            VerdictCause::EndOfTier(tier) => write!(f, "the end of tier {tier}"),
+            VerdictCause::NoProfileMatch => f.write_str("default: no profile allowed it"),
+            VerdictCause::Spoofed => f.write_str("the check of source addresses"),
+            VerdictCause::UnknownEndpoint => f.write_str("default: the endpoint is unknown"),
+            _ => f.write_str("another cause"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tier(tier) => write!(f, "tier {tier}"),
+            Self::Rule { id, action, mismatch: None } => write!(f, "  {id}: {action:?}, matches"),
+            Self::Rule { id, action, mismatch: Some(why) } => {
+                write!(f, "  {id}: {action:?}, no match: {why}")
+            }
+            Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
+            Self::Profiles => f.write_str("profiles"),
+            Self::End => f.write_str("  nothing matched: Deny"),
+            Self::Spoofed => f.write_str("the source is not an address of the endpoint: Deny"),
+        }
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.source, self.destination)?;
+        match (self.ports, self.icmp) {
+            (Some((_, port)), _) => write!(f, " {}/{port}", mismatch::protocol(self.protocol)),
+            (None, Some((kind, code))) => {
+                write!(f, " {} type {kind} code {code}", mismatch::protocol(self.protocol))
+            }
+            (None, None) => write!(f, " {}", mismatch::protocol(self.protocol)),
+        }
+    }
+}
+
+/// The policy that a rule belongs to, if it is not a profile's.
+#[must_use]
+pub const fn policy_of(id: &RuleId) -> Option<&PolicyId> {
+    match &id.owner {
+        RuleOwner::Policy(policy) => Some(policy),
+        RuleOwner::Profile(_) => None,
+    }
+}

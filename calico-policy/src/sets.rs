@@ -1,0 +1,263 @@
+//! The IP sets that active rules need: who uses them, what is in them, what changed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use calico_core::dataplane::{SetId, SetKind, SetMember, Update};
+use ipnet::IpNet;
+
+use crate::index::{IdMap, QueryId, Symbol};
+
+/// What an item of the label index puts into the sets that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Contribution {
+    /// A workload endpoint.
+    Endpoint {
+        /// 17 bytes each.
+        addresses: Box<[IpAddr]>,
+        /// 8 bytes each.
+        ports: Box<[NamedPort]>,
+    },
+    /// A network set.
+    Nets(Box<[IpNet]>),
+}
+
+/// A port of an endpoint that rules may call by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct NamedPort {
+    pub(crate) name: Symbol,
+    pub(crate) protocol: u8,
+    pub(crate) port: u16,
+}
+
+/// Which ports of the selected endpoints are in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortFilter {
+    pub(crate) name: Symbol,
+    pub(crate) protocol: u8,
+}
+
+impl Contribution {
+    /// What goes into a set of addresses, or into a set of the ports that `filter` admits.
+    pub(crate) fn members(&self, filter: Option<PortFilter>) -> Vec<SetMember> {
+        match (self, filter) {
+            (Self::Endpoint { addresses, .. }, None) => {
+                addresses.iter().map(|address| SetMember::Net((*address).into())).collect()
+            }
+            (Self::Endpoint { addresses, ports }, Some(filter)) => ports
+                .iter()
+                .filter(|port| (port.name, port.protocol) == (filter.name, filter.protocol))
+                .flat_map(|port| {
+                    addresses.iter().map(|address| SetMember::Port {
+                        address: *address,
+                        protocol: port.protocol,
+                        port: port.port,
+                    })
+                })
+                .collect(),
+            (Self::Nets(nets), None) => nets.iter().map(|net| SetMember::Net(*net)).collect(),
+            (Self::Nets(_), Some(_)) => Vec::new(),
+        }
+    }
+}
+
+/// Sets by the number of their query in the label index.
+#[derive(Debug, Default)]
+pub(crate) struct Sets {
+    numbers: HashMap<SetId, QueryId>,
+    sets: IdMap<QueryId, Set>,
+    free: Vec<QueryId>,
+    /// Sets to look at in the next flush.
+    dirty: BTreeSet<QueryId>,
+}
+
+#[derive(Debug)]
+struct Set {
+    id: SetId,
+    filter: Option<PortFilter>,
+    /// Policies and profiles that use it.
+    users: u32,
+    /// How many items contribute a member: two endpoints may have the same address, and the
+    /// member stays until the last of them goes. About 32 bytes a member.
+    members: HashMap<SetMember, u32>,
+    /// Members touched since the last flush, and whether they were in the set then.
+    touched: HashMap<SetMember, bool>,
+    /// Whether the dataplane knows the set.
+    sent: bool,
+}
+
+impl Sets {
+    /// One more user of a set. `Some` if it is new: then the caller adds the query of this number
+    /// to the index.
+    pub(crate) fn acquire(&mut self, id: &SetId, filter: Option<PortFilter>) -> Option<QueryId> {
+        if let Some(set) = self.numbers.get(id).and_then(|number| self.sets.get_mut(number)) {
+            set.users += 1;
+            return None;
+        }
+        let number = self
+            .free
+            .pop()
+            .unwrap_or_else(|| u32::try_from(self.sets.len()).expect("fewer than 2^32 sets"));
+        let set = Set {
+            id: id.clone(),
+            filter,
+            users: 1,
+            members: HashMap::new(),
+            touched: HashMap::new(),
+            sent: false,
+        };
+        self.sets.insert(number, set);
+        self.numbers.insert(id.clone(), number);
+        self.dirty.insert(number);
+        Some(number)
+    }
+
+    /// One user less. A set without users goes in the next flush, unless somebody comes before.
+    pub(crate) fn release(&mut self, id: &SetId) {
+        let Some(&number) = self.numbers.get(id) else { return };
+        if let Some(set) = self.sets.get_mut(&number) {
+            set.users -= 1;
+            if set.users == 0 {
+                self.dirty.insert(number);
+            }
+        }
+    }
+
+    /// An item of this contribution joins (`true`) or leaves a set.
+    pub(crate) fn change(&mut self, number: QueryId, item: &Contribution, joins: bool) {
+        let Some(set) = self.sets.get_mut(&number) else { return };
+        for member in item.members(set.filter) {
+            let count = set.members.get(&member).copied().unwrap_or(0);
+            let after = if joins { count + 1 } else { count.saturating_sub(1) };
+            if after == 0 {
+                set.members.remove(&member);
+            } else {
+                set.members.insert(member, after);
+            }
+            if (count == 0) != (after == 0) && set.sent {
+                set.touched.entry(member).or_insert(count > 0);
+                self.dirty.insert(number);
+            }
+        }
+    }
+
+    /// What the dataplane must learn: sets and members that come, and sets that go. The queries
+    /// of the latter are returned for removal from the index.
+    pub(crate) fn flush(&mut self) -> SetChanges {
+        let mut changes = SetChanges::default();
+        for number in std::mem::take(&mut self.dirty) {
+            let Some(set) = self.sets.get_mut(&number) else { continue };
+            if set.users == 0 {
+                if set.sent {
+                    changes.removed.push(Update::SetRemoved(set.id.clone()));
+                }
+                self.numbers.remove(&set.id);
+                self.sets.remove(&number);
+                self.free.push(number);
+                changes.queries.push(number);
+            } else if set.sent {
+                changes.changed.extend(set.delta());
+            } else {
+                set.sent = true;
+                changes.changed.push(set.whole());
+            }
+        }
+        changes
+    }
+
+    /// Number of sets.
+    pub(crate) fn len(&self) -> usize {
+        self.sets.len()
+    }
+}
+
+/// See [`Sets::flush`].
+#[derive(Debug, Default)]
+pub(crate) struct SetChanges {
+    pub(crate) changed: Vec<Update>,
+    pub(crate) removed: Vec<Update>,
+    pub(crate) queries: Vec<QueryId>,
+}
+
+impl Set {
+    fn whole(&self) -> Update {
+        let mut members: Vec<SetMember> = self.members.keys().copied().collect();
+        members.sort_unstable();
+        // A network set with a wide prefix may join a selector's set at any time.
+        let kind = if self.filter.is_some() { SetKind::AddressPort } else { SetKind::Net };
+        Update::Set { id: self.id.clone(), kind, members }
+    }
+
+    fn delta(&mut self) -> Option<Update> {
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        for (member, before) in std::mem::take(&mut self.touched) {
+            match (before, self.members.contains_key(&member)) {
+                (false, true) => added.push(member),
+                (true, false) => removed.push(member),
+                _ => {}
+            }
+        }
+        added.sort_unstable();
+        removed.sort_unstable();
+        let something = !added.is_empty() || !removed.is_empty();
+        something.then(|| Update::SetDelta { id: self.id.clone(), added, removed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &str) -> Contribution {
+        let addresses = [address.parse().unwrap()].into();
+        Contribution::Endpoint { addresses, ports: Box::default() }
+    }
+
+    fn member(address: &str) -> SetMember {
+        SetMember::Net(address.parse::<IpAddr>().unwrap().into())
+    }
+
+    #[test]
+    fn a_member_stays_until_its_last_endpoint_goes() {
+        let mut sets = Sets::default();
+        let id = SetId::from("s:x");
+        let set = sets.acquire(&id, None).unwrap();
+        assert_eq!(sets.acquire(&id, None), None);
+        sets.change(set, &endpoint("10.0.0.1"), true);
+        let whole =
+            Update::Set { id: id.clone(), kind: SetKind::Net, members: vec![member("10.0.0.1")] };
+        assert_eq!(sets.flush().changed, [whole]);
+
+        sets.change(set, &endpoint("10.0.0.1"), true);
+        sets.change(set, &endpoint("10.0.0.1"), false);
+        assert_eq!(sets.flush().changed, []);
+
+        sets.change(set, &endpoint("10.0.0.2"), true);
+        sets.change(set, &endpoint("10.0.0.1"), false);
+        let delta = Update::SetDelta {
+            id: id.clone(),
+            added: vec![member("10.0.0.2")],
+            removed: vec![member("10.0.0.1")],
+        };
+        assert_eq!(sets.flush().changed, [delta]);
+
+        sets.release(&id);
+        assert_eq!(sets.flush().removed, []);
+        sets.release(&id);
+        let last = sets.flush();
+        assert_eq!((last.removed, last.queries), (vec![Update::SetRemoved(id)], vec![set]));
+    }
+
+    #[test]
+    fn a_set_that_is_wanted_again_before_the_flush_never_goes() {
+        let mut sets = Sets::default();
+        let id = SetId::from("s:x");
+        let set = sets.acquire(&id, None).unwrap();
+        sets.flush();
+        sets.release(&id);
+        assert_eq!(sets.acquire(&id, None), None);
+        sets.change(set, &endpoint("10.0.0.1"), true);
+        let changes = sets.flush();
+        assert_eq!((changes.changed.len(), changes.removed.len()), (1, 0));
+    }
+}
