@@ -5,5 +5,6 @@
 pub mod config;
 pub mod control;
 pub mod mirror;
+pub mod peering;
 pub mod progress;
 pub mod routing;
