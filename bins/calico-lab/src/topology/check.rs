@@ -140,13 +140,16 @@ impl Topology {
                     format!("{} overlaps {} of {}", pool.cidr, earlier.cidr, earlier.name),
                 );
             }
-            for Member { name, addresses, .. } in self.members() {
-                for address in addresses.iter().filter(|it| pool.cidr.contains(&it.addr())) {
-                    report.add(
-                        format!("{place}.cidr"),
-                        format!("{} holds {address} of {name}", pool.cidr),
-                    );
-                }
+            let inside = self.members().into_iter().find_map(|member| {
+                let address = member.addresses.iter().find(|it| pool.cidr.contains(&it.addr()))?;
+                Some((address, member.name))
+            });
+            if let Some((address, name)) = inside {
+                let what = format!(
+                    "{} holds {address} of {name}: pools and fabric must differ",
+                    pool.cidr
+                );
+                report.add(format!("{place}.cidr"), what);
             }
         }
     }

@@ -68,7 +68,7 @@ fn each_fault_is_named_with_its_place() {
     check("172.30.0.12/24", "172.30.0.11/24", "nodes[1].addresses: 172.30.0.11 is node1's");
     check("172.30.0.12/24", "172.31.0.12/24", "not in the fabric's network 172.30.0.0/24");
     check("172.30.0.12/24", "172.30.0.12/32", "prefix length of the fabric");
-    check("name: node2", "name: a-name-too-long-for-an-interface", "nodes[1].name");
+    check("name: tor", "name: a-name-too-long-for-an-interface", "routers[0].name");
     check("blockSize: 26", "blockSize: 19", "pools[0].blockSize: 19 is not in 20 to 32");
     check("10.244.0.0/16", "10.244.0.1/16", "host bits set; write 10.244.0.0/16");
     check("10.244.0.0/16", "172.30.0.0/25", "holds 172.30.0.11/24 of node1");
