@@ -1,2 +1,3 @@
 //! BGP-4 (RFC 4271) as values.
+pub mod session;
 pub mod wire;

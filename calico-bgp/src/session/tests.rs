@@ -1,0 +1,256 @@
+//! The state machine under a simulated network.
+
+use std::time::Duration;
+
+use super::simulator::Simulator;
+use super::*;
+use crate::wire::{CeaseCode, Family, Notification, NotificationCode, OpenErrorCode};
+
+const BOTH: [Family; 2] = [Family::IPV4_UNICAST, Family::IPV6_UNICAST];
+const UP: [State; 2] = [State::Established, State::Established];
+
+fn config(id: u8, local_as: u32, remote_as: u32) -> SessionConfig {
+    SessionConfig::new(local_as, [10, 0, 0, id].into(), remote_as, BOTH.to_vec())
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn established(sim: &Simulator, side: usize) -> usize {
+    sim.events[side].iter().filter(|e| matches!(e, PeeringEvent::Established(_))).count()
+}
+
+fn downs(sim: &Simulator, side: usize) -> Vec<DownReason> {
+    let down = |e: &PeeringEvent| match e {
+        PeeringEvent::Down(reason) => Some(reason.clone()),
+        _ => None,
+    };
+    sim.events[side].iter().filter_map(down).collect()
+}
+
+fn failures(sim: &Simulator, side: usize) -> Vec<DownReason> {
+    let failed = |e: &PeeringEvent| match e {
+        PeeringEvent::Failed(reason) => Some(reason.clone()),
+        _ => None,
+    };
+    sim.events[side].iter().filter_map(failed).collect()
+}
+
+#[test]
+fn active_and_passive_establish_and_stay_up() {
+    let mut sim = Simulator::new(
+        config(1, 64512, 64512),
+        SessionConfig { passive: true, ..config(2, 64512, 64512) },
+    );
+    sim.start();
+    sim.run(secs(1));
+    assert_eq!(sim.states(), UP);
+    let n = sim.sides[0].negotiated().unwrap();
+    assert_eq!(n.families, BOTH);
+    assert_eq!((n.hold_time, n.keepalive_time), (secs(90), secs(30)));
+    assert!(!n.context.external && n.context.four_octet_as && n.route_refresh);
+    sim.run(secs(3600));
+    assert_eq!(sim.states(), UP);
+    assert!(downs(&sim, 0).is_empty(), "KEEPALIVEs hold the session for an hour");
+}
+
+#[test]
+fn colliding_connections_leave_one_session() {
+    for latency in [0, 1, 10, 100, 900] {
+        let mut sim = Simulator::new(config(1, 64512, 65001), config(2, 65001, 64512));
+        sim.latency = Duration::from_millis(latency);
+        sim.start();
+        sim.run(secs(60));
+        assert_eq!(sim.states(), UP, "latency {latency} ms");
+        assert_eq!((established(&sim, 0), established(&sim, 1)), (1, 1), "latency {latency} ms");
+        let collided = failures(&sim, 0).iter().chain(&failures(&sim, 1)).any(|r| {
+            matches!(r, DownReason::NotificationSent { notification, .. }
+                if notification.code == NotificationCode::Cease(CeaseCode::ConnectionCollisionResolution))
+        });
+        assert!(collided, "both sides connect at once, so there is a collision to resolve");
+    }
+}
+
+#[test]
+fn silence_ends_the_session_after_the_hold_time_and_it_recovers() {
+    let a = SessionConfig { hold_time: 9, ..config(1, 64512, 64512) };
+    let mut sim = Simulator::new(a, config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    assert_eq!(sim.states(), UP);
+    sim.black_hole = true;
+    sim.run(secs(5));
+    assert_eq!(sim.states(), UP, "not before the hold time");
+    sim.run(secs(5));
+    let expired = Notification::new(NotificationCode::HoldTimerExpired);
+    for side in 0..2 {
+        assert_eq!(
+            downs(&sim, side),
+            [DownReason::NotificationSent { notification: expired.clone(), cause: None }]
+        );
+        assert!(!downs(&sim, side)[0].keeps_routes());
+    }
+    sim.black_hole = false;
+    sim.run(secs(30));
+    assert_eq!(sim.states(), UP);
+}
+
+#[test]
+fn a_lost_connection_comes_back() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    sim.cut();
+    assert_eq!(downs(&sim, 0), [DownReason::ConnectionLost("cut".into())]);
+    assert!(downs(&sim, 0)[0].keeps_routes());
+    sim.run(secs(10));
+    assert_eq!(sim.states(), UP);
+    assert_eq!(established(&sim, 1), 2);
+}
+
+#[test]
+fn garbage_is_answered_and_the_session_recovers() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    sim.inject(0, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(sim.states()[0], State::Idle, "held down after a protocol error");
+    assert!(matches!(&downs(&sim, 0)[0], DownReason::NotificationSent { notification, .. }
+        if notification.code.values() == (1, 1)));
+    sim.run(secs(1));
+    assert!(
+        matches!(&downs(&sim, 1)[0], DownReason::NotificationReceived(n) if n.code.values() == (1, 1))
+    );
+    sim.run(secs(60));
+    assert_eq!(sim.states(), UP);
+}
+
+#[test]
+fn the_wrong_as_is_refused_without_flooding() {
+    let mut sim = Simulator::new(config(1, 64512, 65009), config(2, 65001, 64512));
+    sim.start();
+    sim.run(secs(120));
+    assert_eq!(established(&sim, 0) + established(&sim, 1), 0);
+    let code = NotificationCode::Open(OpenErrorCode::BadPeerAs);
+    let refused = failures(&sim, 0)
+        .iter()
+        .filter(|r| matches!(r, DownReason::NotificationSent { notification, .. } if notification.code == code))
+        .count();
+    assert!((2..=12).contains(&refused), "{refused} refusals in two minutes");
+}
+
+#[test]
+fn no_common_family_is_refused() {
+    let a = SessionConfig { families: vec![Family::IPV4_UNICAST], ..config(1, 64512, 64512) };
+    let b = SessionConfig { families: vec![Family::IPV6_UNICAST], ..config(2, 64512, 64512) };
+    let mut sim = Simulator::new(a, b);
+    sim.start();
+    sim.run(secs(60));
+    assert_eq!(established(&sim, 0), 0);
+}
+
+#[test]
+fn the_same_identifier_is_refused_inside_an_as_only() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(1, 64512, 64512));
+    sim.start();
+    sim.run(secs(60));
+    assert_eq!(established(&sim, 0), 0);
+    let mut sim = Simulator::new(config(1, 64512, 65001), config(1, 65001, 64512));
+    sim.start();
+    sim.run(secs(60));
+    assert_eq!(sim.states(), UP);
+}
+
+#[test]
+fn a_restarted_peer_replaces_its_session_if_graceful_restart_was_agreed() {
+    let graceful = |id| SessionConfig { graceful_restart: Some(120), ..config(id, 64512, 64512) };
+    let mut sim = Simulator::new(graceful(1), graceful(2));
+    sim.start();
+    sim.run(secs(2));
+    sim.replace(1, SessionConfig { restarting: true, ..graceful(2) });
+    sim.run(secs(5));
+    assert_eq!(sim.states(), UP);
+    assert_eq!(downs(&sim, 0), [DownReason::PeerRestarted]);
+    let gr = sim.sides[0].negotiated().unwrap().graceful_restart.clone().unwrap();
+    assert!(gr.restarting && gr.families.iter().all(|(_, kept)| *kept));
+}
+
+#[test]
+fn without_graceful_restart_the_old_session_wins_until_it_expires() {
+    let short = |id| SessionConfig { hold_time: 30, ..config(id, 64512, 64512) };
+    let mut sim = Simulator::new(short(1), short(2));
+    sim.start();
+    sim.run(secs(2));
+    sim.replace(1, short(2));
+    sim.run(secs(20));
+    assert_eq!(established(&sim, 0), 1);
+    sim.run(secs(60));
+    assert_eq!(sim.states(), UP);
+    assert_eq!(established(&sim, 0), 2);
+}
+
+#[test]
+fn stop_says_why_and_refuses_new_connections() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    let now = sim.now;
+    sim.sides[0].stop(now, Some(Notification::shutdown("maintenance")));
+    sim.run(secs(60));
+    assert_eq!(sim.sides[0].state(), State::Idle);
+    assert_eq!(sim.sides[0].handle_accepted(sim.now), Err(Refused::Stopped));
+    let DownReason::NotificationReceived(n) = &downs(&sim, 1)[0] else { panic!("no reason") };
+    assert_eq!(n.shutdown_text().unwrap(), "maintenance");
+}
+
+#[test]
+fn a_reader_that_never_reads_is_given_up() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    let peering = &mut sim.sides[0];
+    let serial = peering.established_serial().unwrap();
+    peering.send_end_of_rib(Family::IPV4_UNICAST);
+    let mut now = sim.now;
+    for _ in 0..40 {
+        now += secs(30);
+        peering.handle_bytes(now, serial, &KEEPALIVE);
+        peering.handle_timeout(now);
+        assert!(peering.pending_output() < 200, "KEEPALIVEs do not pile up");
+    }
+    assert_ne!(peering.state(), State::Established, "the send hold timer ended it");
+}
+
+const KEEPALIVE: [u8; 19] =
+    [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 19, 4];
+
+#[test]
+fn half_open_connections_of_one_peer_are_bounded() {
+    let mut peering = Peering::new(SessionConfig { passive: true, ..config(1, 64512, 64512) }, 1);
+    let now = std::time::Instant::now();
+    peering.start(now);
+    let mut open = 0i32;
+    for _ in 0..1000 {
+        peering.handle_accepted(now).unwrap();
+        open += 1;
+        while let Some(action) = peering.poll_action() {
+            if matches!(action, Action::Close { .. }) {
+                open -= 1;
+            }
+        }
+        assert_eq!(open, 1);
+    }
+}
+
+#[test]
+fn the_passive_side_is_chosen_by_text() {
+    let check = |a: &str, b: &str, a_is_passive: bool| {
+        let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+        assert_eq!(passive_by_address_text(a, b), a_is_passive);
+        assert_eq!(passive_by_address_text(b, a), !a_is_passive);
+    };
+    check("10.0.0.1", "10.0.0.2", true);
+    check("10.0.0.10", "10.0.0.9", true);
+    check("192.168.1.1", "20.0.0.1", true);
+}
