@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod control;
+pub mod host;
 pub mod mirror;
 pub mod peering;
 pub mod progress;
