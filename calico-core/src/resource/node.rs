@@ -125,7 +125,9 @@ impl NodeSpec {
         })
     }
 
-    fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+    /// The addresses by which nodes reach this one: BGP's first, then the listed ones that are
+    /// not external.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let bgp = self.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
         let listed = self.addresses.iter().filter_map(|listed| {
             (listed.kind != Some(NodeAddressType::ExternalIp)).then_some(listed.address.as_str())

@@ -76,8 +76,7 @@ impl Selector {
     /// base64url of a SHA-224.
     #[must_use]
     pub fn unique_id(&self) -> String {
-        let digest = Sha224::digest(format!("s:{self}"));
-        format!("s:{}", base64url(&digest))
+        unique_id("s", &self.to_string())
     }
 }
 
@@ -106,6 +105,14 @@ impl Default for Selector {
     fn default() -> Self {
         Self::all()
     }
+}
+
+/// Short identity of `content` among things of the sort `prefix`, as upstream names its sets:
+/// prefix, colon, and the base64url of a SHA-224 over both.
+#[must_use]
+pub fn unique_id(prefix: &str, content: &str) -> String {
+    let digest = Sha224::digest(format!("{prefix}:{content}"));
+    format!("{prefix}:{}", base64url(&digest))
 }
 
 /// RFC 4648 section 5, without padding.
