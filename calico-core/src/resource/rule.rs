@@ -21,9 +21,9 @@ object! {
         /// Any ICMP type and code but these.
         pub not_icmp: Option<Icmp> = "notICMP",
         /// Where traffic comes from.
-        pub source: EntityRule = "source",
+        pub source: EntityRule = "source" (always),
         /// Where traffic goes to.
-        pub destination: EntityRule = "destination",
+        pub destination: EntityRule = "destination" (always),
         /// HTTP requests; enforced above the packet layer only.
         pub http: Option<HttpMatch> = "http",
         /// Notes on the rule.
