@@ -1,1 +1,29 @@
-//! Calico in Rust: datastore.
+//! Backends of [`calico_core::Datastore`].
+//!
+//! - [`embedded`]: one durable file, for a node or a lab that needs no other database.
+//! - [`remote`]: a store served by another process over a unix socket, and the server for it.
+//! - [`config`]: picks a backend from typed settings.
+//!
+//! ```
+//! use calico_core::Datastore;
+//! use calico_core::key::{Key, Scope};
+//! use calico_datastore::embedded::EmbeddedStore;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), calico_core::datastore::StoreError> {
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! # let path = dir.path().join("calico.db");
+//! let store = EmbeddedStore::open(&path)?;
+//! let revision = store.create(Key::IpamConfig, r#"{"strict_affinity":true}"#.into()).await?;
+//! drop(store);
+//!
+//! let store = EmbeddedStore::open(&path)?;
+//! assert_eq!(store.get(&Key::IpamConfig).await?.revision, revision);
+//! assert_eq!(store.list(&Scope::All).await?.entries.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod embedded;
+
+pub use embedded::EmbeddedStore;
