@@ -1,0 +1,83 @@
+//! The host's side.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv6Net};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
+
+use super::PodError;
+use super::error::Step as _;
+use super::spec::{GATEWAY_V6, PodSpec};
+use crate::rtnl::{Connection, REPLACE, Request};
+use crate::sysctl::{Of, Setting};
+use crate::{address, link};
+
+/// Settings of the host's end, written while it is down.
+pub(super) fn settings(spec: &PodSpec) -> Result<(), PodError> {
+    let of = Of::Interface(&spec.host_ifname);
+    if spec.has_v4() {
+        Setting::RouteLocalnet(of).write(1)?;
+        Setting::ProxyDelay(of).write(0)?;
+        Setting::ProxyArp(of).write(1)?;
+        Setting::Ipv4Forwarding(of).write(1)?;
+    }
+    if spec.allow_spoofing {
+        Setting::ReversePathFilter(of).write(0)?;
+    }
+    if spec.has_v6() {
+        Setting::AcceptDad(of).write(0)?;
+        // The gateway's address is ours to set: waiting until the kernel has made it takes time.
+        Setting::AddrGenMode(of).write(1)?;
+        Setting::DisableIpv6(of).write(0)?;
+        Setting::ProxyNdp(of).write(1)?;
+        Setting::AcceptRa(of).write(0)?;
+        Setting::Ipv6Forwarding(of).write(1)?;
+    }
+    Ok(())
+}
+
+/// Sets the host's end up and gives it its address and routes. From here on packets can pass.
+pub(super) fn connect(
+    spec: &PodSpec,
+    connection: &mut Connection,
+    index: u32,
+) -> Result<(), PodError> {
+    let name = &spec.host_ifname;
+    let mut requests = vec![link::set_request(LinkUnspec::new_with_index(index).up())];
+    let mut steps = vec![format!("set {name} up")];
+    if spec.has_v6() {
+        let gateway = Ipv6Net::new_assert(GATEWAY_V6, 64);
+        requests.push(address::add_request(index, IpNet::V6(gateway)));
+        steps.push(format!("give {name} the address {GATEWAY_V6}"));
+    }
+    for address in &spec.addresses {
+        let message = RouteNetlinkMessage::NewRoute(route(*address, index));
+        // A route that an earlier owner of the address left behind gives way.
+        requests.push(Request::new(message, REPLACE));
+        steps.push(format!("route {address} to {name}"));
+    }
+    let outcomes = connection.exchange(&requests).step(|| format!("connect {name}"))?;
+    for (outcome, step) in outcomes.into_iter().zip(steps) {
+        outcome.step(|| step)?;
+    }
+    Ok(())
+}
+
+/// The host's route to an address of a pod.
+pub(super) fn route(address: IpAddr, index: u32) -> RouteMessage {
+    match address {
+        IpAddr::V4(address) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .protocol(RouteProtocol::Boot)
+            .build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .destination_prefix(address, 128)
+            .output_interface(index)
+            .protocol(RouteProtocol::Boot)
+            .build(),
+    }
+}

@@ -1,0 +1,242 @@
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use nix::errno::Errno;
+
+use super::error::Step as _;
+use super::spec::{HOST_MAC, PodInterface, PodInterfaces, PodSpec};
+use super::{PodError, check, inside, outside};
+use crate::link::{self, VethEnd};
+use crate::netns::{Netns, NetnsError};
+use crate::rtnl::Connection;
+
+/// Makes the network of a pod, in the namespace of the calling thread and in the pod's.
+///
+/// If it is there already and complete, nothing changes. A host interface of the same name that
+/// leads elsewhere or lacks something is replaced. Blocks for about a millisecond; asynchronous
+/// programs use [`setup_async`].
+///
+/// # Errors
+///
+/// See [`PodError`]. Nothing half made stays.
+pub fn setup(spec: &PodSpec) -> Result<PodInterfaces, PodError> {
+    spec.validate()?;
+    let netns = Netns::open(&spec.netns)?;
+    let mut host = Connection::open().step(|| "reach the kernel".into())?;
+    let mtu = match spec.mtu {
+        0 => link::fabric_mtu(&mut host).step(|| "find the MTU of the fabric".into())?,
+        mtu => mtu,
+    };
+    match build(spec, &netns, &mut host, mtu)? {
+        Some(interfaces) => return Ok(interfaces),
+        None => {
+            if let Some(interfaces) = resolve_conflict(spec, &mut host)? {
+                return Ok(interfaces);
+            }
+        }
+    }
+    build(spec, &netns, &mut host, mtu)?.ok_or_else(|| PodError::InterfaceTaken {
+        ifname: spec.ifname.clone(),
+        netns: spec.netns.clone(),
+    })
+}
+
+/// [`setup`] for asynchronous programs.
+///
+/// Safe to drop: the work goes on to its end in the background.
+///
+/// # Errors
+///
+/// See [`setup`].
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub async fn setup_async(spec: PodSpec) -> Result<PodInterfaces, PodError> {
+    blocking(move || setup(&spec)).await
+}
+
+/// Removes the network of a pod: the host's end, and what is left of the pod's. Done if there is
+/// nothing (any more), whatever became of the namespace.
+///
+/// # Errors
+///
+/// [`PodError::Kernel`] if an interface is there and cannot be removed.
+pub fn teardown(host_ifname: &str, netns: Option<&Path>, ifname: &str) -> Result<(), PodError> {
+    let mut host = Connection::open().step(|| "reach the kernel".into())?;
+    // Takes the pod's end along, and the addresses and routes of both.
+    link::delete(&mut host, host_ifname).step(|| format!("remove {host_ifname}"))?;
+    let Some(path) = netns else { return Ok(()) };
+    let inside = match Netns::open(path).and_then(|netns| netns.run(Connection::open)) {
+        Ok(connection) => connection,
+        Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut inside = inside.step(|| "reach the kernel".into())?;
+    link::delete(&mut inside, ifname)
+        .step(|| format!("remove {ifname} in {}", path.display()))
+        .map(drop)
+}
+
+/// [`teardown`] for asynchronous programs. Safe to drop, like [`setup_async`].
+///
+/// # Errors
+///
+/// See [`teardown`].
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub async fn teardown_async(
+    host_ifname: String,
+    netns: Option<std::path::PathBuf>,
+    ifname: String,
+) -> Result<(), PodError> {
+    blocking(move || teardown(&host_ifname, netns.as_deref(), &ifname)).await
+}
+
+/// `None` if one of the names is taken; nothing was made then.
+fn build(
+    spec: &PodSpec,
+    netns: &Netns,
+    host: &mut Connection,
+    mtu: u32,
+) -> Result<Option<PodInterfaces>, PodError> {
+    thread::scope(|scope| {
+        let (go, made) = mpsc::sync_channel::<()>(1);
+        // Started before the veth is there, so that thread and veth come up at the same time.
+        let pod = thread::Builder::new()
+            .name("pod".into())
+            .spawn_scoped(scope, move || -> Result<Option<PodInterface>, PodError> {
+                netns.enter()?;
+                let mut connection = Connection::open().step(|| "reach the kernel".into())?;
+                match made.recv() {
+                    Ok(()) => inside::configure(spec, &mut connection).map(Some),
+                    Err(mpsc::RecvError) => Ok(None),
+                }
+            })
+            .map_err(PodError::Thread)?;
+        let join = |pod: thread::ScopedJoinHandle<'_, _>| {
+            pod.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+
+        let index = match create(spec, netns, host, mtu) {
+            Ok(index) => index,
+            Err(error) => {
+                drop(go);
+                // That the namespace cannot be entered explains more than the kernel's EINVAL.
+                join(pod)?;
+                return match error {
+                    PodError::Kernel { source, .. } if source.errno() == Some(Errno::EEXIST) => {
+                        Ok(None)
+                    }
+                    error => Err(error),
+                };
+            }
+        };
+        // A thread that is gone has left its error, which is seen when it is joined.
+        let _ = go.send(());
+        let finish = || {
+            outside::settings(spec)?;
+            let container = join(pod)?.ok_or_else(|| PodError::Incomplete {
+                what: "the thread inside was not started".into(),
+            })?;
+            outside::connect(spec, host, index)?;
+            Ok(container)
+        };
+        match finish() {
+            Ok(container) => {
+                let name = spec.host_ifname.clone();
+                Ok(Some(PodInterfaces {
+                    host: PodInterface { name, index, mac: HOST_MAC, mtu },
+                    container,
+                }))
+            }
+            Err(error) => {
+                roll_back(spec);
+                Err(error)
+            }
+        }
+    })
+}
+
+/// Makes the veth; returns the index of the host's end.
+fn create(spec: &PodSpec, netns: &Netns, host: &mut Connection, mtu: u32) -> Result<u32, PodError> {
+    let near = VethEnd {
+        name: &spec.host_ifname,
+        mac: Some(HOST_MAC),
+        mtu,
+        queues: spec.queues,
+        up: false,
+        ..VethEnd::default()
+    };
+    let far = VethEnd {
+        name: &spec.ifname,
+        netns: Some(netns),
+        mac: spec.mac,
+        mtu,
+        queues: spec.queues,
+        up: false,
+    };
+    let requests = [
+        link::veth_request(&near, &far),
+        link::get_request(rtnetlink::LinkUnspec::new_with_name(&spec.host_ifname)),
+    ];
+    let step = || format!("make a veth {} into {}", spec.host_ifname, spec.netns.display());
+    let mut outcomes = host.exchange(&requests).step(step)?.into_iter();
+    outcomes.next().unwrap_or(Ok(None)).step(step)?;
+    let answer = outcomes.next().unwrap_or(Ok(None)).step(step)?;
+    match answer.as_ref().and_then(link::link_of) {
+        Some(link) => Ok(link.index),
+        None => Err(PodError::Incomplete { what: format!("there is no {}", spec.host_ifname) }),
+    }
+}
+
+/// Someone has one of the names. Returns the interfaces if they are what is wanted; otherwise
+/// makes room, if that takes nothing from others.
+fn resolve_conflict(
+    spec: &PodSpec,
+    host: &mut Connection,
+) -> Result<Option<PodInterfaces>, PodError> {
+    let name = &spec.host_ifname;
+    let Some(link) = link::by_name(host, name).step(|| format!("look at {name}"))? else {
+        return Err(PodError::InterfaceTaken {
+            ifname: spec.ifname.clone(),
+            netns: spec.netns.clone(),
+        });
+    };
+    if link.kind.as_deref() != Some("veth") {
+        return Err(PodError::HostInterfaceTaken { name: name.clone() });
+    }
+    match check::check(spec) {
+        Ok(interfaces) => return Ok(Some(interfaces)),
+        Err(PodError::Incomplete { what }) => {
+            tracing::info!(interface = %name, %what, "replacing the interface of a pod");
+        }
+        Err(error) => return Err(error),
+    }
+    link::delete(host, name).step(|| format!("remove the old {name}"))?;
+    Ok(None)
+}
+
+fn roll_back(spec: &PodSpec) {
+    let name = &spec.host_ifname;
+    // A connection of its own: the other one may be what failed.
+    let removed = Connection::open().and_then(|mut host| link::delete(&mut host, name));
+    if let Err(error) = removed {
+        tracing::error!(interface = %name, %error, "cannot remove a half-made interface");
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PodError> + Send + 'static,
+) -> Result<T, PodError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(PodError::Thread(std::io::Error::other(error))),
+        },
+    }
+}
