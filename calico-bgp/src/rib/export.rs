@@ -1,0 +1,122 @@
+//! What a best path looks like to a peer, or why the peer does not hear of it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use super::decision::DEFAULT_LOCAL_PREF;
+use super::{PeerFacts, PeerKind, RibConfig};
+use crate::wire::{Community, Family, NextHop, PathAttributes, UnknownAttribute};
+
+/// Which next hop a peer is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum NextHopMode {
+    /// This speaker to external peers and for its own routes, the received one to internal peers
+    /// (RFC 4271, section 5.1.3).
+    #[default]
+    Auto,
+    /// Always this speaker, except for reflected routes (RFC 4456, section 10).
+    OwnAddress,
+    /// The received one, also to external peers.
+    Keep,
+}
+
+/// Whether a path from one peer may go to another at all.
+pub(super) fn may_export(from: &PeerFacts, to: &PeerFacts, attributes: &PathAttributes) -> bool {
+    // RFC 4456, section 6: between internal peers only from or to a client.
+    if from.kind == PeerKind::Internal && to.kind == PeerKind::Internal {
+        return false;
+    }
+    if attributes.has_community(Community::NO_ADVERTISE) {
+        return false;
+    }
+    let stays_inside = attributes.has_community(Community::NO_EXPORT)
+        || attributes.has_community(Community::NO_EXPORT_SUBCONFED);
+    !(to.kind == PeerKind::External && stays_inside)
+}
+
+/// The attributes to send; `None` if the route may not go, or no next hop of its family is known.
+pub(super) fn export_attributes(
+    config: &RibConfig,
+    mode: NextHopMode,
+    from: &PeerFacts,
+    to: &PeerFacts,
+    family: Family,
+    attributes: &PathAttributes,
+) -> Option<PathAttributes> {
+    if !may_export(from, to, attributes) {
+        return None;
+    }
+    let mut out = attributes.clone();
+    let reflected = from.kind.is_internal() && to.kind.is_internal();
+    let own = match mode {
+        NextHopMode::Auto => to.kind == PeerKind::External,
+        NextHopMode::OwnAddress => !reflected,
+        NextHopMode::Keep => false,
+    };
+    if own || out.next_hop.is_none() {
+        out.next_hop = Some(own_next_hop(config, to, family)?);
+    }
+    if let Some(NextHop::V6LinkLocal(global, _)) = out.next_hop {
+        // A link-local address means nothing beyond the link it was heard on.
+        out.next_hop = Some(NextHop::V6(global));
+    }
+    out.unknown =
+        out.unknown.iter().filter(|a| a.is_transitive()).map(UnknownAttribute::passed_on).collect();
+    match to.kind {
+        PeerKind::External => leave_the_as(&mut out, from, to),
+        _ => {
+            out.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
+        }
+    }
+    if reflected {
+        out.originator_id.get_or_insert(from.router_id);
+        out.cluster_list.insert(0, config.cluster_id());
+    }
+    Some(out)
+}
+
+/// RFC 4271, sections 5.1.2, 5.1.4, 5.1.5.
+fn leave_the_as(out: &mut PathAttributes, from: &PeerFacts, to: &PeerFacts) {
+    out.as_path = out.as_path.prepend(to.local_as, 1);
+    out.local_pref = None;
+    out.originator_id = None;
+    out.cluster_list.clear();
+    out.extended_communities.retain(|c| c.is_transitive());
+    if from.kind != PeerKind::Local {
+        out.med = None;
+    }
+}
+
+fn own_next_hop(config: &RibConfig, to: &PeerFacts, family: Family) -> Option<NextHop> {
+    let configured = match family {
+        Family::IPV4_UNICAST => config.next_hop_v4.map(IpAddr::V4),
+        _ => config.next_hop_v6.map(IpAddr::V6),
+    };
+    let session = to.local_address.filter(|a| Family::of_address(*a) == family);
+    session.or(configured).map(NextHop::from)
+}
+
+/// Whether a received path has been here before, or leads back to this speaker.
+pub(super) fn is_loop(config: &RibConfig, from: &PeerFacts, attributes: &PathAttributes) -> bool {
+    let own_id: Ipv4Addr = config.router_id;
+    attributes.as_path.count(from.local_as) > 0
+        || attributes.originator_id == Some(own_id)
+        || attributes.cluster_list.contains(&config.cluster_id())
+        || attributes.next_hop.is_some_and(|hop| Some(hop.address()) == from.local_address)
+}
+
+/// Whether this speaker may hand out a prefix at all: not what has meaning on one link only.
+pub(super) fn is_routable(prefix: &IpNet) -> bool {
+    match prefix {
+        IpNet::V4(net) => {
+            let a = net.addr();
+            net.prefix_len() == 0 || !(a.is_loopback() || a.is_multicast() || a.is_link_local())
+        }
+        IpNet::V6(net) => {
+            let a = net.addr();
+            net.prefix_len() == 0
+                || !(a.is_loopback() || a.is_multicast() || a.is_unicast_link_local())
+        }
+    }
+}
