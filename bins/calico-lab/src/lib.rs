@@ -1,12 +1,16 @@
 //! Labs of network namespaces that run the real programs.
 
 pub mod cleanup;
+pub mod control;
 pub mod error;
+pub mod fabric;
 mod ip;
 pub mod netns;
+pub mod probe;
 mod process;
 pub mod programs;
 pub mod record;
+mod router;
 pub mod topology;
 pub mod wait;
 

@@ -14,6 +14,8 @@ use crate::process::Identity;
 
 /// Parent of the directories of all labs.
 pub const ROOT: &str = "/run/calico-lab";
+/// Start of the names of directories that are being made.
+const DRAFT: &str = ".new-";
 
 /// Contents of `lab.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,17 +55,6 @@ pub struct Record {
 impl Record {
     /// Makes the directory; this process is the lab's owner from now on.
     pub(crate) fn create(lab: &str, topology: &str) -> Result<Self, LabError> {
-        fs::create_dir_all(ROOT).map_err(LabError::file("make", ROOT))?;
-        let directory = directory(lab);
-        // Of two processes that build the same lab, the directory tells who was first.
-        match fs::create_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(LabError::Request(format!(
-                    "lab {lab} exists already; `calico-lab down {lab}` removes it"
-                )));
-            }
-            made => made.map_err(LabError::file("make", &directory))?,
-        }
         let owner = std::process::id().cast_signed();
         let owner_started = Identity::of(owner).map_or(0, |identity| identity.started);
         let header = Header {
@@ -73,8 +64,24 @@ impl Record {
             topology: topology.to_owned(),
             containers: Vec::new(),
         };
-        let record = Self { directory, header };
+        // It appears under its name with its contents: nobody sees a lab without an owner, and
+        // of two processes that build the same lab one is first.
+        let draft = Path::new(ROOT).join(format!("{DRAFT}{owner}-{lab}"));
+        fs::create_dir_all(&draft).map_err(LabError::file("make", &draft))?;
+        let mut record = Self { directory: draft, header };
         record.save()?;
+        let directory = directory(lab);
+        if let Err(error) = fs::rename(&record.directory, &directory) {
+            // The draft is of no use any more, and the next `clean` finds it if it stays.
+            let _ = fs::remove_dir_all(&record.directory);
+            if error.kind() == io::ErrorKind::DirectoryNotEmpty {
+                return Err(LabError::Request(format!(
+                    "lab {lab} exists already; `calico-lab down {lab}` removes it"
+                )));
+            }
+            return Err(LabError::file("make", &directory)(error));
+        }
+        record.directory = directory;
         Ok(record)
     }
 
@@ -181,6 +188,7 @@ pub fn names() -> Vec<String> {
     };
     let mut names: Vec<String> =
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.retain(|name| !name.starts_with(DRAFT));
     names.sort();
     names
 }

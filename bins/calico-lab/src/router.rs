@@ -1,0 +1,149 @@
+//! External routers: BIRD 2, with a configuration made from the topology or given.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use ipnet::IpNet;
+
+use crate::error::LabError;
+use crate::process::Program;
+use crate::record::Record;
+use crate::topology::{DEFAULT_AS, Router, Topology, address_of};
+use crate::{fabric, ip, netns, programs};
+
+/// Debian's package of BIRD 2.
+const PACKAGE: &str = "bird2";
+
+/// Makes the router's namespace and starts BIRD in it.
+pub(crate) fn start(
+    record: &Record,
+    topology: &Topology,
+    router: &Router,
+) -> Result<Program, LabError> {
+    let bird = programs::system("bird", PACKAGE)?;
+    fabric::attach(&topology.name, &router.name, &router.addresses)?;
+    let namespace = netns::name_of(&topology.name, &router.name);
+    fabric::forward(&namespace)?;
+    let loopbacks: Vec<String> =
+        router.loopbacks.iter().map(|address| format!("addr add {address} dev lo")).collect();
+    ip::batch(Some(&namespace), &loopbacks)?;
+
+    let directory = record.member(&router.name)?;
+    let path = directory.join("bird.conf");
+    let text = match &router.config {
+        Some(given) => fs::read_to_string(given).map_err(LabError::file("read", given))?,
+        None => configuration(topology, router),
+    };
+    fs::write(&path, text).map_err(LabError::file("write", &path))?;
+    let control = control_socket(&directory);
+    Program::start(
+        format!("bird on {}", router.name),
+        &namespace,
+        &bird,
+        &["-f", "-c", &path.to_string_lossy(), "-s", &control.to_string_lossy()],
+        directory.join("bird.log"),
+    )
+}
+
+/// What `birdc` answers to a command, such as `show route`.
+pub(crate) async fn ask(directory: &Path, command: &str) -> Result<String, LabError> {
+    let birdc = programs::system("birdc", PACKAGE)?;
+    let output = tokio::process::Command::new(birdc)
+        .arg("-s")
+        .arg(control_socket(directory))
+        .arg("-r")
+        .args(command.split(' '))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| LabError::Machine(format!("cannot run birdc: {error}")))?;
+    ip::check(&output, || format!("birdc {command}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn control_socket(directory: &Path) -> PathBuf {
+    directory.join("bird.ctl")
+}
+
+/// One session per node and family: announce what the topology says, take what the nodes send
+/// and give it to the kernel.
+fn configuration(topology: &Topology, router: &Router) -> String {
+    let mut text = String::from("log stderr all;\n");
+    let identity = address_of(&router.addresses, false);
+    // A router id is needed also where nothing has an IPv4 address; 192.0.2.0/24 is for
+    // documentation, so it is nobody's.
+    let identity = identity.map_or_else(|| "192.0.2.1".to_owned(), |address| address.to_string());
+    let _ = writeln!(text, "router id {identity};");
+    text.push_str("protocol device { scan time 2; }\n");
+    for (v6, channel) in [(false, "ipv4"), (true, "ipv6")] {
+        let Some(own) = address_of(&router.addresses, v6) else { continue };
+        let _ = writeln!(text, "\nprotocol static announced_{channel} {{\n  {channel};");
+        let announced = router.announces.iter().filter(|it| matches!(it, IpNet::V6(_)) == v6);
+        for prefix in announced {
+            let _ = writeln!(text, "  route {prefix} unreachable;");
+        }
+        text.push_str("}\n");
+        let _ = writeln!(
+            text,
+            "protocol kernel kernel_{channel} {{\n  {channel} {{ import none; export where source = RTS_BGP; }};\n}}"
+        );
+        for node in &topology.nodes {
+            let Some(peer) = address_of(&node.addresses, v6) else { continue };
+            let _ = writeln!(
+                text,
+                "protocol bgp {name}_{channel} {{\n  \
+                   local {own} as {local_as};\n  \
+                   neighbor {peer} as {remote_as};\n  \
+                   connect delay time 1;\n  connect retry time 1;\n  error wait time 1, 5;\n  \
+                   {channel} {{ import all; export where proto = \"announced_{channel}\"; next hop self; }};\n}}",
+                name = node.name.replace('-', "_"),
+                local_as = router.as_number,
+                remote_as = node.as_number.unwrap_or_else(|| cluster_as(topology)),
+            );
+        }
+    }
+    text
+}
+
+/// AS number that BGPConfiguration `default` gives to nodes without one of their own.
+fn cluster_as(topology: &Topology) -> u32 {
+    topology
+        .resources
+        .iter()
+        .filter(|it| it["kind"] == "BGPConfiguration" && it["metadata"]["name"] == "default")
+        .find_map(|it| it["spec"]["asNumber"].as_u64()?.try_into().ok())
+        .unwrap_or(DEFAULT_AS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology() -> Topology {
+        Topology::parse("bird.yaml", include_str!("../topologies/bird.yaml")).unwrap()
+    }
+
+    #[test]
+    fn every_node_has_a_session_per_family() {
+        let topology = topology();
+        let text = configuration(&topology, &topology.routers[0]);
+        for session in ["node1_ipv4", "node1_ipv6", "node2_ipv4", "node2_ipv6"] {
+            assert_eq!(text.matches(&format!("protocol bgp {session} {{")).count(), 1, "{text}");
+        }
+        assert!(text.contains("local fd30::1 as 65000;\n  neighbor fd30::12 as 64512;"), "{text}");
+        assert!(text.contains("  ipv6;\n  route ::/0 unreachable;\n}"), "{text}");
+    }
+
+    #[test]
+    fn the_cluster_may_have_another_as() {
+        let mut topology = topology();
+        topology.resources.push(serde_json::json!({
+            "kind": "BGPConfiguration", "metadata": { "name": "default" }, "spec": { "asNumber": 65001 },
+        }));
+        let text = configuration(&topology, &topology.routers[0]);
+        assert!(text.contains("neighbor 172.30.0.11 as 65001;"), "{text}");
+    }
+}
