@@ -1,17 +1,21 @@
 //! Labs of network namespaces that run the real programs.
 
 pub mod cleanup;
+pub mod cni;
 pub mod control;
 pub mod error;
 pub mod fabric;
 mod ip;
+pub mod lab;
 pub mod netns;
 pub mod probe;
 mod process;
 pub mod programs;
 pub mod record;
+mod reflector;
 mod router;
 pub mod topology;
 pub mod wait;
 
 pub use error::LabError;
+pub use lab::Lab;
