@@ -1,0 +1,8 @@
+//! What IPAM decides, without IO, clock or randomness: time and seeds are arguments.
+
+pub mod block;
+pub mod geometry;
+pub mod owner;
+pub mod pool;
+pub mod reserved;
+pub mod time;
