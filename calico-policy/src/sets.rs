@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use calico_core::dataplane::{SetId, SetKind, SetMember, Update};
 use ipnet::IpNet;
 
-use crate::index::{IdMap, QueryId, Symbol};
+use crate::index::{IdMap, Interner, QueryId, Symbol};
+use crate::rules::SetSpec;
 
 /// What an item of the label index puts into the sets that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +90,16 @@ struct Set {
 impl Sets {
     /// One more user of a set. `Some` if it is new: then the caller adds the query of this number
     /// to the index.
-    pub(crate) fn acquire(&mut self, id: &SetId, filter: Option<PortFilter>) -> Option<QueryId> {
+    pub(crate) fn acquire(&mut self, names: &mut Interner, spec: &SetSpec) -> Option<QueryId> {
+        let id = &spec.id;
         if let Some(set) = self.numbers.get(id).and_then(|number| self.sets.get_mut(number)) {
             set.users += 1;
             return None;
         }
+        let filter = spec
+            .port
+            .as_ref()
+            .map(|(name, protocol)| PortFilter { name: names.acquire(name), protocol: *protocol });
         let number = self
             .free
             .pop()
@@ -143,13 +149,16 @@ impl Sets {
 
     /// What the dataplane must learn: sets and members that come, and sets that go. The queries
     /// of the latter are returned for removal from the index.
-    pub(crate) fn flush(&mut self) -> SetChanges {
+    pub(crate) fn flush(&mut self, names: &mut Interner) -> SetChanges {
         let mut changes = SetChanges::default();
         for number in std::mem::take(&mut self.dirty) {
             let Some(set) = self.sets.get_mut(&number) else { continue };
             if set.users == 0 {
                 if set.sent {
                     changes.removed.push(Update::SetRemoved(set.id.clone()));
+                }
+                if let Some(filter) = set.filter {
+                    names.release(filter.name);
                 }
                 self.numbers.remove(&set.id);
                 self.sets.remove(&number);
@@ -206,6 +215,8 @@ impl Set {
 
 #[cfg(test)]
 mod tests {
+    use calico_core::selector::Selector;
+
     use super::*;
 
     fn endpoint(address: &str) -> Contribution {
@@ -217,47 +228,47 @@ mod tests {
         SetMember::Net(address.parse::<IpAddr>().unwrap().into())
     }
 
+    fn spec() -> SetSpec {
+        SetSpec { id: SetId::from("s:x"), selector: Selector::all(), port: None }
+    }
+
     #[test]
     fn a_member_stays_until_its_last_endpoint_goes() {
-        let mut sets = Sets::default();
-        let id = SetId::from("s:x");
-        let set = sets.acquire(&id, None).unwrap();
-        assert_eq!(sets.acquire(&id, None), None);
+        let (mut sets, mut names, spec) = (Sets::default(), Interner::default(), spec());
+        let set = sets.acquire(&mut names, &spec).unwrap();
+        assert_eq!(sets.acquire(&mut names, &spec), None);
         sets.change(set, &endpoint("10.0.0.1"), true);
-        let whole =
-            Update::Set { id: id.clone(), kind: SetKind::Net, members: vec![member("10.0.0.1")] };
-        assert_eq!(sets.flush().changed, [whole]);
+        let id = spec.id.clone();
+        let members = vec![member("10.0.0.1")];
+        let whole = Update::Set { id: id.clone(), kind: SetKind::Net, members };
+        assert_eq!(sets.flush(&mut names).changed, [whole]);
 
         sets.change(set, &endpoint("10.0.0.1"), true);
         sets.change(set, &endpoint("10.0.0.1"), false);
-        assert_eq!(sets.flush().changed, []);
+        assert_eq!(sets.flush(&mut names).changed, []);
 
         sets.change(set, &endpoint("10.0.0.2"), true);
         sets.change(set, &endpoint("10.0.0.1"), false);
-        let delta = Update::SetDelta {
-            id: id.clone(),
-            added: vec![member("10.0.0.2")],
-            removed: vec![member("10.0.0.1")],
-        };
-        assert_eq!(sets.flush().changed, [delta]);
+        let (added, removed) = (vec![member("10.0.0.2")], vec![member("10.0.0.1")]);
+        let delta = Update::SetDelta { id: id.clone(), added, removed };
+        assert_eq!(sets.flush(&mut names).changed, [delta]);
 
         sets.release(&id);
-        assert_eq!(sets.flush().removed, []);
+        assert_eq!(sets.flush(&mut names).removed, []);
         sets.release(&id);
-        let last = sets.flush();
+        let last = sets.flush(&mut names);
         assert_eq!((last.removed, last.queries), (vec![Update::SetRemoved(id)], vec![set]));
     }
 
     #[test]
     fn a_set_that_is_wanted_again_before_the_flush_never_goes() {
-        let mut sets = Sets::default();
-        let id = SetId::from("s:x");
-        let set = sets.acquire(&id, None).unwrap();
-        sets.flush();
-        sets.release(&id);
-        assert_eq!(sets.acquire(&id, None), None);
+        let (mut sets, mut names, spec) = (Sets::default(), Interner::default(), spec());
+        let set = sets.acquire(&mut names, &spec).unwrap();
+        sets.flush(&mut names);
+        sets.release(&spec.id);
+        assert_eq!(sets.acquire(&mut names, &spec), None);
         sets.change(set, &endpoint("10.0.0.1"), true);
-        let changes = sets.flush();
+        let changes = sets.flush(&mut names);
         assert_eq!((changes.changed.len(), changes.removed.len()), (1, 0));
     }
 }

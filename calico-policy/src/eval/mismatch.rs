@@ -127,10 +127,8 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
     let in_range =
         |range: &PortRange| port.is_some_and(|port| (range.first..=range.last).contains(&port));
     let found = || port.map_or_else(|| "no port".to_owned(), |port| port.to_string());
-    if !(side.ports.is_empty() && side.port_sets.is_empty())
-        && !side.ports.iter().any(in_range)
-        && !side.port_sets.iter().any(in_set)
-    {
+    let any_port = side.ports.is_empty() && side.port_sets.is_empty();
+    if !any_port && !side.ports.iter().any(in_range) && !side.port_sets.iter().any(in_set) {
         let ranges = side.ports.iter().map(range_text);
         let named = side.port_sets.iter().map(|set| format!("the named port {set}"));
         let wanted: Vec<String> = ranges.chain(named).collect();

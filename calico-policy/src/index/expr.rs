@@ -22,11 +22,11 @@ pub(crate) enum Expr {
     /// The label's value stands in this relation to a text.
     Text(Symbol, TextTest, Arc<str>),
     /// The opposite.
-    Not(Box<Expr>),
+    Not(Box<Self>),
     /// All of them.
-    And(Box<[Expr]>),
+    And(Box<[Self]>),
     /// At least one of them.
-    Or(Box<[Expr]>),
+    Or(Box<[Self]>),
 }
 
 /// How a label's value relates to a text.

@@ -1,0 +1,249 @@
+//! The calculation graph: resources in, changes for a dataplane out.
+
+mod endpoints;
+mod flush;
+mod host;
+mod policies;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use calico_core::dataplane::{EndpointId, PolicyId, RuleOwner, RuleSet, SetId, WorkloadEndpoint};
+use calico_core::datastore::Entry;
+use calico_core::key::Key;
+use calico_core::kind::Kind;
+use calico_core::resource::{Tier, TierAction};
+
+use crate::index::{IdMap, Interner, ItemId, LabelIndex, QueryId};
+use crate::input::{Input, Object, Rejected, Warning};
+use crate::rules::Compiled;
+use crate::sets::Sets;
+use endpoints::{Item, ItemKey, Local};
+use host::Host;
+use policies::{Policy, ProfileState};
+
+/// Keeps what the endpoints of a node need, while endpoints, policies and the rest change.
+///
+/// Feed it with [`handle`](Self::handle) in any order, and take the changes out with
+/// [`flush`](Self::flush) whenever it suits: after each input, or once after thousands. The sum of
+/// the changes depends on the last state of the inputs only.
+///
+/// # Cost
+///
+/// An input costs what depends on it: an endpoint is compared with the selectors that ask for one
+/// of its labels, a policy with the local endpoints that have a label it asks for. A profile whose
+/// inherited labels change costs a comparison of each of its endpoints.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// The node whose endpoints count as local; all of them if `None`.
+    node: Option<Arc<str>>,
+    names: Interner,
+    /// Everything with addresses and labels, by the number that both indexes use.
+    items: HashMap<ItemKey, ItemId>,
+    slots: Vec<Option<Item>>,
+    free: Vec<ItemId>,
+    /// All items, against the selectors in active rules.
+    everyone: LabelIndex,
+    sets: Sets,
+    /// Local endpoints, against the selectors of policies.
+    residents: LabelIndex,
+    locals: BTreeMap<EndpointId, Local>,
+    policy_numbers: HashMap<PolicyId, QueryId>,
+    policies: IdMap<QueryId, Policy>,
+    free_policies: Vec<QueryId>,
+    profiles: HashMap<Arc<str>, ProfileState>,
+    tiers: BTreeMap<Arc<str>, TierState>,
+    host: Host,
+    warnings: Vec<Warning>,
+    /// What to look at in the next flush.
+    dirty: Dirty,
+    /// What the dataplane was told.
+    sent: Sent,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    owners: BTreeSet<RuleOwner>,
+    endpoints: BTreeSet<EndpointId>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    rules: HashMap<RuleOwner, Active>,
+    endpoints: HashMap<EndpointId, WorkloadEndpoint>,
+}
+
+/// Rules that the dataplane has.
+#[derive(Debug)]
+struct Active {
+    rules: Arc<RuleSet>,
+    /// The sets they use.
+    sets: Box<[SetId]>,
+}
+
+/// What a tier's place and end are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct TierState {
+    /// Infinite if unset: such tiers come last.
+    order: f64,
+    action: TierAction,
+}
+
+/// How much a [`Graph`] holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Workload endpoints and network sets of the whole cluster.
+    pub items: usize,
+    /// Endpoints of this node.
+    pub local_endpoints: usize,
+    /// Policies of the whole cluster.
+    pub policies: usize,
+    /// Policies and profiles in use on this node.
+    pub active: usize,
+    /// Sets in use on this node.
+    pub sets: usize,
+}
+
+impl Graph {
+    /// A graph for the endpoints of one node.
+    #[must_use]
+    pub fn for_node(node: &str) -> Self {
+        Self { node: Some(node.into()), ..Self::for_every_node() }
+    }
+
+    /// A graph for which every endpoint is local: to explain or to compare policy away from any
+    /// node.
+    #[must_use]
+    pub fn for_every_node() -> Self {
+        let tiers =
+            Tier::built_in().into_iter().map(|tier| (tier.name().into(), tier_state(&tier)));
+        Self { tiers: tiers.collect(), ..Self::default() }
+    }
+
+    /// Takes in one change.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] if the object makes no sense; then nothing has changed.
+    pub fn handle(&mut self, input: impl Into<Input>) -> Result<(), Rejected> {
+        let object = match input.into() {
+            Input::Put(object) => object,
+            Input::Remove(key) => {
+                self.remove(&key);
+                return Ok(());
+            }
+        };
+        let key = object.key();
+        let mut problems = Vec::new();
+        let result = match object {
+            Object::WorkloadEndpoint(endpoint) => self.put_endpoint(&endpoint),
+            Object::NetworkSet(set) => {
+                self.put_network_set(&set);
+                Ok(())
+            }
+            Object::GlobalNetworkSet(set) => {
+                self.put_global_network_set(&set);
+                Ok(())
+            }
+            Object::NetworkPolicy(policy) => self.put_network_policy(&policy, &mut problems),
+            Object::GlobalNetworkPolicy(policy) => {
+                self.put_global_network_policy(&policy, &mut problems)
+            }
+            Object::Profile(profile) => self.put_profile(&profile, &mut problems),
+            Object::Tier(tier) => {
+                self.put_tier(tier.name(), Some(tier_state(&tier)));
+                Ok(())
+            }
+            Object::IpPool(pool) => {
+                self.host.put_pool(&pool);
+                Ok(())
+            }
+            Object::Node(node) => {
+                self.host.put_node(&node);
+                Ok(())
+            }
+            Object::FelixConfiguration(config) => {
+                self.host.put_config(&config);
+                Ok(())
+            }
+        };
+        let warnings = problems.into_iter().map(|problem| Warning { key: key.clone(), problem });
+        self.warnings.extend(warnings);
+        result.map_err(|errors| Rejected::Invalid { key, errors })
+    }
+
+    /// Takes in a stored object. Objects that have no say in policy are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] if the object cannot be read or makes no sense; then nothing has changed.
+    pub fn handle_entry(&mut self, entry: &Entry) -> Result<(), Rejected> {
+        Object::decode(entry)?.map_or(Ok(()), |object| self.handle(Input::Put(object)))
+    }
+
+    /// Takes in that a stored object is gone.
+    pub fn handle_gone(&mut self, key: &Key) {
+        self.remove(key);
+    }
+
+    /// What was accepted since the last call but does not do what it says.
+    pub fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            items: self.items.len(),
+            local_endpoints: self.locals.len(),
+            policies: self.policies.len(),
+            active: self.sent.rules.len(),
+            sets: self.sets.len(),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Key::Resource { kind, namespace, name } = key else { return };
+        let namespace = namespace.as_deref();
+        match kind {
+            Kind::WorkloadEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.remove_item(&self.item_key(*kind, namespace.unwrap_or_default(), name));
+            }
+            Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
+                let namespace = namespace.map(Into::into);
+                self.remove_policy(&PolicyId {
+                    kind: *kind,
+                    namespace,
+                    name: name.as_str().into(),
+                });
+            }
+            Kind::Profile => self.remove_profile(name),
+            Kind::Tier => {
+                let built_in = Tier::built_in().into_iter().find(|tier| tier.name() == name);
+                self.put_tier(name, built_in.as_ref().map(tier_state));
+            }
+            Kind::IpPool | Kind::Node | Kind::FelixConfiguration => self.host.remove(*kind, name),
+            _ => {}
+        }
+    }
+
+    fn put_tier(&mut self, name: &str, state: Option<TierState>) {
+        let before = match state {
+            Some(state) => self.tiers.insert(name.into(), state),
+            None => self.tiers.remove(name),
+        };
+        if before != state {
+            // Tiers change rarely, and an endpoint whose tiers stay the same is not sent again.
+            self.dirty.endpoints.extend(self.locals.keys().cloned());
+        }
+    }
+}
+
+fn tier_state(tier: &Tier) -> TierState {
+    TierState {
+        order: tier.spec.order.unwrap_or(f64::INFINITY),
+        action: tier.spec.default_action(),
+    }
+}

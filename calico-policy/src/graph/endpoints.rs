@@ -1,0 +1,270 @@
+//! Endpoints and network sets: what has labels and addresses.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use calico_core::dataplane::EndpointId;
+use calico_core::kind::Kind;
+use calico_core::resource::{
+    FieldError, GlobalNetworkSet, NAMESPACE_LABEL_PREFIX, NAMESPACE_PROFILE_PREFIX, NetworkSet,
+    SERVICE_ACCOUNT_LABEL_PREFIX, WorkloadEndpoint,
+};
+use calico_core::selector::{NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL};
+use ipnet::IpNet;
+
+use super::Graph;
+use crate::index::{Change, ItemId};
+use crate::sets::{Contribution, NamedPort};
+
+/// The longest name that Linux gives an interface, in bytes.
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// Identity of an item. 40 bytes; the namespace's text is shared, the name costs its length and
+/// 16 bytes more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ItemKey {
+    kind: Kind,
+    /// Empty for a kind without one.
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+/// What the graph keeps of an item, next to its labels in the index.
+#[derive(Debug)]
+pub(super) struct Item {
+    key: ItemKey,
+    pub(super) contribution: Contribution,
+    /// Whether it is an endpoint of this node.
+    is_local: bool,
+}
+
+/// What the dataplane must know of an endpoint of this node, besides its policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Local {
+    pub(super) item: ItemId,
+    pub(super) interface: Arc<str>,
+    pub(super) addresses: Vec<IpNet>,
+    pub(super) allowed_sources: Vec<IpNet>,
+    pub(super) profiles: Vec<Arc<str>>,
+}
+
+impl ItemKey {
+    fn endpoint(&self) -> EndpointId {
+        EndpointId { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
+    }
+}
+
+impl Item {
+    pub(super) fn endpoint(&self) -> EndpointId {
+        self.key.endpoint()
+    }
+}
+
+impl Graph {
+    pub(super) fn item_key(&self, kind: Kind, namespace: &str, name: &str) -> ItemKey {
+        // The namespace of an endpoint is also one of its labels.
+        let shared = self.names.get(namespace).map(|symbol| Arc::clone(self.names.text(symbol)));
+        let namespace = shared.unwrap_or_else(|| namespace.into());
+        ItemKey { kind, namespace, name: name.into() }
+    }
+
+    pub(super) fn put_endpoint(
+        &mut self,
+        endpoint: &WorkloadEndpoint,
+    ) -> Result<(), Vec<FieldError>> {
+        let spec = &endpoint.spec;
+        let key = self.item_key(Kind::WorkloadEndpoint, endpoint.namespace(), endpoint.name());
+        if spec.ip_networks.is_empty() {
+            // Not ready yet: upstream passes over it, too.
+            self.remove_item(&key);
+            return Ok(());
+        }
+        let is_local = self.node.as_deref().is_none_or(|node| node == spec.node);
+        if is_local && !(1..=MAX_INTERFACE_NAME).contains(&spec.interface_name.len()) {
+            let message = format!("must have 1 to {MAX_INTERFACE_NAME} bytes");
+            return Err(vec![FieldError::new("spec.interfaceName", message)]);
+        }
+        let addresses: Box<[IpAddr]> = spec.ip_networks.iter().map(|net| net.addr()).collect();
+        let ports = spec.ports.iter().filter(|port| !port.name.is_empty());
+        let ports: Box<[NamedPort]> = ports
+            .map(|port| NamedPort {
+                name: self.names.acquire(&port.name),
+                protocol: port.protocol.map_or(6, |protocol| protocol.number()),
+                port: port.port,
+            })
+            .collect();
+        let local = is_local.then(|| Local {
+            item: 0,
+            interface: spec.interface_name.as_str().into(),
+            addresses: addresses.iter().map(|address| IpNet::from(*address)).collect(),
+            allowed_sources: spec.allow_spoofed_source_prefixes.clone(),
+            profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
+        });
+        let labels = endpoint_labels(endpoint);
+        let contribution = Contribution::Endpoint { addresses, ports };
+        let id = self.put_item(key, contribution, &labels, &spec.profiles, is_local);
+        if let Some(local) = local {
+            self.put_local(Local { item: id, ..local });
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_network_set(&mut self, set: &NetworkSet) {
+        let mut labels = set.metadata.labels.clone();
+        labels.insert(NAMESPACE_LABEL.to_owned(), set.namespace().to_owned());
+        let parents = [format!("{NAMESPACE_PROFILE_PREFIX}{}", set.namespace())];
+        let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
+        let key = self.item_key(Kind::NetworkSet, set.namespace(), set.name());
+        self.put_item(key, Contribution::Nets(nets), &labels, &parents, false);
+    }
+
+    pub(super) fn put_global_network_set(&mut self, set: &GlobalNetworkSet) {
+        let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
+        let key = self.item_key(Kind::GlobalNetworkSet, "", set.name());
+        self.put_item(key, Contribution::Nets(nets), &set.metadata.labels, &[], false);
+    }
+
+    fn put_item(
+        &mut self,
+        key: ItemKey,
+        contribution: Contribution,
+        labels: &BTreeMap<String, String>,
+        parents: &[String],
+        is_local: bool,
+    ) -> ItemId {
+        let known = self.items.get(&key).copied();
+        let id = known.unwrap_or_else(|| {
+            let id = self.free.pop().unwrap_or_else(|| {
+                self.slots.push(None);
+                ItemId::try_from(self.slots.len() - 1).expect("fewer than 2^32 endpoints")
+            });
+            self.items.insert(key.clone(), id);
+            id
+        });
+        let item = Item { key, contribution, is_local };
+        let before = self.slots[id as usize].replace(item);
+        if before.as_ref().is_some_and(|item| item.is_local) && !is_local {
+            self.remove_local(id);
+        }
+
+        // Sets that it stays in see its new addresses; those that it joins or leaves are told by
+        // the index.
+        let stays: Vec<_> = self.everyone.queries_of(id).to_vec();
+        let mut changes = Vec::new();
+        self.everyone.put_item(&mut self.names, id, labels, parents, &mut changes);
+        if let (Some(before), Some(now)) = (&before, &self.slots[id as usize]) {
+            let left: Vec<_> = changes.iter().filter(|c| !c.matches).map(|c| c.query).collect();
+            for query in &left {
+                self.sets.change(*query, &before.contribution, false);
+            }
+            if before.contribution != now.contribution {
+                for query in stays.iter().filter(|query| !left.contains(query)) {
+                    self.sets.change(*query, &now.contribution, true);
+                    self.sets.change(*query, &before.contribution, false);
+                }
+            }
+        }
+        changes.retain(|change| change.matches);
+        self.apply_members(&changes);
+        if let Some(before) = before {
+            self.release_ports(&before.contribution);
+        }
+
+        if is_local {
+            let mut changes = Vec::new();
+            self.residents.put_item(&mut self.names, id, labels, parents, &mut changes);
+            self.apply_selections(&changes);
+        }
+        id
+    }
+
+    pub(super) fn remove_item(&mut self, key: &ItemKey) {
+        let Some(id) = self.items.remove(key) else { return };
+        if self.slots[id as usize].as_ref().is_some_and(|item| item.is_local) {
+            self.remove_local(id);
+        }
+        let mut changes = Vec::new();
+        self.everyone.remove_item(&mut self.names, id, &mut changes);
+        self.apply_members(&changes);
+        if let Some(item) = self.slots[id as usize].take() {
+            self.release_ports(&item.contribution);
+        }
+        self.free.push(id);
+    }
+
+    /// Items joined or left sets, with the addresses that they have now.
+    pub(super) fn apply_members(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Some(item) = &self.slots[change.item as usize] {
+                self.sets.change(change.query, &item.contribution, change.matches);
+            }
+        }
+    }
+
+    /// Policies began or ceased to select local endpoints.
+    pub(super) fn apply_selections(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Some(item) = &self.slots[change.item as usize] {
+                self.dirty.endpoints.insert(item.key.endpoint());
+            }
+            if let Some(policy) = self.policies.get(&change.query) {
+                self.dirty.owners.insert(policy.owner());
+            }
+        }
+    }
+
+    fn put_local(&mut self, local: Local) {
+        let Some(item) = &self.slots[local.item as usize] else { return };
+        let id = item.key.endpoint();
+        if self.locals.get(&id) == Some(&local) {
+            return;
+        }
+        local.profiles.iter().for_each(|profile| self.use_profile(profile));
+        if let Some(before) = self.locals.insert(id.clone(), local) {
+            before.profiles.iter().for_each(|profile| self.leave_profile(profile));
+        }
+        self.dirty.endpoints.insert(id);
+    }
+
+    fn remove_local(&mut self, id: ItemId) {
+        let mut changes = Vec::new();
+        self.residents.remove_item(&mut self.names, id, &mut changes);
+        self.apply_selections(&changes);
+        let Some(item) = &self.slots[id as usize] else { return };
+        let endpoint = item.key.endpoint();
+        if let Some(local) = self.locals.remove(&endpoint) {
+            local.profiles.iter().for_each(|profile| self.leave_profile(profile));
+        }
+        self.dirty.endpoints.insert(endpoint);
+    }
+
+    fn release_ports(&mut self, contribution: &Contribution) {
+        if let Contribution::Endpoint { ports, .. } = contribution {
+            ports.iter().for_each(|port| self.names.release(port.name));
+        }
+    }
+}
+
+/// An endpoint's own labels: those of its metadata, without the prefixes that are kept for
+/// inherited ones, and those that its place and account give it.
+fn endpoint_labels(endpoint: &WorkloadEndpoint) -> BTreeMap<String, String> {
+    let reserved = [NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX];
+    let own = endpoint
+        .metadata
+        .labels
+        .iter()
+        .filter(|(key, _)| !reserved.iter().any(|prefix| key.starts_with(prefix)));
+    let mut labels: BTreeMap<String, String> =
+        own.map(|(key, value)| (key.clone(), value.clone())).collect();
+    for (label, value) in [
+        (NAMESPACE_LABEL, endpoint.namespace()),
+        (ORCHESTRATOR_LABEL, &endpoint.spec.orchestrator),
+        (SERVICE_ACCOUNT_LABEL, &endpoint.spec.service_account_name),
+    ] {
+        if !value.is_empty() {
+            labels.insert(label.to_owned(), value.to_owned());
+        }
+    }
+    labels
+}

@@ -1,0 +1,154 @@
+//! What goes into a graph.
+
+use std::fmt;
+
+use calico_core::datastore::{Entry, StoreError};
+use calico_core::key::Key;
+use calico_core::kind::Kind;
+use calico_core::resource::{
+    FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet, IpPool, NetworkPolicy,
+    NetworkSet, Node, Profile, Resource, Spec, Tier, WorkloadEndpoint,
+};
+
+/// One change of what is configured.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Input {
+    /// An object is there, or has changed.
+    Put(Object),
+    /// An object is gone.
+    Remove(Key),
+}
+
+macro_rules! objects {
+    ($($(#[$doc:meta])* $kind:ident;)*) => {
+        /// An object of a kind that policy depends on.
+        ///
+        /// Staged policies are not among them: they are never enforced.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub enum Object {
+            $($(#[$doc])* $kind(Box<$kind>),)*
+        }
+
+        impl Object {
+            /// Whether objects of this kind have a say in policy.
+            #[must_use]
+            pub const fn has_kind(kind: Kind) -> bool {
+                matches!(kind, $(Kind::$kind)|*)
+            }
+
+            /// The object's name in a datastore.
+            #[must_use]
+            pub fn key(&self) -> Key {
+                match self { $(Self::$kind(object) => key_of(object),)* }
+            }
+
+            /// Reads a stored object; `None` if it has no say in policy.
+            ///
+            /// The name under which it is stored counts, not the one in its metadata.
+            ///
+            /// # Errors
+            ///
+            /// [`StoreError::BadObject`] if the text does not describe an object of its kind.
+            pub fn decode(entry: &Entry) -> Result<Option<Self>, StoreError> {
+                let Key::Resource { kind, namespace, name } = &entry.key else { return Ok(None) };
+                Ok(match kind {
+                    $(Kind::$kind => {
+                        let mut object = entry.decode::<$kind>()?;
+                        object.metadata.name.clone_from(name);
+                        object.metadata.namespace = namespace.clone().unwrap_or_default();
+                        Some(object.into())
+                    })*
+                    _ => None,
+                })
+            }
+        }
+
+        $(impl From<$kind> for Object {
+            fn from(object: $kind) -> Self {
+                Self::$kind(Box::new(object))
+            }
+        })*
+    };
+}
+
+objects! {
+    /// Settings of the node agents: `default`, and `node.<name>` for one node.
+    FelixConfiguration;
+    /// A policy for endpoints of all namespaces.
+    GlobalNetworkPolicy;
+    /// A labelled list of networks.
+    GlobalNetworkSet;
+    /// A range of workload addresses.
+    IpPool;
+    /// A policy for the endpoints of one namespace.
+    NetworkPolicy;
+    /// A labelled list of networks in a namespace.
+    NetworkSet;
+    /// A host.
+    Node;
+    /// Rules and labels that endpoints name.
+    Profile;
+    /// A group of policies.
+    Tier;
+    /// A workload's interface, on this node or another.
+    WorkloadEndpoint;
+}
+
+impl<T: Into<Object>> From<T> for Input {
+    fn from(object: T) -> Self {
+        Self::Put(object.into())
+    }
+}
+
+/// The name of a resource in a datastore.
+pub(crate) fn key_of<S: Spec>(resource: &Resource<S>) -> Key {
+    let namespace = S::KIND.is_namespaced().then(|| resource.namespace());
+    Key::resource(S::KIND, namespace, resource.name())
+}
+
+/// An object that was refused. The version that was in force before, if any, stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// Fields do not make sense.
+    #[error("{key} was refused, its last good version stays in force: {}", List(errors))]
+    Invalid {
+        /// The object.
+        key: Key,
+        /// Everything that is wrong.
+        errors: Vec<FieldError>,
+    },
+    /// The stored text does not describe an object.
+    #[error(transparent)]
+    Unreadable(#[from] StoreError),
+}
+
+/// Something in an object that is accepted but does not do what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// The object.
+    pub key: Key,
+    /// What, and where in it.
+    pub problem: FieldError,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.problem)
+    }
+}
+
+struct List<'a>(&'a [FieldError]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
