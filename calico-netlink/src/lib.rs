@@ -23,6 +23,7 @@
 //! ```
 
 pub mod address;
+pub mod dataplane;
 pub mod link;
 pub mod neighbour;
 pub mod netns;

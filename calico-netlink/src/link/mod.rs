@@ -7,7 +7,10 @@ mod mac;
 mod veth;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use nix::errno::Errno;
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
@@ -56,6 +59,62 @@ pub struct Link {
     pub master: Option<u32>,
     /// The other end of a veth.
     pub peer: Option<Peer>,
+    /// Its settings.
+    pub settings: LinkSettings,
+}
+
+/// Settings of an interface, as the kernel tells them along with it. Absent where it does not: on
+/// notifications, or without IPv6. See [`Setting`](crate::sysctl::Setting) for their meaning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkSettings {
+    /// `net.ipv4.conf.*.forwarding`
+    pub ipv4_forwarding: Option<i32>,
+    /// `net.ipv4.conf.*.proxy_arp`
+    pub proxy_arp: Option<i32>,
+    /// `net.ipv4.conf.*.route_localnet`
+    pub route_localnet: Option<i32>,
+    /// `net.ipv4.conf.*.rp_filter`
+    pub rp_filter: Option<i32>,
+    /// `net.ipv6.conf.*.forwarding`
+    pub ipv6_forwarding: Option<i32>,
+    /// `net.ipv6.conf.*.accept_dad`
+    pub accept_dad: Option<i32>,
+    /// `net.ipv6.conf.*.accept_ra`
+    pub accept_ra: Option<i32>,
+    /// `net.ipv6.conf.*.disable_ipv6`
+    pub disable_ipv6: Option<i32>,
+    /// `net.ipv6.conf.*.proxy_ndp`
+    pub proxy_ndp: Option<i32>,
+}
+
+impl LinkSettings {
+    fn read(&mut self, families: &[AfSpecUnspec]) {
+        for family in families {
+            match family {
+                AfSpecUnspec::Inet(parts) => {
+                    for part in parts {
+                        let AfSpecInet::DevConf(values) = part else { continue };
+                        self.ipv4_forwarding = Some(values.forwarding);
+                        self.proxy_arp = Some(values.proxy_arp);
+                        self.route_localnet = Some(values.route_localnet);
+                        self.rp_filter = Some(values.rp_filter);
+                    }
+                }
+                AfSpecUnspec::Inet6(parts) => {
+                    for part in parts {
+                        let AfSpecInet6::DevConf(values) = part else { continue };
+                        self.ipv6_forwarding = Some(values.forwarding);
+                        self.accept_dad = Some(values.accept_dad);
+                        self.accept_ra = Some(values.accept_ra);
+                        self.disable_ipv6 = Some(values.disable_ipv6);
+                        self.proxy_ndp = Some(values.proxy_ndp);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Link {
@@ -73,6 +132,7 @@ impl Link {
             kind: None,
             master: None,
             peer: None,
+            settings: LinkSettings::default(),
         };
         let (mut peer_index, mut nsid) = (None, None);
         for attribute in &message.attributes {
@@ -83,6 +143,7 @@ impl Link {
                 }
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Controller(index) => link.master = Some(*index),
+                LinkAttribute::AfSpecUnspec(families) => link.settings.read(families),
                 LinkAttribute::Link(index) => peer_index = Some(*index),
                 LinkAttribute::LinkNetNsId(id) => nsid = Some(*id),
                 LinkAttribute::LinkInfo(infos) => {

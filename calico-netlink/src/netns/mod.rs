@@ -156,6 +156,12 @@ impl Netns {
         })
     }
 
+    /// Whether this is a namespace of the kernel (`nsfs`) at all.
+    pub(crate) fn is_netns(&self) -> bool {
+        nix::sys::statfs::fstatfs(&self.file)
+            .is_ok_and(|system| system.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+    }
+
     fn identity(&self) -> Result<(u64, u64), NetnsError> {
         let metadata = self.file.metadata().map_err(|source| self.system("inspect", source))?;
         Ok((metadata.dev(), metadata.ino()))

@@ -8,17 +8,18 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use super::error::Step as _;
 use super::spec::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodInterface, PodSpec};
 use super::{PodError, check};
+use crate::link::{self, Link};
 use crate::rtnl::{CREATE, Connection, Request};
 use crate::sysctl::{Of, Setting};
-use crate::{address, link, neighbour};
+use crate::{address, neighbour};
 
 pub(super) fn configure(
     spec: &PodSpec,
     connection: &mut Connection,
 ) -> Result<PodInterface, PodError> {
-    // Before addresses: an interface without IPv6 takes none, one that probes delays their use.
-    settings(spec)?;
     let interface = set_up(spec, connection)?;
+    // Before addresses: an interface without IPv6 takes none, one that probes delays their use.
+    settings(spec, &interface)?;
 
     let mut requests = Vec::new();
     let mut steps = Vec::new();
@@ -40,11 +41,11 @@ pub(super) fn configure(
     for (outcome, step) in outcomes.into_iter().zip(steps) {
         outcome.step(|| step)?;
     }
-    Ok(interface)
+    check::describe(&interface)
 }
 
 /// A veth cannot be born up on its far side (`veth_open` refuses while its peer is not linked).
-fn set_up(spec: &PodSpec, connection: &mut Connection) -> Result<PodInterface, PodError> {
+fn set_up(spec: &PodSpec, connection: &mut Connection) -> Result<Link, PodError> {
     let name = &spec.ifname;
     let requests = [
         link::set_request(LinkUnspec::new_with_name(name).up()),
@@ -56,7 +57,7 @@ fn set_up(spec: &PodSpec, connection: &mut Connection) -> Result<PodInterface, P
         answer = outcome.step(step)?;
     }
     match answer.as_ref().and_then(link::link_of) {
-        Some(link) => check::describe(&link),
+        Some(link) => Ok(link),
         None => Err(PodError::Incomplete { what: format!("there is no interface {name}") }),
     }
 }
@@ -93,17 +94,20 @@ pub(super) fn routes(spec: &PodSpec, index: u32) -> Vec<RouteMessage> {
     routes
 }
 
-fn settings(spec: &PodSpec) -> Result<(), PodError> {
+fn settings(spec: &PodSpec, link: &Link) -> Result<(), PodError> {
     let forward = i64::from(spec.allow_ip_forwarding);
     let of = Of::Interface(&spec.ifname);
+    let now = &link.settings;
     if spec.has_v4() {
         Setting::Ipv4Forward.write(forward)?;
     }
     if spec.has_v6() {
-        Setting::AcceptDad(of).write(0)?;
-        // Runtimes switch IPv6 off in all of a new namespace.
-        Setting::DisableIpv6(Of::All).write(0)?;
-        Setting::DisableIpv6(of).write(0)?;
+        Setting::AcceptDad(of).write_unless(now.accept_dad, 0)?;
+        if now.disable_ipv6 != Some(0) {
+            // Runtimes switch IPv6 off in all of a new namespace.
+            Setting::DisableIpv6(Of::All).write(0)?;
+            Setting::DisableIpv6(of).write(0)?;
+        }
         Setting::Ipv6Forwarding(Of::All).write(forward)?;
     }
     Ok(())

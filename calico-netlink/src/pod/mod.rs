@@ -5,10 +5,10 @@
 //! address, to the pod's interface. No bridge, no subnet per node.
 //!
 //! [`setup`] is made to be quick: one request makes both ends in their final place with their
-//! final names; a short-lived thread does the inner part with two more system calls while the
-//! outer settings are written; the host's end goes up last, in one datagram with its addresses
-//! and routes, so that the pod cannot send a packet before everything is in place. If any step
-//! fails, the veth is removed, and with it addresses and routes of both sides.
+//! final names, two datagrams configure the pod's end, one connects the host's end. Settings are
+//! written only where the kernel's answers show that they differ. The host's end goes up last, so
+//! that the pod cannot send a packet before everything is in place. If any step fails, the veth
+//! is removed, and with it addresses and routes of both sides.
 
 mod check;
 mod error;

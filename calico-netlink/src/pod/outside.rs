@@ -10,30 +10,32 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use super::PodError;
 use super::error::Step as _;
 use super::spec::{GATEWAY_V6, PodSpec};
+use crate::address;
+use crate::link::{self, Link};
 use crate::rtnl::{Connection, REPLACE, Request};
 use crate::sysctl::{Of, Setting};
-use crate::{address, link};
 
-/// Settings of the host's end, written while it is down.
-pub(super) fn settings(spec: &PodSpec) -> Result<(), PodError> {
+/// Settings of the host's end, written while it is down, and only where they differ.
+pub(super) fn settings(spec: &PodSpec, link: &Link) -> Result<(), PodError> {
     let of = Of::Interface(&spec.host_ifname);
+    let now = &link.settings;
     if spec.has_v4() {
-        Setting::RouteLocalnet(of).write(1)?;
         Setting::ProxyDelay(of).write(0)?;
-        Setting::ProxyArp(of).write(1)?;
-        Setting::Ipv4Forwarding(of).write(1)?;
+        Setting::RouteLocalnet(of).write_unless(now.route_localnet, 1)?;
+        Setting::ProxyArp(of).write_unless(now.proxy_arp, 1)?;
+        Setting::Ipv4Forwarding(of).write_unless(now.ipv4_forwarding, 1)?;
     }
     if spec.allow_spoofing {
-        Setting::ReversePathFilter(of).write(0)?;
+        Setting::ReversePathFilter(of).write_unless(now.rp_filter, 0)?;
     }
     if spec.has_v6() {
-        Setting::AcceptDad(of).write(0)?;
+        Setting::AcceptDad(of).write_unless(now.accept_dad, 0)?;
         // The gateway's address is ours to set: waiting until the kernel has made it takes time.
         Setting::AddrGenMode(of).write(1)?;
-        Setting::DisableIpv6(of).write(0)?;
-        Setting::ProxyNdp(of).write(1)?;
-        Setting::AcceptRa(of).write(0)?;
-        Setting::Ipv6Forwarding(of).write(1)?;
+        Setting::DisableIpv6(of).write_unless(now.disable_ipv6, 0)?;
+        Setting::ProxyNdp(of).write_unless(now.proxy_ndp, 1)?;
+        Setting::AcceptRa(of).write_unless(now.accept_ra, 0)?;
+        Setting::Ipv6Forwarding(of).write_unless(now.ipv6_forwarding, 1)?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
 use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 
 use nix::errno::Errno;
+use rtnetlink::LinkUnspec;
 
 use super::error::Step as _;
-use super::spec::{HOST_MAC, PodInterface, PodInterfaces, PodSpec};
+use super::spec::{HOST_MAC, PodInterfaces, PodSpec};
 use super::{PodError, check, inside, outside};
-use crate::link::{self, VethEnd};
+use crate::link::{self, Link, VethEnd};
 use crate::netns::{Netns, NetnsError};
 use crate::rtnl::Connection;
 
@@ -97,78 +97,56 @@ pub async fn teardown_async(
 }
 
 /// `None` if one of the names is taken; nothing was made then.
+///
+/// All steps run on one thread, which starts in the caller's namespace and ends in the pod's: a
+/// second one would only wait for the first, since the kernel's routing lock is one for both.
 fn build(
     spec: &PodSpec,
     netns: &Netns,
     host: &mut Connection,
     mtu: u32,
 ) -> Result<Option<PodInterfaces>, PodError> {
-    thread::scope(|scope| {
-        let (go, made) = mpsc::sync_channel::<()>(1);
-        // Started before the veth is there, so that thread and veth come up at the same time.
-        let pod = thread::Builder::new()
-            .name("pod".into())
-            .spawn_scoped(scope, move || -> Result<Option<PodInterface>, PodError> {
-                netns.enter()?;
-                let mut connection = Connection::open().step(|| "reach the kernel".into())?;
-                match made.recv() {
-                    Ok(()) => inside::configure(spec, &mut connection).map(Some),
-                    Err(mpsc::RecvError) => Ok(None),
-                }
-            })
-            .map_err(PodError::Thread)?;
-        let join = |pod: thread::ScopedJoinHandle<'_, _>| {
-            pod.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let built = thread::scope(|scope| {
+        let work = || -> Result<Option<PodInterfaces>, PodError> {
+            let Some(near) = create(spec, netns, host, mtu)? else { return Ok(None) };
+            outside::settings(spec, &near)?;
+            netns.enter()?;
+            let mut inside = Connection::open().step(|| "reach the kernel".into())?;
+            let container = inside::configure(spec, &mut inside)?;
+            outside::connect(spec, host, near.index)?;
+            // The kernel tells a device of its carrier a little later; being asked, it does at
+            // once. Until then the pod's first packets would be dropped.
+            let settled = inside.query(link::get_request(LinkUnspec::new_with_name(&spec.ifname)));
+            settled.step(|| format!("look at {}", spec.ifname))?;
+            Ok(Some(PodInterfaces { host: check::describe(&near)?, container }))
         };
-
-        let index = match create(spec, netns, host, mtu) {
-            Ok(index) => index,
-            Err(error) => {
-                drop(go);
-                // That the namespace cannot be entered explains more than the kernel's EINVAL.
-                join(pod)?;
-                return match error {
-                    PodError::Kernel { source, .. } if source.errno() == Some(Errno::EEXIST) => {
-                        Ok(None)
-                    }
-                    error => Err(error),
-                };
-            }
-        };
-        // A thread that is gone has left its error, which is seen when it is joined.
-        let _ = go.send(());
-        let finish = || {
-            outside::settings(spec)?;
-            let container = join(pod)?.ok_or_else(|| PodError::Incomplete {
-                what: "the thread inside was not started".into(),
-            })?;
-            outside::connect(spec, host, index)?;
-            Ok(container)
-        };
-        match finish() {
-            Ok(container) => {
-                let name = spec.host_ifname.clone();
-                Ok(Some(PodInterfaces {
-                    host: PodInterface { name, index, mac: HOST_MAC, mtu },
-                    container,
-                }))
-            }
-            Err(error) => {
-                roll_back(spec);
-                Err(error)
-            }
+        let thread = thread::Builder::new().name("pod".into()).spawn_scoped(scope, work);
+        thread
+            .map_err(PodError::Thread)?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    match built {
+        Err(error) => {
+            roll_back(spec);
+            Err(error)
         }
-    })
+        built => built,
+    }
 }
 
-/// Makes the veth; returns the index of the host's end.
-fn create(spec: &PodSpec, netns: &Netns, host: &mut Connection, mtu: u32) -> Result<u32, PodError> {
+/// Makes the veth and looks at the host's end.
+fn create(
+    spec: &PodSpec,
+    netns: &Netns,
+    host: &mut Connection,
+    mtu: u32,
+) -> Result<Option<Link>, PodError> {
     let near = VethEnd {
         name: &spec.host_ifname,
         mac: Some(HOST_MAC),
         mtu,
         queues: spec.queues,
-        up: false,
         ..VethEnd::default()
     };
     let far = VethEnd {
@@ -177,18 +155,25 @@ fn create(spec: &PodSpec, netns: &Netns, host: &mut Connection, mtu: u32) -> Res
         mac: spec.mac,
         mtu,
         queues: spec.queues,
-        up: false,
+        ..VethEnd::default()
     };
     let requests = [
         link::veth_request(&near, &far),
-        link::get_request(rtnetlink::LinkUnspec::new_with_name(&spec.host_ifname)),
+        link::get_request(LinkUnspec::new_with_name(&spec.host_ifname)),
     ];
     let step = || format!("make a veth {} into {}", spec.host_ifname, spec.netns.display());
     let mut outcomes = host.exchange(&requests).step(step)?.into_iter();
-    outcomes.next().unwrap_or(Ok(None)).step(step)?;
+    match outcomes.next().unwrap_or(Ok(None)) {
+        Err(refusal) if refusal.errno == Errno::EEXIST => return Ok(None),
+        // What the kernel says of a descriptor of another kind.
+        Err(refusal) if refusal.errno == Errno::EINVAL && !netns.is_netns() => {
+            return Err(NetnsError::NotANamespace { path: spec.netns.clone() }.into());
+        }
+        outcome => outcome.step(step)?,
+    };
     let answer = outcomes.next().unwrap_or(Ok(None)).step(step)?;
     match answer.as_ref().and_then(link::link_of) {
-        Some(link) => Ok(link.index),
+        Some(link) => Ok(Some(link)),
         None => Err(PodError::Incomplete { what: format!("there is no {}", spec.host_ifname) }),
     }
 }

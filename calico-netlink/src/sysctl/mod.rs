@@ -127,6 +127,11 @@ impl Setting<'_> {
         }
     }
 
+    /// Writes it unless its present value is known to be the same.
+    pub(crate) fn write_unless(&self, present: Option<i32>, value: i64) -> Result<(), SysctlError> {
+        if present.map(i64::from) == Some(value) { Ok(()) } else { self.write(value) }
+    }
+
     /// Writes it.
     ///
     /// # Errors
