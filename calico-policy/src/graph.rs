@@ -103,6 +103,8 @@ pub struct Stats {
     pub active: usize,
     /// Sets in use on this node.
     pub sets: usize,
+    /// Distinct label keys and values, and names of profiles and ports.
+    pub texts: usize,
 }
 
 impl Graph {
@@ -201,6 +203,7 @@ impl Graph {
             policies: self.policies.len(),
             active: self.sent.rules.len(),
             sets: self.sets.len(),
+            texts: self.names.len(),
         }
     }
 

@@ -98,7 +98,6 @@ impl Interner {
     }
 
     /// Number of distinct texts in use.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.symbols.len()
     }
