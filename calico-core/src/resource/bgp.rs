@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::object::{choices, object};
-use super::{AsNumber, GoDuration, NoStatus, Resource, Spec, Toggle};
+use super::{AsNumber, Errors, GoDuration, NoStatus, ObjectMeta, Resource, Spec, Toggle};
 use crate::kind::Kind;
 
 /// Settings of the BGP speakers; named `default` or `node.<name>`.
@@ -262,6 +262,10 @@ impl Spec for BgpConfigurationSpec {
     const KIND: Kind = Kind::BgpConfiguration;
     type Status = NoStatus;
 
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::bgp_configuration(self, metadata, errors);
+    }
+
     fn apply_defaults(&mut self) {
         self.log_severity_screen.get_or_insert(LogSeverity::Info);
         self.service_load_balancer_aggregation.get_or_insert(Toggle::Enabled);
@@ -271,4 +275,8 @@ impl Spec for BgpConfigurationSpec {
 impl Spec for BgpPeerSpec {
     const KIND: Kind = Kind::BgpPeer;
     type Status = NoStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::bgp_peer(self, errors);
+    }
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::object::{choices, object};
-use super::{AsNumber, NoStatus, Resource, Spec};
+use super::{AsNumber, Errors, NoStatus, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 
 /// Import and export rules that a peer refers to.
@@ -130,4 +130,8 @@ choices! {
 impl Spec for BgpFilterSpec {
     const KIND: Kind = Kind::BgpFilter;
     type Status = NoStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::bgp_filter(self, errors);
+    }
 }

@@ -1,7 +1,10 @@
 //! Settings of the node agent.
 
 use super::object::{choices, object};
-use super::{GoDuration, LogSeverity, NoStatus, ProgramClusterRoutes, Resource, Spec, Toggle};
+use super::{
+    Errors, GoDuration, LogSeverity, NoStatus, ObjectMeta, ProgramClusterRoutes, Resource, Spec,
+    Toggle,
+};
 use crate::kind::Kind;
 
 mod known;
@@ -258,4 +261,8 @@ impl FelixConfigurationSpec {
 impl Spec for FelixConfigurationSpec {
     const KIND: Kind = Kind::FelixConfiguration;
     type Status = NoStatus;
+
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::felix(self, metadata, errors);
+    }
 }

@@ -129,20 +129,23 @@ macro_rules! leaf_fields {
 }
 pub(crate) use leaf_fields;
 
-leaf_fields!(
-    bool,
-    u8,
-    u16,
-    u32,
-    u64,
-    i32,
-    i64,
-    String,
-    Value,
-    ipnet::IpNet,
-    std::net::IpAddr,
-    std::net::Ipv4Addr,
-    std::net::Ipv6Addr,
+leaf_fields!(bool, u8, u16, u32, u64, i32, i64, String, Value,);
+
+macro_rules! addresses {
+    ($($ty:ty: $what:literal),* $(,)?) => { $(impl Field for $ty {
+        fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+            if !value.as_str().is_some_and(|text| text.parse::<Self>().is_ok()) {
+                errors.push(at, format!("{} is no {}", describe(value), $what));
+            }
+        }
+    })* };
+}
+
+addresses!(
+    ipnet::IpNet: "CIDR, such as 10.0.0.0/16 or fd00::/64",
+    std::net::IpAddr: "IP address",
+    std::net::Ipv4Addr: "IPv4 address",
+    std::net::Ipv6Addr: "IPv6 address",
 );
 
 impl Field for f64 {

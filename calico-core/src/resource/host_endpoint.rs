@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::object::object;
-use super::{NoStatus, Protocol, Resource, Spec};
+use super::{Errors, NoStatus, ObjectMeta, Protocol, Resource, Spec};
 use crate::kind::Kind;
 
 /// An interface of a host that policy applies to.
@@ -38,4 +38,8 @@ object! {
 impl Spec for HostEndpointSpec {
     const KIND: Kind = Kind::HostEndpoint;
     type Status = NoStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::host_endpoint(self, errors);
+    }
 }

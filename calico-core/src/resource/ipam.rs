@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::object::{choices, object};
-use super::{NoStatus, Resource, Spec};
+use super::{Errors, NoStatus, ObjectMeta, Path, Resource, Spec};
 use crate::kind::Kind;
 
 /// Settings of IPAM; only the name `default` is used.
@@ -123,7 +123,7 @@ object! {
         /// Whether deletion has begun.
         pub deleted: bool = "deleted",
         /// Deprecated and ignored.
-        pub strict_affinity: bool = "strictAffinity",
+        pub strict_affinity: bool = "strictAffinity" (always),
     }
 
     /// A handle, in resource form.
@@ -229,6 +229,10 @@ impl Spec for IpamConfigurationSpec {
     const KIND: Kind = Kind::IpamConfiguration;
     type Status = NoStatus;
 
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::ipam_configuration(self, errors);
+    }
+
     fn apply_defaults(&mut self) {
         self.auto_allocate_blocks.get_or_insert(true);
         self.kube_virt_vm_address_persistence.get_or_insert_default();
@@ -248,4 +252,12 @@ impl Spec for IpamHandleSpec {
 impl Spec for BlockAffinitySpec {
     const KIND: Kind = Kind::BlockAffinity;
     type Status = NoStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        errors.require(
+            !self.deleted,
+            &Path::Root.key("spec").key("deleted"),
+            "is set by the system only; remove it",
+        );
+    }
 }

@@ -325,7 +325,7 @@ spec:
 - 7
 ",
             Err(&[
-                "document 1, line 6 (IPPool main): spec.cidr: invalid IP address syntax",
+                "document 1, line 6 (IPPool main): spec.cidr: the text \"10.0.0.0/40\" is no CIDR, such as 10.0.0.0/16 or fd00::/64",
                 "document 1, line 7 (IPPool main): spec.natOutgoin: unknown field; \
                  did you mean `natOutgoing`?",
                 "document 2, line 11 (Tier t): metadata.labels.a.b/c: \

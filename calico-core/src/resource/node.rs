@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::object::{choices, object};
-use super::{AsNumber, Resource, Spec};
+use super::{AsNumber, Errors, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 
 /// A host that runs workloads.
@@ -140,4 +140,8 @@ impl NodeSpec {
 impl Spec for NodeSpec {
     const KIND: Kind = Kind::Node;
     type Status = NodeStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::node(self, errors);
+    }
 }

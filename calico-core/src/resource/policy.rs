@@ -1,7 +1,7 @@
 //! Policies of one namespace and of the whole cluster.
 
 use super::object::{choices, object};
-use super::{NoStatus, PolicyType, Resource, Rule, Spec};
+use super::{Errors, NoStatus, ObjectMeta, PolicyType, Resource, Rule, Spec, validate};
 use crate::kind::Kind;
 
 /// A policy for the endpoints of one namespace.
@@ -87,7 +87,7 @@ pub(crate) fn types_or_default(
 }
 
 macro_rules! common {
-    ($spec:ident, $kind:ident) => {
+    ($spec:ident, $kind:ident, $validate:path) => {
         impl $spec {
             /// The tier: as set, else `default`.
             #[must_use]
@@ -116,9 +116,13 @@ macro_rules! common {
                 self.tier = self.tier().to_owned();
                 self.types = self.types();
             }
+
+            fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+                $validate(self, errors);
+            }
         }
     };
 }
 
-common!(NetworkPolicySpec, NetworkPolicy);
-common!(GlobalNetworkPolicySpec, GlobalNetworkPolicy);
+common!(NetworkPolicySpec, NetworkPolicy, validate::policy);
+common!(GlobalNetworkPolicySpec, GlobalNetworkPolicy, validate::global_policy);

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::object::{choices, object};
-use super::{Cidr, NoStatus, Resource, Spec};
+use super::{Cidr, Errors, NoStatus, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 
 /// A range that pods get their addresses from.
@@ -162,6 +162,10 @@ impl IpPoolSpec {
 impl Spec for IpPoolSpec {
     const KIND: Kind = Kind::IpPool;
     type Status = IpPoolStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::ip_pool(self, errors);
+    }
 
     fn apply_defaults(&mut self) {
         self.block_size = self.block_size();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::object::object;
-use super::{Action, NoStatus, ObjectMeta, Resource, Rule, Spec};
+use super::{Action, Errors, NoStatus, ObjectMeta, Path, PolicyType, Resource, Rule, Spec};
 use crate::kind::Kind;
 
 /// Rules and labels that endpoints name directly.
@@ -99,4 +99,16 @@ fn inherited(
 impl Spec for ProfileSpec {
     const KIND: Kind = Kind::Profile;
     type Status = NoStatus;
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        let spec = Path::Root.key("spec");
+        super::validate::rules(
+            &self.ingress,
+            PolicyType::Ingress,
+            true,
+            &spec.key("ingress"),
+            errors,
+        );
+        super::validate::rules(&self.egress, PolicyType::Egress, true, &spec.key("egress"), errors);
+    }
 }

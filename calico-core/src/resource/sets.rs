@@ -1,7 +1,7 @@
 //! Labelled lists of networks.
 
 use super::object::object;
-use super::{Cidr, NoStatus, Resource, Spec};
+use super::{Cidr, Errors, NoStatus, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 
 /// A labelled list of networks in a namespace.
@@ -27,9 +27,17 @@ object! {
 impl Spec for NetworkSetSpec {
     const KIND: Kind = Kind::NetworkSet;
     type Status = NoStatus;
+
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::network_set(metadata, errors);
+    }
 }
 
 impl Spec for GlobalNetworkSetSpec {
     const KIND: Kind = Kind::GlobalNetworkSet;
     type Status = NoStatus;
+
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::network_set(metadata, errors);
+    }
 }

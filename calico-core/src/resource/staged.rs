@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::object::{choices, object};
 use super::policy::types_or_default;
 use super::{
-    DEFAULT_TIER, GlobalNetworkPolicySpec, NetworkPolicySpec, NoStatus, PerformanceHint,
-    PolicyType, Resource, Rule, Spec,
+    DEFAULT_TIER, Errors, GlobalNetworkPolicySpec, NetworkPolicySpec, NoStatus, ObjectMeta,
+    PerformanceHint, PolicyType, Resource, Rule, Spec, validate,
 };
 use crate::kind::Kind;
 
@@ -146,7 +146,7 @@ impl StagedGlobalNetworkPolicySpec {
 }
 
 macro_rules! staged {
-    ($spec:ident, $kind:ident) => {
+    ($spec:ident, $kind:ident, $validate:path) => {
         impl Spec for $spec {
             const KIND: Kind = Kind::$kind;
             type Status = NoStatus;
@@ -160,12 +160,25 @@ macro_rules! staged {
                     self.types = types_or_default(&self.types, &self.ingress, &self.egress);
                 }
             }
+
+            fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+                if self.staged_action == Some(StagedAction::Delete) {
+                    let empty = Self {
+                        staged_action: self.staged_action,
+                        tier: self.tier.clone(),
+                        ..Self::default()
+                    };
+                    validate::staged_delete(*self == empty, errors);
+                } else {
+                    $validate(&self.to_enforced(), errors);
+                }
+            }
         }
     };
 }
 
-staged!(StagedNetworkPolicySpec, StagedNetworkPolicy);
-staged!(StagedGlobalNetworkPolicySpec, StagedGlobalNetworkPolicy);
+staged!(StagedNetworkPolicySpec, StagedNetworkPolicy, validate::policy);
+staged!(StagedGlobalNetworkPolicySpec, StagedGlobalNetworkPolicy, validate::global_policy);
 
 impl Spec for StagedKubernetesNetworkPolicySpec {
     const KIND: Kind = Kind::StagedKubernetesNetworkPolicy;
@@ -178,6 +191,13 @@ impl Spec for StagedKubernetesNetworkPolicySpec {
             if !self.egress.is_empty() {
                 self.policy_types.push(PolicyType::Egress);
             }
+        }
+    }
+
+    fn validate(&self, _metadata: &ObjectMeta, errors: &mut Errors) {
+        if self.staged_action == Some(StagedAction::Delete) {
+            let empty = Self { staged_action: self.staged_action, ..Self::default() };
+            validate::staged_delete(*self == empty, errors);
         }
     }
 }

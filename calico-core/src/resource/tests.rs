@@ -36,7 +36,7 @@ fn strict_reading_reports_everything_at_once() {
     check(
         document("IPPool", json!({"cidr": "10.0.0.0", "natOutgoin": true, "ipipMode": "always"})),
         Err(&[
-            "spec.cidr: invalid IP address syntax",
+            "spec.cidr: the text \"10.0.0.0\" is no CIDR, such as 10.0.0.0/16 or fd00::/64",
             "spec.natOutgoin: unknown field; did you mean `natOutgoing`?",
             "spec.ipipMode: \"always\" is not one of Never, Always, CrossSubnet",
         ]),

@@ -1,7 +1,7 @@
 //! Tiers: ordered groups of policies.
 
 use super::object::{choices, object};
-use super::{Condition, Resource, Spec};
+use super::{Condition, Errors, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 
 /// An ordered group of policies.
@@ -76,6 +76,10 @@ impl Tier {
 impl Spec for TierSpec {
     const KIND: Kind = Kind::Tier;
     type Status = TierStatus;
+
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::tier(self, metadata, errors);
+    }
 
     fn apply_defaults(&mut self) {
         self.default_action.get_or_insert_default();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::object::object;
-use super::{Cidr, NoStatus, Protocol, Resource, Spec};
+use super::{Cidr, Errors, NoStatus, ObjectMeta, Protocol, Resource, Spec};
 use crate::kind::Kind;
 
 /// One interface of a pod, VM or container.
@@ -110,4 +110,8 @@ object! {
 impl Spec for WorkloadEndpointSpec {
     const KIND: Kind = Kind::WorkloadEndpoint;
     type Status = NoStatus;
+
+    fn validate(&self, metadata: &ObjectMeta, errors: &mut Errors) {
+        super::validate::workload_endpoint(self, metadata, errors);
+    }
 }
