@@ -25,5 +25,7 @@
 //! ```
 
 pub mod embedded;
+pub mod remote;
 
 pub use embedded::EmbeddedStore;
+pub use remote::RemoteStore;
