@@ -2,9 +2,9 @@
 //!
 //! The program `calico-agent` is [`config`] and a call into this library.
 
+pub mod brain;
 pub mod config;
 pub mod control;
-pub mod host;
 pub mod mirror;
 pub mod peering;
 pub mod progress;

@@ -1,0 +1,197 @@
+//! The loop of the agent: events in, [`Brain`] in the middle, kernel and peers out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_core::dataplane::{Applied, Dataplane, EndpointId, Transaction};
+use calico_core::datastore::{Datastore, Revision, WatchEvent, WatchStream};
+use calico_core::key::Scope;
+use calico_core::routes::RouteEvent;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::brain::{Brain, Work};
+use crate::control::EndpointStatus;
+use crate::progress::Progress;
+use crate::router::Router;
+
+/// Events taken in before the kernel is asked again, so that a flood of them cannot starve it.
+const BATCH: usize = 4096;
+
+/// Time between looks at what others did to our state in the kernel.
+const RESYNC: Duration = Duration::from_secs(90);
+
+/// Time after which a failed transaction is tried again: doubles up to the second one.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// What the loop joins.
+#[derive(Debug)]
+pub struct Node {
+    /// What to do.
+    pub brain: Brain,
+    /// Where it is known from.
+    pub store: Arc<dyn Datastore>,
+    /// Where it is enforced.
+    pub dataplane: Arc<dyn Dataplane>,
+    /// Where routes are told and learned.
+    pub router: Router,
+    /// News from other routers.
+    pub learned: mpsc::Receiver<RouteEvent>,
+    /// For those who wait.
+    pub progress: watch::Sender<Progress>,
+}
+
+/// What the kernel has not acknowledged yet.
+#[derive(Debug, Default)]
+struct Pending {
+    store: Revision,
+    endpoints: Vec<EndpointId>,
+    gone: Vec<EndpointId>,
+    revision: u64,
+    /// When to try again, and how long after that.
+    retry: Option<(Instant, Duration)>,
+}
+
+impl Node {
+    /// Runs until `shutdown` completes. The kernel is left as it is: traffic goes on.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut watch = self.store.watch(Scope::All, None);
+        let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pending = Pending::default();
+        loop {
+            let retry = pending.retry.map(|(at, _)| at);
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                event = watch.next() => match event {
+                    Some(event) => self.handle_store(event),
+                    None => break warn!("the datastore was closed"),
+                },
+                Some(event) = self.learned.recv() => self.brain.handle_route(event),
+                () = self.router.converged() => self.brain.set_learned_in_sync(),
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+                _ = resync.tick() => self.resync().await,
+            }
+            self.drain(&mut watch);
+            if let Some(work) = self.brain.flush() {
+                self.carry_out(work, &mut pending).await;
+            }
+        }
+        self.router.shutdown().await;
+    }
+
+    /// Takes in what is there already, so that it becomes one transaction.
+    fn drain(&mut self, watch: &mut WatchStream) {
+        for _ in 0..BATCH {
+            let Some(Some(event)) = watch.next().now_or_never() else { break };
+            self.handle_store(event);
+        }
+        for _ in 0..BATCH {
+            let Ok(event) = self.learned.try_recv() else { break };
+            self.brain.handle_route(event);
+        }
+    }
+
+    fn handle_store(&mut self, event: WatchEvent) {
+        match &event {
+            WatchEvent::Interrupted { reason } => {
+                warn!(reason, "the datastore does not answer; what it said last stays in force");
+                self.progress.send_modify(|progress| progress.store_error = Some(reason.clone()));
+            }
+            WatchEvent::Ready(revision) => {
+                info!(%revision, "listed the datastore");
+                self.progress.send_modify(|progress| {
+                    progress.listed = true;
+                    progress.store_error = None;
+                });
+            }
+            WatchEvent::Put(_) | WatchEvent::Gone { .. } => {
+                self.progress.send_if_modified(|progress| progress.store_error.take().is_some());
+            }
+            _ => {}
+        }
+        self.brain.handle_store(event);
+    }
+
+    async fn carry_out(&mut self, work: Work, pending: &mut Pending) {
+        pending.store = work.store;
+        pending.endpoints.retain(|id| !work.gone.contains(id));
+        pending.endpoints.extend(work.endpoints);
+        pending.gone.extend(work.gone);
+        if !work.transaction.updates.is_empty() || pending.retry.is_some() {
+            self.apply(work.transaction, pending).await;
+        }
+        if pending.retry.is_none() {
+            self.acknowledge(pending);
+        }
+        // Peers learn of a prefix after the kernel has it: nobody is sent where nothing is.
+        self.router.announce(work.announce, work.withdraw).await;
+        if let Some(plan) = work.speaker {
+            self.router.configure(plan).await;
+        }
+        self.router.publish(&self.progress);
+    }
+
+    async fn apply(&self, transaction: Transaction, pending: &mut Pending) {
+        let (revision, updates) = (transaction.revision, transaction.updates.len());
+        let started = Instant::now();
+        match self.dataplane.apply(transaction).await {
+            Ok(Applied { failed, .. }) => {
+                debug!(revision, updates, took = ?started.elapsed(), "programmed the kernel");
+                pending.retry = None;
+                pending.revision = revision;
+                let failed: BTreeMap<EndpointId, String> = failed.into_iter().collect();
+                pending.endpoints.retain(|id| !failed.contains_key(id));
+                self.progress.send_modify(|progress| {
+                    for (endpoint, reason) in failed {
+                        warn!(%endpoint, reason, "an endpoint is blocked: it cannot be served");
+                        let status = EndpointStatus { programmed: false, error: Some(reason) };
+                        progress.endpoints.insert(endpoint, status);
+                    }
+                });
+            }
+            Err(error) => {
+                let wait = pending.retry.map_or(RETRY.0, |(_, wait)| (wait * 2).min(RETRY.1));
+                pending.retry = Some((Instant::now() + wait, wait));
+                warn!(revision, %error, again_in = ?wait, "cannot program the kernel");
+                let reason = error.to_string();
+                self.progress.send_modify(|progress| progress.dataplane_error = Some(reason));
+            }
+        }
+    }
+
+    fn acknowledge(&self, pending: &mut Pending) {
+        self.progress.send_if_modified(|progress| {
+            let first = !progress.programmed;
+            let moved = progress.store != pending.store || progress.dataplane != pending.revision;
+            progress.programmed = true;
+            progress.dataplane_error = None;
+            progress.store = pending.store;
+            progress.dataplane = pending.revision;
+            for id in pending.gone.drain(..) {
+                progress.endpoints.remove(&id);
+            }
+            for id in pending.endpoints.drain(..) {
+                let status = EndpointStatus { programmed: true, error: None };
+                progress.endpoints.insert(id, status);
+            }
+            first || moved
+        });
+    }
+
+    async fn resync(&self) {
+        match self.dataplane.resync().await {
+            Ok(drift) => {
+                for repaired in drift.repaired {
+                    warn!(repaired, "somebody changed our state in the kernel; it is repaired");
+                }
+            }
+            Err(error) => warn!(%error, "cannot compare the kernel with the desired state"),
+        }
+    }
+}
