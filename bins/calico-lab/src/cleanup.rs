@@ -87,6 +87,17 @@ pub fn abandoned() -> Vec<String> {
         .collect()
 }
 
+/// Removes the labs that this very process builds, for where it is about to end without
+/// unwinding. Says on stderr what is left, for nobody can be told any more.
+pub fn remove_own() {
+    let own = |lab: &String| Record::open(lab).is_ok_and(|record| record.is_own());
+    for lab in existing().into_iter().filter(own) {
+        if let Err(error) = remove(&lab) {
+            eprintln!("calico-lab: {error}");
+        }
+    }
+}
+
 fn delete_namespace(namespace: &str) -> Result<(), LabError> {
     ip::output(None, &["netns", "delete", namespace]).map(drop).or_else(|error| {
         // A crash between the making of the file and its mount leaves a plain file.

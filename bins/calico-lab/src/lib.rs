@@ -1,8 +1,10 @@
 //! Labs of network namespaces that run the real programs.
 
+pub mod builtin;
 pub mod cleanup;
 pub mod cni;
 pub mod control;
+pub mod demo;
 pub mod error;
 pub mod fabric;
 mod ip;
@@ -14,6 +16,7 @@ pub mod programs;
 pub mod record;
 mod reflector;
 mod router;
+mod screen;
 pub mod topology;
 pub mod wait;
 

@@ -136,6 +136,11 @@ impl Record {
         }
     }
 
+    /// Whether this process builds the lab.
+    pub(crate) fn is_own(&self) -> bool {
+        !self.header.kept && self.header.owner.cast_unsigned() == std::process::id()
+    }
+
     /// The directory of a member, made if need be.
     pub(crate) fn member(&self, name: &str) -> Result<PathBuf, LabError> {
         let directory = self.directory.join(name);
