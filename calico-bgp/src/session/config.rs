@@ -30,8 +30,11 @@ pub struct SessionConfig {
     pub connect_retry: Duration,
     /// Advertise graceful restart with this restart time in seconds (RFC 4724).
     pub graceful_restart: Option<u16>,
-    /// This process has just restarted and the kernel kept its routes: set the R and F bits.
+    /// This process has just restarted: set the R bit.
     pub restarting: bool,
+    /// The kernel kept forwarding over the last end of the session: set the F bits. True from
+    /// the second session on, because the kernel does not notice the end of a session.
+    pub forwarding_preserved: bool,
 }
 
 impl SessionConfig {
@@ -49,6 +52,7 @@ impl SessionConfig {
             connect_retry: Duration::from_secs(5),
             graceful_restart: None,
             restarting: false,
+            forwarding_preserved: false,
         }
     }
 
@@ -67,7 +71,7 @@ impl SessionConfig {
                 restarting: self.restarting,
                 notification: false,
                 restart_time: restart_time.min(0x0FFF),
-                families: self.families.iter().map(|f| (*f, self.restarting)).collect(),
+                families: self.families.iter().map(|f| (*f, self.forwarding_preserved)).collect(),
             }));
         }
         Open::new(self.local_as, self.hold_time, self.router_id, capabilities)

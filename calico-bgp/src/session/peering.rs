@@ -413,6 +413,7 @@ impl Peering {
         }
         self.error_wait = ERROR_WAIT.0;
         self.retry_at = None;
+        self.config.forwarding_preserved = true;
         let Some(c) = self.connection(serial) else { return };
         c.phase = Phase::Established;
         if let Some(negotiated) = c.negotiated.clone() {

@@ -168,7 +168,7 @@ fn a_restarted_peer_replaces_its_session_if_graceful_restart_was_agreed() {
     let mut sim = Simulator::new(graceful(1), graceful(2));
     sim.start();
     sim.run(secs(2));
-    sim.replace(1, SessionConfig { restarting: true, ..graceful(2) });
+    sim.replace(1, SessionConfig { restarting: true, forwarding_preserved: true, ..graceful(2) });
     sim.run(secs(5));
     assert_eq!(sim.states(), UP);
     assert_eq!(downs(&sim, 0), [DownReason::PeerRestarted]);

@@ -1,0 +1,301 @@
+//! The task that owns the speaker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::connection::{AbortOnDrop, Connection, Input, Up, connect};
+use super::handle::{Command, Shutdown, Subscribers};
+use super::listener::{Accepted, accept_all};
+use super::subscription::Shared;
+use crate::speaker::{ConnectionId, Speaker, SpeakerAction, SpeakerEvent};
+
+/// Reads and reports that wait while the speaker is busy.
+const INPUT_QUEUE: usize = 128;
+/// Connections that wait to be looked at.
+const ACCEPT_QUEUE: usize = 8;
+/// Inputs worked off before output is looked at.
+const INPUT_BATCH: usize = 64;
+/// Longest wait without any deadline.
+const IDLE: Duration = Duration::from_secs(3600);
+
+pub(super) struct Driver {
+    speaker: Speaker,
+    connections: HashMap<ConnectionId, Connection>,
+    commands: mpsc::Receiver<Command>,
+    accepted: mpsc::Receiver<Accepted>,
+    inputs: mpsc::Receiver<Input>,
+    input: mpsc::Sender<Input>,
+    new_subscribers: Arc<Subscribers>,
+    subscribers: Vec<Arc<Shared>>,
+    /// Writers with last words to say.
+    closing: Vec<JoinHandle<()>>,
+    _listeners: Vec<AbortOnDrop>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        speaker: Speaker,
+        listeners: Vec<TcpListener>,
+        commands: mpsc::Receiver<Command>,
+        new_subscribers: Arc<Subscribers>,
+    ) -> Self {
+        let (input, inputs) = mpsc::channel(INPUT_QUEUE);
+        let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        let listeners = listeners
+            .into_iter()
+            .map(|l| AbortOnDrop::new(&tokio::spawn(accept_all(l, accept.clone()))))
+            .collect();
+        Self {
+            speaker,
+            connections: HashMap::new(),
+            commands,
+            accepted,
+            inputs,
+            input,
+            new_subscribers,
+            subscribers: Vec::new(),
+            closing: Vec::new(),
+            _listeners: listeners,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::with_capacity(INPUT_BATCH);
+        let stopped = loop {
+            self.pump();
+            let deadline = self.speaker.poll_timeout();
+            let sleep =
+                deadline.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()).min(IDLE));
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(how, reply)) => break Some((how, reply)),
+                    Some(command) => self.obey(command),
+                    None => break None,
+                },
+                Some(accepted) = self.accepted.recv() => self.accept(accepted),
+                _ = self.inputs.recv_many(&mut batch, INPUT_BATCH) => {
+                    batch.drain(..).for_each(|input| self.take(input));
+                }
+                () = self.new_subscribers.wake.notified() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+            let now = Instant::now();
+            if self.speaker.poll_timeout().is_some_and(|at| at <= now) {
+                self.speaker.handle_timeout(now);
+            }
+        };
+        let (how, reply) = match stopped {
+            Some((how, reply)) => (how, Some(reply)),
+            None => (Shutdown::Cease(String::new()), None),
+        };
+        self.stop(how).await;
+        drop(self);
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            let _ = reply.send(());
+        }
+    }
+
+    async fn stop(&mut self, how: Shutdown) {
+        let text = match &how {
+            Shutdown::Cease(text) => Some(text.as_str()),
+            Shutdown::GracefulRestart => None,
+        };
+        self.speaker.shutdown(Instant::now(), text);
+        self.pump();
+        self.connections.clear();
+        // Each ends within the time for last words, and they run side by side.
+        for writer in self.closing.drain(..) {
+            let _ = writer.await;
+        }
+    }
+
+    /// Does all that the speaker wants done now.
+    fn pump(&mut self) {
+        for shared in self.new_subscribers.take() {
+            if self.speaker.is_converged() {
+                // What changed before it came is in the listing.
+                self.publish();
+                shared.open(self.speaker.best_routes());
+            }
+            self.subscribers.push(shared);
+        }
+        while let Some(action) = self.speaker.poll_action() {
+            match action {
+                SpeakerAction::Connect { id, remote, local } => {
+                    self.connections.insert(id, connect(id, remote, local, &self.input));
+                }
+                SpeakerAction::Close { id, last } => self.close(id, last),
+            }
+        }
+        for (id, connection) in &mut self.connections {
+            if let Connection::Up(up) = connection
+                && up.has_room()
+                && let Some(bytes) = self.speaker.poll_transmit(*id)
+            {
+                up.send(bytes);
+            }
+        }
+        self.publish();
+    }
+
+    fn close(&mut self, id: ConnectionId, last: Bytes) {
+        if let Some(Connection::Up(up)) = self.connections.remove(&id)
+            && let Some(writer) = up.close(last)
+        {
+            self.closing.retain(|w| !w.is_finished());
+            self.closing.push(writer);
+        }
+    }
+
+    fn publish(&mut self) {
+        while let Some(event) = self.speaker.poll_event() {
+            log(&event);
+            match event {
+                SpeakerEvent::RouteChanged { prefix, route } => {
+                    // A subscription that was dropped is held by nobody but this list.
+                    self.subscribers.retain(|s| Arc::strong_count(s) > 1);
+                    self.subscribers.iter().for_each(|s| s.change(prefix, route.as_ref()));
+                }
+                SpeakerEvent::Converged => {
+                    self.subscribers.iter().for_each(|s| s.open(self.speaker.best_routes()));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn accept(&mut self, Accepted { stream, remote }: Accepted) {
+        let now = Instant::now();
+        let accepted = stream.local_addr().map_err(|e| e.to_string()).and_then(|local| {
+            self.speaker.handle_accepted(now, remote, local).map_err(|e| e.to_string())
+        });
+        match accepted {
+            Ok(id) => {
+                let up = Up::start(id, stream, &self.input);
+                self.connections.insert(id, Connection::Up(up));
+            }
+            // Dropping the stream closes it. Strangers are many: this is no warning.
+            Err(why) => tracing::debug!(%remote, %why, "BGP connection refused"),
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = Instant::now();
+        match input {
+            Input::Connected { id, stream } => {
+                if !self.connections.contains_key(&id) {
+                    return;
+                }
+                match stream.local_addr() {
+                    Ok(local) => {
+                        let up = Up::start(id, stream, &self.input);
+                        self.connections.insert(id, Connection::Up(up));
+                        self.speaker.handle_connected(now, id, local);
+                    }
+                    Err(e) => {
+                        self.connections.remove(&id);
+                        self.speaker.handle_connect_failed(now, id, &e.to_string());
+                    }
+                }
+            }
+            Input::ConnectFailed { id, why } => {
+                if self.connections.remove(&id).is_some() {
+                    self.speaker.handle_connect_failed(now, id, &why);
+                }
+            }
+            Input::Received { id, bytes } => {
+                if self.connections.contains_key(&id) {
+                    self.speaker.handle_bytes(now, id, &bytes);
+                }
+            }
+            Input::Written { id } => {
+                if let Some(Connection::Up(up)) = self.connections.get_mut(&id) {
+                    up.written();
+                }
+            }
+            Input::Closed { id, why } => {
+                if self.connections.remove(&id).is_some() {
+                    self.speaker.handle_closed(now, id, &why);
+                }
+            }
+        }
+    }
+
+    /// Answers that nobody waits for any more are dropped.
+    fn obey(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::SetPeers(peers, reply) => {
+                let _ = reply.send(self.speaker.set_peers(now, peers));
+            }
+            Command::Announce(routes, reply) => {
+                let refused = routes
+                    .into_iter()
+                    .filter_map(|(p, a)| (!self.speaker.announce(p, a)).then_some(p));
+                let _ = reply.send(refused.collect());
+            }
+            Command::Withdraw(prefixes, reply) => {
+                for prefix in prefixes {
+                    self.speaker.withdraw(prefix);
+                }
+                let _ = reply.send(());
+            }
+            Command::NextHopMetric(next_hop, metric, reply) => {
+                self.speaker.set_next_hop_metric(next_hop, metric);
+                let _ = reply.send(());
+            }
+            Command::Reset(peer, reply) => {
+                let _ = reply.send(self.speaker.reset(now, peer));
+            }
+            Command::Peers(reply) => {
+                let _ = reply.send(self.speaker.peers().collect());
+            }
+            Command::Routes(Some(prefix), reply) => {
+                let _ = reply.send(self.speaker.rib().route(&prefix).into_iter().collect());
+            }
+            Command::Routes(None, reply) => {
+                let mut routes: Vec<_> = self.speaker.routes().collect();
+                routes.sort_by_key(|r| r.prefix);
+                let _ = reply.send(routes);
+            }
+            // The loop takes this one itself.
+            Command::Shutdown(..) => {}
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.subscribers.extend(self.new_subscribers.take());
+        self.subscribers.iter().for_each(|s| s.close());
+    }
+}
+
+fn log(event: &SpeakerEvent) {
+    match event {
+        SpeakerEvent::StateChanged { peer, from, to } => {
+            tracing::debug!(%peer, %from, %to, "BGP session state");
+        }
+        SpeakerEvent::SessionDown { peer, reason, routes_kept } => {
+            tracing::warn!(%peer, %reason, routes_kept, "BGP session down");
+        }
+        SpeakerEvent::SessionFailed { peer, reason } => {
+            tracing::debug!(%peer, %reason, "BGP session did not come up");
+        }
+        SpeakerEvent::UpdateError { peer, error } => {
+            tracing::warn!(%peer, %error, "faulty UPDATE");
+        }
+        SpeakerEvent::NotSent { peer, routes, error } => {
+            tracing::warn!(%peer, routes, %error, "routes do not fit a message");
+        }
+        SpeakerEvent::Converged => tracing::info!("BGP table complete after restart"),
+        SpeakerEvent::RouteChanged { .. } => {}
+    }
+}

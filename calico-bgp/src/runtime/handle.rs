@@ -1,0 +1,206 @@
+//! The handle of a running speaker.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::driver::Driver;
+use super::subscription::Shared;
+use super::{RouteSubscription, SpawnError, SpeakerStopped, listener};
+use crate::rib::RouteView;
+use crate::speaker::{Config, ConfigError, PeerChanges, PeerConfig, PeerStatus, Speaker};
+use crate::wire::PathAttributes;
+
+/// Commands that wait while the speaker is busy.
+const COMMAND_QUEUE: usize = 64;
+
+/// How a speaker ends its sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shutdown {
+    /// With a NOTIFICATION that carries this text (RFC 9003): the peers drop the routes.
+    Cease(String),
+    /// By closing the connections: peers with graceful restart keep the routes for the restart
+    /// time (RFC 4724).
+    GracefulRestart,
+}
+
+/// New subscribers on their way to the driver.
+#[derive(Default)]
+pub(super) struct Subscribers {
+    pub(super) new: Mutex<Vec<Arc<Shared>>>,
+    pub(super) wake: Notify,
+}
+
+impl Subscribers {
+    pub(super) fn take(&self) -> Vec<Arc<Shared>> {
+        std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the handle asks of the task that owns the speaker.
+pub(super) enum Command {
+    SetPeers(Vec<PeerConfig>, oneshot::Sender<Result<PeerChanges, ConfigError>>),
+    Announce(Vec<(IpNet, PathAttributes)>, oneshot::Sender<Vec<IpNet>>),
+    Withdraw(Vec<IpNet>, oneshot::Sender<()>),
+    NextHopMetric(IpAddr, Option<u32>, oneshot::Sender<()>),
+    Reset(SocketAddr, oneshot::Sender<bool>),
+    Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Routes(Option<IpNet>, oneshot::Sender<Vec<RouteView>>),
+    Shutdown(Shutdown, oneshot::Sender<()>),
+}
+
+/// A running speaker. Clones are handles of the same one; it ends with
+/// [`shutdown`](Self::shutdown), or with a NOTIFICATION when the last handle is dropped.
+///
+/// Dropping a future of a method before it is ready leaves it open whether the command was
+/// carried out; all commands can be repeated.
+#[derive(Clone)]
+pub struct SpeakerHandle {
+    commands: mpsc::Sender<Command>,
+    subscribers: Arc<Subscribers>,
+    listening: Arc<[SocketAddr]>,
+}
+
+impl std::fmt::Debug for SpeakerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpeakerHandle").field("listening", &self.listening).finish_non_exhaustive()
+    }
+}
+
+impl SpeakerHandle {
+    /// Starts a speaker on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`SpawnError`] for a configuration that cannot work or an address that cannot be
+    /// listened on; nothing runs then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn spawn(config: Config) -> Result<Self, SpawnError> {
+        let listeners = listener::bind(&config.listen)?;
+        let listening = listeners
+            .iter()
+            .zip(&config.listen)
+            .map(|(l, wanted)| l.local_addr().unwrap_or(*wanted))
+            .collect();
+        let seed = RandomState::new().hash_one(config.router_id);
+        let speaker = Speaker::new(config, seed, Instant::now())?;
+        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+        let subscribers = Arc::new(Subscribers::default());
+        let driver = Driver::new(speaker, listeners, queue, Arc::clone(&subscribers));
+        tokio::spawn(driver.run());
+        Ok(Self { commands, subscribers, listening })
+    }
+
+    /// The addresses that are listened on; with port 0 in the configuration, the real ports.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Makes these the peers; see [`Speaker::set_peers`].
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]; inside, [`ConfigError`] if the peers cannot be: then nothing changed.
+    pub async fn set_peers(
+        &self,
+        peers: Vec<PeerConfig>,
+    ) -> Result<Result<PeerChanges, ConfigError>, SpeakerStopped> {
+        self.ask(|reply| Command::SetPeers(peers, reply)).await
+    }
+
+    /// Announces routes of this speaker, with attributes. Returns those that mean nothing beyond
+    /// one link and were left out.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn announce(
+        &self,
+        routes: Vec<(IpNet, PathAttributes)>,
+    ) -> Result<Vec<IpNet>, SpeakerStopped> {
+        self.ask(|reply| Command::Announce(routes, reply)).await
+    }
+
+    /// Takes back routes of this speaker.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn withdraw(&self, prefixes: Vec<IpNet>) -> Result<(), SpeakerStopped> {
+        self.ask(|reply| Command::Withdraw(prefixes, reply)).await
+    }
+
+    /// Tells the metric of the way to a next hop, or with `None` that there is none.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn set_next_hop_metric(
+        &self,
+        next_hop: IpAddr,
+        metric: Option<u32>,
+    ) -> Result<(), SpeakerStopped> {
+        self.ask(|reply| Command::NextHopMetric(next_hop, metric, reply)).await
+    }
+
+    /// Resets the session of a peer. Returns whether the peer is known.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn reset(&self, peer: SocketAddr) -> Result<bool, SpeakerStopped> {
+        self.ask(|reply| Command::Reset(peer, reply)).await
+    }
+
+    /// All peers with state, counters and last error.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerStopped> {
+        self.ask(Command::Peers).await
+    }
+
+    /// The whole table, sorted by prefix: every path, which is best, and which step decided.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn routes(&self) -> Result<Vec<RouteView>, SpeakerStopped> {
+        self.ask(|reply| Command::Routes(None, reply)).await
+    }
+
+    /// One destination of the table.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn route(&self, prefix: IpNet) -> Result<Option<RouteView>, SpeakerStopped> {
+        Ok(self.ask(|reply| Command::Routes(Some(prefix), reply)).await?.pop())
+    }
+
+    /// Follows the best routes, those of this speaker included.
+    pub fn subscribe(&self) -> RouteSubscription {
+        let (shared, subscription) = Shared::new();
+        if self.commands.is_closed() {
+            shared.close();
+        }
+        self.subscribers.new.lock().unwrap_or_else(PoisonError::into_inner).push(shared);
+        self.subscribers.wake.notify_one();
+        subscription
+    }
+
+    /// Ends the speaker; ready when the last bytes are sent. Later calls of any method find it
+    /// stopped, and calling this again does nothing.
+    pub async fn shutdown(&self, how: Shutdown) {
+        // A speaker that is stopped already is what was asked for.
+        let _ = self.ask(|reply| Command::Shutdown(how, reply)).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, SpeakerStopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_closed| SpeakerStopped)?;
+        answer.await.map_err(|_closed| SpeakerStopped)
+    }
+}

@@ -1,0 +1,265 @@
+//! What a speaker and its peers are configured with.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::rib::{NextHopMode, PeerKind, PeerRouting, Policy, RibConfig};
+use crate::session::SessionConfig;
+use crate::wire::Family;
+
+/// The port that BGP has (RFC 4271).
+pub(crate) const BGP_PORT: u16 = 179;
+
+/// Configuration of a speaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// AS number.
+    pub local_as: u32,
+    /// BGP identifier, unique among all speakers that hear each other's routes.
+    pub router_id: Ipv4Addr,
+    /// Addresses to listen on; empty to only connect. Used by the runtime.
+    pub listen: Vec<SocketAddr>,
+    /// Cluster of a route reflector; the BGP identifier if `None` (RFC 4456).
+    pub cluster_id: Option<Ipv4Addr>,
+    /// Most next hops of one route.
+    pub max_paths: usize,
+    /// AS paths of equal length but other content may share traffic.
+    pub multipath_relax: bool,
+    /// Next hop of own IPv4 routes on sessions over IPv6.
+    pub next_hop_v4: Option<Ipv4Addr>,
+    /// Next hop of own IPv6 routes on sessions over IPv4.
+    pub next_hop_v6: Option<Ipv6Addr>,
+    /// This process replaces one that ended a moment ago, and the kernel still has its routes.
+    /// Peers are told so, and hear routes only once all of them have told theirs (RFC 4724,
+    /// section 4.1).
+    pub restarting: bool,
+    /// Longest time that `restarting` holds routes back.
+    pub selection_deferral: Duration,
+}
+
+impl Config {
+    /// A speaker that listens on port 179 of all addresses.
+    pub fn new(local_as: u32, router_id: Ipv4Addr) -> Self {
+        Self {
+            local_as,
+            router_id,
+            listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), BGP_PORT)],
+            cluster_id: None,
+            max_paths: 16,
+            multipath_relax: true,
+            next_hop_v4: None,
+            next_hop_v6: None,
+            restarting: false,
+            selection_deferral: Duration::from_secs(60),
+        }
+    }
+
+    pub(super) fn rib(&self) -> RibConfig {
+        RibConfig {
+            router_id: self.router_id,
+            cluster_id: self.cluster_id,
+            max_paths: self.max_paths.max(1),
+            multipath_relax: self.multipath_relax,
+            next_hop_v4: self.next_hop_v4,
+            next_hop_v6: self.next_hop_v6,
+        }
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for an AS number or BGP identifier of zero.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.local_as == 0 {
+            return Err(ConfigError::AsNumber);
+        }
+        if self.router_id.is_unspecified() {
+            return Err(ConfigError::RouterId);
+        }
+        Ok(())
+    }
+}
+
+/// Configuration of one peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerConfig {
+    /// Address of the peer. With the port it tells peers apart.
+    pub address: IpAddr,
+    /// Port that the peer listens on.
+    pub port: u16,
+    /// AS number of the peer.
+    pub remote_as: u32,
+    /// AS number of this side, if not that of the speaker.
+    pub local_as: Option<u32>,
+    /// Source address of connections to the peer, and next hop for "self".
+    pub local_address: Option<IpAddr>,
+    /// Wait for the peer to connect.
+    pub passive: bool,
+    /// The peer is a client of this route reflector; only for peers in the same AS.
+    pub rr_client: bool,
+    /// Families to exchange; that of the address if empty.
+    pub families: Vec<Family>,
+    /// Which next hop the peer is told.
+    pub next_hop: NextHopMode,
+    /// Graceful restart with this restart time in seconds (RFC 4724); `None` turns it off.
+    pub graceful_restart: Option<u16>,
+    /// Proposed hold time in seconds: 0, or 3 and more.
+    pub hold_time: u16,
+    /// Seconds between KEEPALIVEs; a third of the hold time if `None`.
+    pub keepalive_time: Option<u16>,
+    /// Pause between attempts to connect.
+    pub connect_retry: Duration,
+    /// Which routes of the peer are used.
+    pub import: Policy,
+    /// Which routes the peer hears of.
+    pub export: Policy,
+}
+
+impl PeerConfig {
+    /// A peer on port 179 with the family of its address, graceful restart of 120 s, hold time
+    /// 90 s, and all routes both ways.
+    pub fn new(address: IpAddr, remote_as: u32) -> Self {
+        Self {
+            address,
+            port: BGP_PORT,
+            remote_as,
+            local_as: None,
+            local_address: None,
+            passive: false,
+            rr_client: false,
+            families: Vec::new(),
+            next_hop: NextHopMode::Auto,
+            graceful_restart: Some(120),
+            hold_time: 90,
+            keepalive_time: None,
+            connect_retry: Duration::from_secs(5),
+            import: Policy::AcceptAll,
+            export: Policy::AcceptAll,
+        }
+    }
+
+    /// Address and port: what tells peers apart.
+    pub const fn key(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+
+    /// The families to offer.
+    pub fn effective_families(&self) -> Vec<Family> {
+        if self.families.is_empty() {
+            return vec![Family::of_address(self.address)];
+        }
+        let mut families = self.families.clone();
+        families.dedup();
+        families
+    }
+
+    pub(super) fn kind(&self, config: &Config) -> PeerKind {
+        match (self.remote_as == self.local_as.unwrap_or(config.local_as), self.rr_client) {
+            (false, _) => PeerKind::External,
+            (true, true) => PeerKind::Client,
+            (true, false) => PeerKind::Internal,
+        }
+    }
+
+    pub(super) fn routing(&self) -> PeerRouting {
+        PeerRouting {
+            import: self.import.clone(),
+            export: self.export.clone(),
+            next_hop: self.next_hop,
+        }
+    }
+
+    pub(super) fn session(&self, config: &Config, restarting: bool) -> SessionConfig {
+        SessionConfig {
+            local_as: self.local_as.unwrap_or(config.local_as),
+            router_id: config.router_id,
+            remote_as: self.remote_as,
+            families: self.effective_families(),
+            passive: self.passive,
+            hold_time: self.hold_time,
+            keepalive_time: self.keepalive_time,
+            connect_retry: self.connect_retry,
+            graceful_restart: self.graceful_restart,
+            restarting,
+            forwarding_preserved: restarting,
+        }
+    }
+
+    /// Whether a change from `self` to `other` can be had without a new session.
+    pub(super) fn same_session(&self, other: &Self) -> bool {
+        let plain = |c: &Self| Self {
+            rr_client: false,
+            next_hop: NextHopMode::Auto,
+            import: Policy::AcceptAll,
+            export: Policy::AcceptAll,
+            families: c.effective_families(),
+            ..c.clone()
+        };
+        plain(self) == plain(other)
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let peer = self.key();
+        if self.remote_as == 0 || self.local_as == Some(0) {
+            return Err(ConfigError::PeerAsNumber { peer });
+        }
+        if matches!(self.hold_time, 1 | 2) {
+            return Err(ConfigError::HoldTime { peer, hold_time: self.hold_time });
+        }
+        if self.local_address.is_some_and(|a| a.is_ipv4() != self.address.is_ipv4()) {
+            return Err(ConfigError::LocalAddress { peer });
+        }
+        if self.address.is_unspecified() || self.address.is_multicast() {
+            return Err(ConfigError::Address { peer });
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that cannot work. The caller is at fault; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// AS 0 is reserved (RFC 7607).
+    #[error("AS number 0 is reserved: give the speaker another")]
+    AsNumber,
+    /// The BGP identifier is zero.
+    #[error("BGP identifier 0.0.0.0 is invalid: give the speaker another")]
+    RouterId,
+    /// AS 0 is reserved (RFC 7607).
+    #[error("peer {peer}: AS number 0 is reserved")]
+    PeerAsNumber {
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// Hold times of 1 and 2 s are invalid (RFC 4271, section 4.2).
+    #[error("peer {peer}: hold time of {hold_time} s is invalid, use 0 or at least 3")]
+    HoldTime {
+        /// The peer.
+        peer: SocketAddr,
+        /// The value.
+        hold_time: u16,
+    },
+    /// Local and peer address are of different families.
+    #[error("peer {peer}: the local address is of another family")]
+    LocalAddress {
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// The address is not one of a host.
+    #[error("peer {peer}: not the address of a host")]
+    Address {
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// Two peers with one address and port.
+    #[error("peer {peer} is configured twice")]
+    Duplicate {
+        /// The peer.
+        peer: SocketAddr,
+    },
+}
