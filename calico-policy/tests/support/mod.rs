@@ -16,6 +16,9 @@
 //! (`!` alone is none).
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a scenario that does not parse must fail its test")]
+
+pub(crate) mod naive;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,7 +28,7 @@ use calico_core::dataplane::{Direction, EndpointId, Update};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec, ObjectMeta, Port, Profile,
+    GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec, ObjectMeta, Profile,
     Resource, Spec, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
 };
 use calico_policy::desired::Desired;
