@@ -24,8 +24,10 @@
 //! # }
 //! ```
 
+pub mod config;
 pub mod embedded;
 pub mod remote;
 
+pub use config::{DatastoreConfig, open};
 pub use embedded::EmbeddedStore;
 pub use remote::RemoteStore;

@@ -49,6 +49,21 @@ pub trait Connect: fmt::Debug + Send + Sync {
     fn advice(&self, error: &io::Error) -> Option<&'static str>;
 }
 
+#[async_trait]
+impl<T: Connect + ?Sized> Connect for Arc<T> {
+    async fn connect(&self) -> io::Result<Box<dyn Transport>> {
+        (**self).connect().await
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn advice(&self, error: &io::Error) -> Option<&'static str> {
+        (**self).advice(error)
+    }
+}
+
 /// A store that a [`Server`](super::Server) in another process has.
 ///
 /// It connects when first used. Clones share the connection.

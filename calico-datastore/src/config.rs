@@ -1,0 +1,117 @@
+//! Which store a program uses, as its settings file says.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use calico_core::Datastore;
+use calico_core::datastore::StoreError;
+use serde::{Deserialize, Serialize};
+
+use crate::embedded::{Durability, Options};
+use crate::remote::RemoteStore;
+
+/// Where a host's agent serves its store unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/var/run/calico/datastore.sock";
+
+/// A store, and how to reach it.
+///
+/// ```
+/// # #[derive(Debug, serde::Deserialize)]
+/// # struct Settings { datastore: calico_datastore::config::DatastoreConfig }
+/// let settings: Settings = serde_json::from_str(
+///     r#"{"datastore": {"type": "remote", "socket": "/run/calico/datastore.sock"}}"#,
+/// )?;
+/// let store = calico_datastore::config::open(&settings.datastore)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum DatastoreConfig {
+    /// A file of this host that this program alone uses.
+    Embedded {
+        /// The file.
+        path: PathBuf,
+        /// What a write survives.
+        #[serde(default)]
+        durability: Durability,
+    },
+    /// The store of another program on this host.
+    Remote {
+        /// Its unix socket.
+        #[serde(default = "default_socket")]
+        socket: PathBuf,
+    },
+    /// An etcd cluster (upstream's `DATASTORE_TYPE`). Known, and not supported yet.
+    Etcdv3,
+    /// A Kubernetes API server (upstream's `DATASTORE_TYPE`). Known, and not supported yet.
+    Kubernetes,
+}
+
+impl Default for DatastoreConfig {
+    /// The store of this host's agent.
+    fn default() -> Self {
+        Self::Remote { socket: default_socket() }
+    }
+}
+
+/// Opens the store. An embedded one blocks on the disk; a remote one connects when first used,
+/// and must be used on a tokio runtime.
+///
+/// # Errors
+///
+/// As [`Options::open`], and [`StoreError::Unsupported`] for a type that is not built in.
+pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> {
+    match config {
+        DatastoreConfig::Embedded { path, durability } => {
+            Ok(Arc::new(Options::new().durability(*durability).open(path)?))
+        }
+        DatastoreConfig::Remote { socket } => Ok(Arc::new(RemoteStore::connect(socket))),
+        DatastoreConfig::Etcdv3 => Err(unsupported("etcdv3")),
+        DatastoreConfig::Kubernetes => Err(unsupported("kubernetes")),
+    }
+}
+
+fn unsupported(name: &str) -> StoreError {
+    StoreError::Unsupported {
+        what: format!("datastore type {name:?}; this version has \"embedded\" and \"remote\""),
+    }
+}
+
+fn default_socket() -> PathBuf {
+    DEFAULT_SOCKET.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<DatastoreConfig, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn settings_are_read_strictly() {
+        assert_eq!(parse(r#"{"type": "remote"}"#).unwrap(), DatastoreConfig::default());
+        assert_eq!(
+            parse(r#"{"type": "embedded", "path": "/x", "durability": "process"}"#).unwrap(),
+            DatastoreConfig::Embedded { path: "/x".into(), durability: Durability::Process }
+        );
+        for bad in [
+            r#"{"type": "embedded"}"#,
+            r#"{"type": "embedded", "path": "/x", "socket": "/y"}"#,
+            r#"{"type": "zookeeper"}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_says_what_is() {
+        for name in ["etcdv3", "kubernetes"] {
+            let config = parse(&format!(r#"{{"type": "{name}"}}"#)).unwrap();
+            let error = open(&config).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("embedded"), "{error}");
+        }
+    }
+}
