@@ -51,6 +51,11 @@ impl Tracker {
         &self.desired
     }
 
+    /// Whether the kernel is believed to have no such table.
+    pub fn is_absent(&self) -> bool {
+        self.kernel.is_none()
+    }
+
     /// Desires a chain with exactly these rules.
     pub fn put_chain(&mut self, name: &str, chain: ChainDef) {
         if self.desired.chains.get(name) != Some(&chain) {

@@ -1,0 +1,178 @@
+//! The chains that are there whatever the policies: hooks, dispatch, masquerading. Without any
+//! endpoint they drop all packets from and to workloads.
+
+use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings};
+use calico_core::key::Family;
+
+use super::matches::{self, End};
+use super::names;
+use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, fib, hook, nat};
+use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
+
+/// ICMPv6 that a workload may always send to its host, which is its router: multicast listener
+/// query, report and done, router solicitation, neighbour solicitation and advertisement.
+const ICMPV6_TO_HOST: [u8; 6] = [130, 131, 132, 133, 135, 136];
+
+/// Priorities of `linux/netfilter_ipv4.h`.
+const RAW: i32 = -300;
+const FILTER: i32 = 0;
+const SOURCE_NAT: i32 = 100;
+
+/// Name of the base chains' constant set.
+pub(super) fn icmpv6_to_host() -> matches::Constant {
+    matches::constant_of(KeyType::Icmp6Type, &ICMPV6_TO_HOST)
+}
+
+/// Desires sets and maps that the base chains use. Elements they have stay.
+pub(super) fn put_sets(tracker: &mut Tracker) {
+    let mut put = |name: &str, spec: SetSpec| {
+        if !tracker.desired().sets.contains_key(name) {
+            tracker.put_set(name, SetDef { spec, elements: [].into() });
+        }
+    };
+    put(names::FROM_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
+    put(names::TO_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
+    put(names::RPF_SKIP, SetSpec::set([KeyType::IfName]));
+    for family in Family::BOTH {
+        let key = super::lower::address_key(family);
+        put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
+        put(&names::set(names::MASQUERADED_POOLS, family), SetSpec::intervals(key));
+        put(&names::set(names::ALL_NODES, family), SetSpec::set([key]));
+    }
+    let (name, set) = icmpv6_to_host();
+    tracker.put_set(&name, set);
+}
+
+/// The base chains for these settings.
+pub(super) fn chains(host: &HostSettings) -> Vec<(&'static str, ChainDef)> {
+    let prefix = host.interface_prefix.as_ref();
+    vec![
+        (names::RAW_PREROUTING, raw_prerouting(prefix)),
+        (names::FILTER_INPUT, input(prefix)),
+        (names::FILTER_FORWARD, forward(prefix)),
+        (names::NAT_POSTROUTING, postrouting()),
+        (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
+        (names::FROM_WORKLOAD, from_workload()),
+        (names::TO_WORKLOAD, to_workload()),
+        (names::NAT_OUTGOING, nat_outgoing(host.masquerade_spares_nodes)),
+    ]
+}
+
+/// Reverse path: a source to which no route leads back over the same interface is forged.
+fn raw_prerouting(prefix: &str) -> ChainDef {
+    let from_workload = matches::interface(MetaKey::IifName, prefix).to_vec();
+    let mut check = from_workload;
+    let may_spoof = matches::lookup(names::RPF_SKIP.to_owned(), true);
+    check.extend([matches::meta(MetaKey::IifName), may_spoof]);
+    check.extend([
+        Expr::Fib {
+            dreg: Reg::R0,
+            result: fib::RESULT_OIF,
+            flags: fib::SADDR | fib::IIF | fib::PRESENT,
+        },
+        matches::compare(CmpOp::Eq, [0; 4]),
+    ]);
+    check.extend(matches::drop_logged(names::GROUP_EGRESS, names::SPOOFED.to_owned()));
+    base("filter", hook::PREROUTING, RAW, vec![rule("reverse path check", check)])
+}
+
+fn input(prefix: &str) -> ChainDef {
+    let rules = vec![jump(&matches::interface(MetaKey::IifName, prefix), names::WORKLOAD_TO_HOST)];
+    base("filter", hook::INPUT, FILTER, rules)
+}
+
+/// Packets between two workloads of this host pass both dispatches. Who comes back from a
+/// dispatch was allowed by it, so the end of this chain accepts.
+fn forward(prefix: &str) -> ChainDef {
+    let rules = vec![
+        jump(&matches::interface(MetaKey::IifName, prefix), names::FROM_WORKLOAD),
+        jump(&matches::interface(MetaKey::OifName, prefix), names::TO_WORKLOAD),
+    ];
+    base("filter", hook::FORWARD, FILTER, rules)
+}
+
+fn postrouting() -> ChainDef {
+    base("nat", hook::POSTROUTING, SOURCE_NAT, vec![jump(&[], names::NAT_OUTGOING)])
+}
+
+/// A workload's own policy decides first, then the setting.
+fn workload_to_host(action: EndpointToHostAction) -> ChainDef {
+    let mut router = matches::family(Family::V6).to_vec();
+    router.extend(matches::protocol(CmpOp::Eq, matches::ICMPV6));
+    router.extend([
+        Expr::Payload {
+            base: crate::nft::wire::PayloadBase::Transport,
+            offset: 0,
+            len: 1,
+            dreg: Reg::R0,
+        },
+        matches::lookup(icmpv6_to_host().0, false),
+        Expr::COUNTER,
+        Expr::Verdict(Verdict::Accept),
+    ]);
+    let mut rules = vec![rule("ICMPv6 to the router", router), jump(&[], names::FROM_WORKLOAD)];
+    let verdict = match action {
+        EndpointToHostAction::Drop => Some(Verdict::Drop),
+        EndpointToHostAction::Accept => Some(Verdict::Accept),
+        EndpointToHostAction::Return => None,
+    };
+    if let Some(verdict) = verdict {
+        let action = vec![Expr::COUNTER, Expr::Verdict(verdict)];
+        rules.push(rule("defaultEndpointToHostAction", action));
+    }
+    ChainDef { base: None, rules }
+}
+
+fn from_workload() -> ChainDef {
+    dispatch(MetaKey::IifName, names::FROM_WORKLOAD, Direction::Egress, names::UNKNOWN_FROM)
+}
+
+fn to_workload() -> ChainDef {
+    dispatch(MetaKey::OifName, names::TO_WORKLOAD, Direction::Ingress, names::UNKNOWN_TO)
+}
+
+fn dispatch(key: MetaKey, map: &str, direction: Direction, unknown: &str) -> ChainDef {
+    let drop = matches::drop_logged(names::group(direction), unknown.to_owned());
+    ChainDef {
+        base: None,
+        rules: vec![
+            rule("known endpoint", matches::dispatch(key, map)),
+            rule("unknown endpoint", drop),
+        ],
+    }
+}
+
+fn nat_outgoing(spare_nodes: bool) -> ChainDef {
+    let rules = Family::BOTH.map(|family| {
+        let mut expressions = matches::family(family).to_vec();
+        let mut clause = |end, set, inverted| {
+            expressions.push(matches::address(family, end));
+            expressions.push(matches::lookup(names::set(set, family), inverted));
+        };
+        clause(End::Source, names::MASQUERADED_POOLS, false);
+        clause(End::Destination, names::ALL_POOLS, true);
+        if spare_nodes {
+            clause(End::Destination, names::ALL_NODES, true);
+        }
+        expressions.push(Expr::COUNTER);
+        expressions.push(Expr::Masquerade { flags: nat::FULLY_RANDOM });
+        rule("masquerade outgoing", expressions)
+    });
+    ChainDef { base: None, rules: rules.into() }
+}
+
+fn base(kind: &str, hook: u32, priority: i32, rules: Vec<RuleDef>) -> ChainDef {
+    let kind = kind.to_owned();
+    let base = BaseChain { kind, hook, priority, policy: Verdict::Accept };
+    ChainDef { base: Some(base), rules }
+}
+
+fn jump(match_: &[Expr], to: &str) -> RuleDef {
+    let mut expressions = match_.to_vec();
+    expressions.push(Expr::Verdict(Verdict::Jump(to.to_owned())));
+    rule("", expressions)
+}
+
+fn rule(identity: &str, expressions: Vec<Expr>) -> RuleDef {
+    RuleDef { identity: identity.to_owned(), expressions }
+}

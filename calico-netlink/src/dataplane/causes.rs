@@ -1,0 +1,102 @@
+//! From a reported prefix back to what decided.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use calico_core::dataplane::{Direction, Rule, Verdict, VerdictCause, VerdictEvent};
+
+use super::{lower, names};
+use crate::nft::nflog::Packet;
+
+/// What the prefixes of the rules in force mean. Clones share their content: the dataplane
+/// writes, the reader of reports reads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Causes(Arc<RwLock<Content>>);
+
+#[derive(Debug, Default)]
+struct Content {
+    by_prefix: HashMap<String, VerdictCause>,
+    prefixes: BTreeMap<String, Vec<String>>,
+    interfaces: BTreeSet<Arc<str>>,
+}
+
+impl Causes {
+    /// The chain has these rules.
+    pub(super) fn rules(&self, chain: &str, rules: &[Rule]) {
+        self.forget(chain);
+        let mut content = self.write();
+        let mut prefixes = Vec::new();
+        for rule in rules {
+            if let Some(prefix) = lower::report_prefix(rule) {
+                content.by_prefix.insert(prefix.clone(), VerdictCause::Rule(rule.id.clone()));
+                prefixes.push(prefix);
+            }
+        }
+        if !prefixes.is_empty() {
+            content.prefixes.insert(chain.to_owned(), prefixes);
+        }
+    }
+
+    /// The chain is gone.
+    pub(super) fn forget(&self, chain: &str) {
+        let mut content = self.write();
+        for prefix in content.prefixes.remove(chain).unwrap_or_default() {
+            content.by_prefix.remove(&prefix);
+        }
+    }
+
+    /// There is a tier of this name. Tiers are few and never forgotten.
+    pub(super) fn end_of_tier(&self, direction: Direction, tier: &Arc<str>) {
+        let prefix = names::end_of_tier_prefix(direction, tier);
+        let mut content = self.write();
+        if !content.by_prefix.contains_key(&prefix) {
+            content.by_prefix.insert(prefix, VerdictCause::EndOfTier(tier.clone()));
+        }
+    }
+
+    /// The interface belongs to an endpoint, or no longer does.
+    pub(super) fn interface(&self, interface: &Arc<str>, known: bool) {
+        let interfaces = &mut self.write().interfaces;
+        if known {
+            interfaces.insert(interface.clone());
+        } else {
+            interfaces.remove(interface);
+        }
+    }
+
+    /// What a reported packet means; `None` for a prefix that is not (or no longer) ours.
+    pub(super) fn event(
+        &self,
+        packet: &Packet,
+        interface_name: impl Fn(u32) -> Option<String>,
+    ) -> Option<VerdictEvent> {
+        let flow = packet.flow?;
+        let direction = match packet.group {
+            names::GROUP_INGRESS => Direction::Ingress,
+            names::GROUP_EGRESS => Direction::Egress,
+            _ => return None,
+        };
+        let index = match direction {
+            Direction::Ingress => packet.output?,
+            Direction::Egress => packet.input?,
+        };
+        let interface: Arc<str> = interface_name(index)?.into();
+        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let cause = match packet.prefix.as_str() {
+            // The reverse path check comes first and fails as well for an endpoint to be.
+            names::SPOOFED if content.interfaces.contains(&interface) => VerdictCause::Spoofed,
+            names::SPOOFED | names::UNKNOWN_FROM | names::UNKNOWN_TO => {
+                VerdictCause::UnknownEndpoint
+            }
+            prefix if prefix == names::no_profile_prefix(direction) => VerdictCause::NoProfileMatch,
+            prefix => content.by_prefix.get(prefix)?.clone(),
+        };
+        let verdict =
+            if packet.prefix.starts_with('L') { Verdict::Logged } else { Verdict::Denied };
+        Some(VerdictEvent { verdict, cause, direction, interface, flow })
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Content> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,174 @@
+//! The two chains of an endpoint: which policies judge its packets, and in which order.
+
+use calico_core::dataplane::{
+    DefaultAction, Direction, PolicyId, RuleOwner, TierPolicies, WorkloadEndpoint,
+};
+use calico_core::key::Family;
+use ipnet::{IpNet, Ipv6Net};
+
+use super::lower::address_key;
+use super::matches::{self, ACCEPT, Constant, End, PASS};
+use super::names;
+use crate::nft::wire::{CmpOp, Expr, Verdict};
+use crate::nft::{ChainDef, RuleDef};
+
+/// UDP port of VXLAN (upstream's vxlanPort default, RFC 7348).
+const VXLAN_PORT: u16 = 4789;
+/// Link-local sources never leave the link, and neighbour discovery needs them.
+const LINK_LOCAL: Ipv6Net =
+    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+/// What an endpoint's chain holds, and the constant sets it looks up.
+#[derive(Debug, Clone)]
+pub(super) struct Rendered {
+    pub(super) chain: ChainDef,
+    pub(super) constants: Vec<Constant>,
+}
+
+/// Policies and profiles that the endpoint's chain in this direction jumps to, in order.
+pub(super) fn owners(
+    endpoint: &WorkloadEndpoint,
+    direction: Direction,
+) -> impl Iterator<Item = RuleOwner> {
+    let policies = endpoint.tiers.iter().flat_map(move |tier| policies(tier, direction));
+    let profiles = endpoint.profiles.iter().cloned().map(RuleOwner::Profile);
+    policies.cloned().map(RuleOwner::Policy).chain(profiles)
+}
+
+/// The chain in one direction. `known` tells which policies and profiles have rules: an unknown
+/// profile denies all, as does the endpoint when a policy is unknown, for we cannot tell what it
+/// would have denied.
+pub(super) fn chain(
+    endpoint: &WorkloadEndpoint,
+    direction: Direction,
+    known: impl Fn(&RuleOwner) -> bool,
+) -> Rendered {
+    let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
+    if let Some(missing) = first_missing_policy(endpoint, direction, &known) {
+        let drop = vec![Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
+        rendered.push(&format!("{missing} is not known"), drop);
+        return rendered;
+    }
+    rendered.push(
+        "established",
+        then(matches::ct_state(matches::CT_ESTABLISHED_RELATED), Verdict::Accept),
+    );
+    let mut invalid = matches::ct_state(matches::CT_INVALID);
+    invalid.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
+    rendered.push("invalid", invalid);
+    if direction == Direction::Egress {
+        rendered.sources(endpoint);
+        rendered.encapsulation();
+    }
+    rendered.push("", matches::change_mark(ACCEPT | PASS, false));
+    let mut first = true;
+    for tier in &endpoint.tiers {
+        rendered.tier(tier, direction, first);
+        first = false;
+    }
+    rendered.profiles(endpoint, direction, &known);
+    rendered
+}
+
+/// The first policy of the endpoint, in this direction, that has no rules.
+pub(super) fn first_missing_policy(
+    endpoint: &WorkloadEndpoint,
+    direction: Direction,
+    known: impl Fn(&RuleOwner) -> bool,
+) -> Option<RuleOwner> {
+    owners(endpoint, direction).find(|owner| matches!(owner, RuleOwner::Policy(_)) && !known(owner))
+}
+
+impl Rendered {
+    fn push(&mut self, identity: &str, expressions: Vec<Expr>) {
+        let identity = identity.to_owned();
+        self.chain.rules.push(RuleDef { identity, expressions });
+    }
+
+    /// A workload may use its addresses as source, and prefixes that it was granted.
+    fn sources(&mut self, endpoint: &WorkloadEndpoint) {
+        for family in Family::BOTH {
+            let link_local = (family == Family::V6).then_some(IpNet::V6(LINK_LOCAL));
+            let allowed = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
+            let ranges = matches::net_ranges(family, allowed.chain(&link_local));
+            let load = matches::address(family, End::Source);
+            let outside = matches::in_ranges(load, address_key(family), &ranges, true);
+            let Some((outside, constant)) = outside else { continue };
+            self.constants.extend(constant);
+            let mut expressions = matches::family(family).to_vec();
+            expressions.extend(outside);
+            let spoofed = names::SPOOFED.to_owned();
+            expressions.extend(matches::drop_logged(names::GROUP_EGRESS, spoofed));
+            self.push("source is not the endpoint's", expressions);
+        }
+    }
+
+    /// Tunnelled packets would pass policy unseen.
+    fn encapsulation(&mut self) {
+        let drop = [Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
+        let mut vxlan = matches::protocol(CmpOp::Eq, matches::UDP).to_vec();
+        vxlan.push(matches::port(End::Destination, 0));
+        vxlan.push(matches::compare(CmpOp::Eq, VXLAN_PORT.to_be_bytes()));
+        vxlan.extend(drop.clone());
+        self.push("VXLAN from a workload", vxlan);
+        let mut ipip = matches::protocol(CmpOp::Eq, matches::IPIP).to_vec();
+        ipip.extend(drop);
+        self.push("IPIP from a workload", ipip);
+    }
+
+    fn tier(&mut self, tier: &TierPolicies, direction: Direction, first_tier: bool) {
+        let policies = policies(tier, direction);
+        if policies.is_empty() {
+            return;
+        }
+        if !first_tier {
+            self.push(&format!("start of tier {}", tier.tier), matches::change_mark(PASS, false));
+        }
+        for (position, policy) in policies.iter().enumerate() {
+            let owner = RuleOwner::Policy(policy.clone());
+            let chain = names::rules_chain(&owner, direction);
+            // Before the first policy of a tier nothing can have passed.
+            let not_passed = if position == 0 { Vec::new() } else { matches::mark(PASS, false) };
+            self.push("", then(not_passed, Verdict::Jump(chain)));
+            self.push("", then(matches::mark(ACCEPT, true), Verdict::Return));
+        }
+        if tier.default_action == DefaultAction::Deny {
+            let mut expressions = matches::mark(PASS, false);
+            let prefix = names::end_of_tier_prefix(direction, &tier.tier);
+            expressions.extend(matches::drop_logged(names::group(direction), prefix));
+            self.push(&format!("end of tier {} {direction}", tier.tier), expressions);
+        }
+    }
+
+    fn profiles(
+        &mut self,
+        endpoint: &WorkloadEndpoint,
+        direction: Direction,
+        known: impl Fn(&RuleOwner) -> bool,
+    ) {
+        for profile in &endpoint.profiles {
+            let owner = RuleOwner::Profile(profile.clone());
+            if !known(&owner) {
+                break;
+            }
+            let chain = names::rules_chain(&owner, direction);
+            self.push("", then(Vec::new(), Verdict::Jump(chain)));
+            self.push("", then(matches::mark(ACCEPT, true), Verdict::Return));
+        }
+        let prefix = names::no_profile_prefix(direction);
+        let drop = matches::drop_logged(names::group(direction), prefix);
+        self.push(&format!("no profile matched {direction}"), drop);
+    }
+}
+
+fn policies(tier: &TierPolicies, direction: Direction) -> &[PolicyId] {
+    match direction {
+        Direction::Ingress => &tier.ingress,
+        Direction::Egress => &tier.egress,
+    }
+}
+
+fn then(mut match_: Vec<Expr>, verdict: Verdict) -> Vec<Expr> {
+    match_.push(Expr::Verdict(verdict));
+    match_
+}

@@ -1,0 +1,283 @@
+//! Restarts, meddling by others, removal; and what a change costs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use calico_core::dataplane::DataplaneError;
+
+use super::lab::{forward, nft};
+use super::*;
+use crate::nft::Socket;
+use crate::nft::wire::Family;
+
+fn everything(server: &Pod, client: &Pod) -> Vec<Update> {
+    let rules = ingress_policy(
+        "udp",
+        &[(Action::Allow, &|rule| {
+            rule.protocol = Some(17);
+            rule.source.sets = in_set("s:client");
+            rule.destination.ports = [ports(7, 9), ports(70, 70)].concat();
+        })],
+    );
+    vec![
+        address_set("s:client", &[client]),
+        open_profile(),
+        rules,
+        Update::Endpoint(endpoint(server, &["udp"], &[])),
+        Update::Endpoint(endpoint(client, &[], &[])),
+        Update::InSync,
+    ]
+}
+
+async fn table() -> Option<crate::nft::Ruleset> {
+    Socket::open().unwrap().read_table(Family::Inet, "calico").await.unwrap().0
+}
+
+#[test]
+fn a_restart_changes_nothing_and_loses_no_new_flow() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Arc::new(Pod::new(2)));
+        let mut dataplane = open().await;
+        apply(&dataplane, everything(&server, &client)).await;
+        let before = table().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        // Every datagram has a socket, so a flow, of its own: none is let through as
+        // established.
+        let traffic = {
+            let (client, stop, to) = (client.clone(), stop.clone(), server.v4);
+            let receiver = server.host.udp(server.v4, 9);
+            std::thread::spawn(move || {
+                let (mut sent, mut received) = (0, 0);
+                while !stop.load(Ordering::Relaxed) && sent < 100_000 {
+                    let sender = client.host.udp(client.v4, 0);
+                    sender.send_to(b"x", (to, 9)).unwrap();
+                    sent += 1;
+                    received += usize::from(receiver.recv_from(&mut [0; 8]).is_ok());
+                }
+                (sent, received)
+            })
+        };
+        for _ in 0..10 {
+            drop(dataplane);
+            dataplane = open().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            apply(&dataplane, everything(&server, &client)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (sent, received) = traffic.join().unwrap();
+        assert!(sent > 100, "{sent} datagrams are too few to show anything");
+        assert_eq!(sent, received);
+        // Handles would differ had anything been made anew.
+        assert_eq!(table().await, before);
+        println!("{sent} flows over 10 restarts, none lost");
+    });
+}
+
+#[test]
+fn what_is_not_desired_any_more_goes_with_the_first_complete_state() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        apply(&dataplane, everything(&server, &client)).await;
+        drop(dataplane);
+        let before = table().await;
+        let dataplane = open().await;
+        // Not complete yet: nothing of the earlier run goes, nothing of this one comes.
+        apply(&dataplane, vec![open_profile(), Update::Endpoint(endpoint(&client, &[], &[]))])
+            .await;
+        assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        assert_eq!(table().await, before);
+        apply(&dataplane, vec![Update::InSync]).await;
+        let after = table().await.unwrap();
+        assert!(!after.chains.contains_key("cali-tw-cali1"));
+        assert!(!after.chains.contains_key("cali-pi-np/prod/udp"));
+        assert!(!after.sets.contains_key("cali40s-client"));
+        assert!(after.chains.contains_key("cali-tw-cali2"));
+    });
+}
+
+#[test]
+fn the_order_and_the_cutting_of_updates_do_not_matter() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        apply(&dataplane, everything(&server, &client)).await;
+        let whole = table().await;
+        dataplane.remove_all().await.unwrap();
+        assert_eq!(table().await, None);
+        dataplane.remove_all().await.unwrap();
+        drop(dataplane);
+
+        let dataplane = open().await;
+        let closed = table().await;
+        // One by one, complete from the start, endpoints before their rules.
+        let mut updates = everything(&server, &client);
+        let in_sync = updates.pop().unwrap();
+        apply(&dataplane, vec![in_sync]).await;
+        let [set, profile, rules, server_endpoint, client_endpoint] =
+            <[Update; 5]>::try_from(updates).unwrap();
+        let applied = apply(&dataplane, vec![server_endpoint.clone()]).await;
+        assert_eq!(
+            applied.failed,
+            [(endpoint_id(&server), "NetworkPolicy prod/udp is not known".to_owned())]
+        );
+        for update in [set, rules, profile, client_endpoint, server_endpoint] {
+            apply(&dataplane, vec![update]).await;
+        }
+        assert_eq!(table().await, whole);
+
+        // And back, in an order in which each is still used when it goes.
+        let owner = RuleOwner::Policy(policy("udp"));
+        for update in [
+            Update::SetRemoved("s:client".into()),
+            Update::RulesRemoved(owner),
+            Update::RulesRemoved(RuleOwner::Profile("open".into())),
+            Update::EndpointRemoved(endpoint_id(&server)),
+            Update::EndpointRemoved(endpoint_id(&client)),
+        ] {
+            apply(&dataplane, vec![update]).await;
+        }
+        assert_eq!(table().await, closed);
+    });
+}
+
+#[test]
+fn what_others_break_is_repaired_and_told() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        apply(&dataplane, everything(&server, &client)).await;
+        let whole = table().await;
+        assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        let meddling: [(&[&str], &str); 6] = [
+            (&["flush", "ruleset"], "table calico was missing"),
+            (
+                &["flush", "chain", "inet", "calico", "cali-tw-cali1"],
+                "chain cali-tw-cali1 was changed",
+            ),
+            (
+                &["insert", "rule", "inet", "calico", "cali-tw-cali1", "accept"],
+                "chain cali-tw-cali1 was changed",
+            ),
+            (
+                &["delete", "element", "inet", "calico", "cali40s-client", "{ 10.65.0.2 }"],
+                "set cali40s-client lacked 1 and had 0 extra",
+            ),
+            (&["add", "chain", "inet", "calico", "mine"], "chain mine was not ours"),
+            (
+                &[
+                    "add",
+                    "element",
+                    "inet",
+                    "calico",
+                    "cali-to-wl-dispatch",
+                    "{ \"cali9\" : accept }",
+                ],
+                "set cali-to-wl-dispatch lacked 0 and had 1 extra",
+            ),
+        ];
+        for (arguments, told) in meddling {
+            nft(arguments);
+            assert_ne!(table().await, whole);
+            assert_eq!(dataplane.resync().await.unwrap().repaired, [told]);
+            assert_eq!(table().await, whole, "{arguments:?}");
+        }
+        // A change of ours meets a meddled table: the batch does not fit, is refused, and the
+        // next fits.
+        nft(&["flush", "ruleset"]);
+        nft(&["add", "table", "ip", "other"]);
+        let moved = ingress_policy("udp", &[]);
+        apply(&dataplane, vec![moved]).await;
+        let rules = &table().await.unwrap().chains["cali-pi-np/prod/udp"].rules;
+        assert!(rules.is_empty(), "{rules:?}");
+    });
+}
+
+#[test]
+fn a_senseless_transaction_is_refused_without_trace() {
+    in_new_netns(async || {
+        let pod = Pod::new(1);
+        let dataplane = open().await;
+        apply(
+            &dataplane,
+            vec![open_profile(), Update::Endpoint(endpoint(&pod, &[], &[])), Update::InSync],
+        )
+        .await;
+        let before = table().await;
+        let mut long = endpoint(&pod, &[], &[]);
+        long.interface = "cali-much-too-long".into();
+        let unknown =
+            ingress_policy("p", &[(Action::Allow, &|r| r.source.sets = in_set("s:absent"))]);
+        let delta = Update::SetDelta { id: "s:absent".into(), added: vec![], removed: vec![] };
+        let ports_as_net = Update::Set {
+            id: "s:x".into(),
+            kind: SetKind::Net,
+            members: vec![SetMember::Port { address: pod.v4, protocol: 6, port: 1 }],
+        };
+        for (update, told) in [
+            (Update::Endpoint(long), "no interface name"),
+            (unknown, "set s:absent, which was not described"),
+            (delta, "set s:absent changes but was not described"),
+            (ports_as_net, "cannot hold"),
+        ] {
+            let gone = Update::EndpointRemoved(endpoint_id(&pod));
+            let transaction = Transaction { revision: 8, updates: vec![gone, update] };
+            let error = dataplane.apply(transaction).await.unwrap_err();
+            assert!(matches!(error, DataplaneError::Invalid { .. }), "{error:?}");
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        apply(&dataplane, vec![]).await;
+        assert_eq!(table().await, before);
+    });
+}
+
+/// Not a test of speed: it shows that the cost of one endpoint does not grow with the others,
+/// within a wide margin, and prints what it took.
+#[test]
+fn one_more_endpoint_costs_the_same_among_many() {
+    in_new_netns(async || {
+        let dataplane = open().await;
+        let of = |n: usize| {
+            let id = EndpointId { namespace: "prod".into(), name: format!("{n}").into() };
+            let tier = TierPolicies {
+                tier: "default".into(),
+                default_action: DefaultAction::Deny,
+                ingress: vec![policy("p")],
+                egress: vec![],
+            };
+            let address = std::net::Ipv4Addr::from(0x0a41_0000 + u32::try_from(n).unwrap());
+            Update::Endpoint(WorkloadEndpoint {
+                id,
+                interface: format!("cali{n}").into(),
+                addresses: vec![std::net::IpAddr::V4(address).into()],
+                allowed_sources: vec![],
+                tiers: vec![tier],
+                profiles: vec!["open".into()],
+            })
+        };
+        let start =
+            vec![open_profile(), ingress_policy("p", &[(Action::Allow, &|_| {})]), Update::InSync];
+        apply(&dataplane, start).await;
+        let mut medians = Vec::new();
+        for many in [0, 2000] {
+            apply(&dataplane, (0..many).map(|n| of(10_000 + n)).collect()).await;
+            let mut times = Vec::new();
+            for n in 0..21 {
+                let started = Instant::now();
+                apply(&dataplane, vec![of(n)]).await;
+                times.push(started.elapsed());
+                let id = EndpointId { namespace: "prod".into(), name: format!("{n}").into() };
+                apply(&dataplane, vec![Update::EndpointRemoved(id)]).await;
+            }
+            times.sort();
+            medians.push(times[10]);
+            println!("one endpoint among {many}: median {:?}, worst {:?}", times[10], times[20]);
+        }
+        assert!(medians[1] < medians[0] * 20 + Duration::from_millis(20), "{medians:?}");
+    });
+}

@@ -1,0 +1,262 @@
+//! The driver: brings desired state into the kernel, and reads the kernel back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use calico_core::dataplane::{
+    Applied, Dataplane, DataplaneError, Drift, Transaction, VerdictStream,
+};
+use tokio::sync::Mutex;
+
+use super::causes::Causes;
+use super::check;
+use super::routes::RouteProgrammer;
+use super::state::State;
+use super::verdicts::Verdicts;
+use crate::nft::wire::{Family, Generation};
+use crate::nft::{Batch, Error, Socket, Tracker};
+
+/// Name of our table, in family `inet`.
+pub const TABLE: &str = "calico";
+
+/// Attempts to commit while other programs keep changing the ruleset. The last one goes without
+/// the generation check: our table is ours, and a batch that does not fit it is refused.
+const ATTEMPTS: usize = 5;
+
+/// What the rules made from one source counted, all of its compiled forms together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceCounter {
+    /// The source, such as `NetworkPolicy prod/web ingress rule 0`.
+    pub identity: String,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The [`Dataplane`] of the Linux kernel: nftables and routes over netlink, in the network
+/// namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct LinuxDataplane {
+    inner: Mutex<Inner>,
+    routes: Arc<dyn RouteProgrammer>,
+    verdicts: Verdicts,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: Socket,
+    state: State,
+    /// Of the ruleset as we last saw or made it.
+    generation: Generation,
+    /// Whether the kernel's routes were compared with ours since we started.
+    routes_adopted: bool,
+}
+
+impl LinuxDataplane {
+    /// Connects to the kernel. A table of an earlier run stays in force as it is until the first
+    /// complete desired state; without one, all packets from and to workloads are dropped from
+    /// now on. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Unsupported`] when the kernel lacks nf_tables or this process the right
+    /// to use it.
+    pub async fn open(routes: Arc<dyn RouteProgrammer>) -> Result<Self, DataplaneError> {
+        let mut socket = Socket::open().map_err(failed)?;
+        let (table, generation, foreign) =
+            socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
+        let causes = Causes::default();
+        let state = State::new(Tracker::new(Family::Inet, TABLE), causes.clone());
+        let mut inner = Inner { socket, state, generation, routes_adopted: false };
+        if table.is_none() {
+            inner.commit().await.map_err(unsupported)?;
+        } else {
+            inner.state.table().observed(table.as_ref(), foreign);
+        }
+        Ok(Self { inner: Mutex::new(inner), routes, verdicts: Verdicts::start(causes) })
+    }
+
+    /// What every source rule counted since its chain was last changed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn rule_counters(&self) -> Result<Vec<SourceCounter>, DataplaneError> {
+        let mut inner = self.inner.lock().await;
+        let counters = inner.socket.rule_counters(Family::Inet, TABLE).await.map_err(failed)?;
+        let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for counter in counters {
+            let sum = sums.entry(counter.identity).or_default();
+            sum.0 += counter.packets;
+            sum.1 += counter.bytes;
+        }
+        let of = |(identity, (packets, bytes))| SourceCounter { identity, packets, bytes };
+        Ok(sums.into_iter().map(of).collect())
+    }
+
+    /// Removes our table and our routes; policy is no longer enforced. Removing what is not
+    /// there is no error. A later [`apply`](Dataplane::apply) builds everything again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_all(&self) -> Result<(), DataplaneError> {
+        let mut inner = self.inner.lock().await;
+        for _ in 0..ATTEMPTS {
+            let (table, generation, _) =
+                inner.socket.read_table(Family::Inet, TABLE).await.map_err(failed)?;
+            inner.generation = generation;
+            if table.is_none() {
+                break;
+            }
+            let mut batch = Batch::new(Family::Inet, TABLE);
+            batch.delete_table();
+            match inner.socket.commit(&batch, Some(generation)).await {
+                Ok(()) => inner.generation = next(generation),
+                Err(error) if error.is_stale() => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        inner.state.table().observed(None, false);
+        inner.routes_adopted = false;
+        self.routes.replace_all(&[]).await.map(|_removed| ())
+    }
+}
+
+#[async_trait]
+impl Dataplane for LinuxDataplane {
+    async fn apply(&self, transaction: Transaction) -> Result<Applied, DataplaneError> {
+        let mut inner = self.inner.lock().await;
+        check::transaction(&transaction, inner.state.known_sets())?;
+        let revision = transaction.revision;
+        inner.state.apply(transaction);
+        let failed_endpoints = inner.state.failed();
+        if inner.state.in_sync() {
+            // Policy first: a route leads to a workload only once its policy is in force.
+            inner.commit().await.map_err(failed)?;
+            if inner.routes_adopted {
+                let (have, gone) = inner.state.route_changes();
+                if !(have.is_empty() && gone.is_empty()) {
+                    self.routes.change(&have, &gone).await?;
+                }
+            } else {
+                self.routes.replace_all(&inner.state.routes()).await?;
+                inner.routes_adopted = true;
+            }
+            inner.state.routes_done();
+        }
+        Ok(Applied { revision, failed: failed_endpoints })
+    }
+
+    async fn resync(&self) -> Result<Drift, DataplaneError> {
+        let mut inner = self.inner.lock().await;
+        let mut repaired = inner.observe().await.map_err(failed)?;
+        if !inner.state.in_sync() {
+            // What an earlier run left is right until we know better; nothing at all is not.
+            if inner.state.table().is_absent() {
+                inner.commit().await.map_err(failed)?;
+                return Ok(Drift { repaired });
+            }
+            return Ok(Drift::default());
+        }
+        inner.commit().await.map_err(failed)?;
+        repaired.extend(self.routes.replace_all(&inner.state.routes()).await?);
+        inner.routes_adopted = true;
+        inner.state.routes_done();
+        Ok(Drift { repaired })
+    }
+
+    fn verdicts(&self) -> VerdictStream {
+        self.verdicts.subscribe()
+    }
+}
+
+impl Inner {
+    /// Brings the desired table into force with one batch.
+    async fn commit(&mut self) -> Result<(), Error> {
+        for attempt in 1..=ATTEMPTS {
+            let batch = self.state.table().batch();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let generation = (attempt < ATTEMPTS).then_some(self.generation);
+            match self.socket.commit(&batch, generation).await {
+                Ok(()) => {
+                    self.state.table().committed();
+                    self.generation = match generation {
+                        Some(generation) => next(generation),
+                        None => self.socket.generation().await?,
+                    };
+                    return Ok(());
+                }
+                // Refused because what we believe is wrong: read, and try with the truth. A
+                // batch that fits what was read and is refused again is really at fault.
+                Err(error) if error.is_stale() && attempt < ATTEMPTS => {
+                    let drift = self.observe().await?;
+                    let changed_by_others = matches!(error, Error::GenerationChanged);
+                    if !changed_by_others && attempt > 1 {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, differences = drift.len(), "committing anew");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn observe(&mut self) -> Result<Vec<String>, Error> {
+        let (table, generation, foreign) = self.socket.read_table(Family::Inet, TABLE).await?;
+        self.generation = generation;
+        Ok(self.state.table().observed(table.as_ref(), foreign))
+    }
+}
+
+/// The kernel counts generations up by one and passes over 0.
+fn next(Generation(id): Generation) -> Generation {
+    Generation(id.wrapping_add(1).max(1))
+}
+
+fn failed(error: Error) -> DataplaneError {
+    match error {
+        Error::Refused(refusals) => match refusals.first() {
+            Some(first) => {
+                let more = refusals.len() - 1;
+                let what = match &first.subject {
+                    Some(subject) => format!("to {subject}"),
+                    None => "a change".to_owned(),
+                };
+                let and = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+                DataplaneError::Refused {
+                    what,
+                    reason: match &first.message {
+                        Some(message) => format!("{}: {message}{and}", first.errno.desc()),
+                        None => format!("{}{and}", first.errno.desc()),
+                    },
+                }
+            }
+            None => DataplaneError::Refused { what: "a change".into(), reason: "no reason".into() },
+        },
+        Error::TooLarge => DataplaneError::Invalid { reason: error.to_string() },
+        other => DataplaneError::Unavailable { reason: with_source(&other) },
+    }
+}
+
+/// At start a refusal means that the kernel or our rights do not suffice.
+fn unsupported(error: Error) -> DataplaneError {
+    match error {
+        Error::Refused(_) | Error::Socket { .. } => DataplaneError::Unsupported {
+            missing: format!(
+                "nf_tables with family inet (kernel 5.2 or later, CAP_NET_ADMIN): {}",
+                with_source(&error)
+            ),
+        },
+        other => failed(other),
+    }
+}
+
+fn with_source(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

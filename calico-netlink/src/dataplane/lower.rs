@@ -1,0 +1,267 @@
+//! One rule of the IR becomes rules of nf_tables.
+//!
+//! A rule that names no address and no ICMP is one rule for both families. Otherwise it is one
+//! for each family it can match, and for each alternative where clauses are joined by *or*
+//! (numbered and named ports). All of them carry the identity of their source.
+
+use calico_core::dataplane::{Action, Direction, IcmpMatch, Rule, RuleOwner, Side};
+use calico_core::key::Family;
+
+use super::matches::{self, Constant, End};
+use super::names;
+use crate::nft::RuleDef;
+use crate::nft::wire::{CmpOp, Expr, KeyType, PayloadBase, Reg, Verdict};
+
+/// Protocols whose header starts with two ports: TCP, UDP, SCTP, UDP-Lite.
+const WITH_PORTS: [u8; 4] = [6, 17, 132, 136];
+
+/// Rules, and the constant sets they look up.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Lowered {
+    pub(super) rules: Vec<RuleDef>,
+    pub(super) constants: Vec<Constant>,
+}
+
+/// What one family's packets must fulfil: all of `all`, and of each entry of `any` one.
+#[derive(Default)]
+struct Clauses {
+    all: Vec<Expr>,
+    any: Vec<Vec<Vec<Expr>>>,
+    constants: Vec<Constant>,
+}
+
+/// The rules of a policy or profile in one direction.
+pub(super) fn rules(rules: &[Rule]) -> Lowered {
+    let mut lowered = Lowered::default();
+    for rule in rules {
+        lower(rule, &mut lowered);
+    }
+    lowered
+}
+
+/// Prefix of the reports of a rule, when it makes some.
+pub(super) fn report_prefix(rule: &Rule) -> Option<String> {
+    match effective(rule) {
+        Action::Deny => Some(names::rule_prefix('D', &rule.id)),
+        Action::Log => Some(names::rule_prefix('L', &rule.id)),
+        Action::Allow | Action::Pass => None,
+    }
+}
+
+fn lower(rule: &Rule, lowered: &mut Lowered) {
+    let families: &[Option<Family>] = match rule.family {
+        Some(Family::V4) => &[Some(Family::V4)],
+        Some(Family::V6) => &[Some(Family::V6)],
+        None if depends_on_family(rule) => &[Some(Family::V4), Some(Family::V6)],
+        None => &[None],
+    };
+    for family in families {
+        // A clause that this family cannot fulfil: no rule for it.
+        let Some(clauses) = clauses(rule, *family) else { continue };
+        lowered.constants.extend(clauses.constants);
+        for alternative in product(&clauses.any) {
+            let expressions = [clauses.all.clone(), alternative, action(rule)].concat();
+            lowered.rules.push(RuleDef { identity: rule.id.to_string(), expressions });
+        }
+    }
+}
+
+fn depends_on_family(rule: &Rule) -> bool {
+    let side = |side: &Side| {
+        !(side.nets.is_empty()
+            && side.not_nets.is_empty()
+            && side.sets.is_empty()
+            && side.not_sets.is_empty()
+            && side.port_sets.is_empty()
+            && side.not_port_sets.is_empty())
+    };
+    side(&rule.source) || side(&rule.destination) || rule.icmp.is_some() || rule.not_icmp.is_some()
+}
+
+fn clauses(rule: &Rule, family: Option<Family>) -> Option<Clauses> {
+    let mut clauses = Clauses::default();
+    if let Some(family) = family {
+        clauses.all.extend(matches::family(family));
+    }
+    if let Some(protocol) = rule.protocol {
+        clauses.all.extend(matches::protocol(CmpOp::Eq, protocol));
+    }
+    if let Some(protocol) = rule.not_protocol {
+        clauses.all.extend(matches::protocol(CmpOp::Neq, protocol));
+    }
+    if rule.protocol.is_none() && (asks_ports(&rule.source) || asks_ports(&rule.destination)) {
+        let with_ports = matches::constant_of(KeyType::Proto, &WITH_PORTS);
+        let load = matches::meta(crate::nft::wire::MetaKey::L4Proto);
+        clauses.all.extend([load, matches::lookup(with_ports.0.clone(), false)]);
+        clauses.constants.push(with_ports);
+    }
+    clauses.side(&rule.source, End::Source, family)?;
+    clauses.side(&rule.destination, End::Destination, family)?;
+    if let Some(family) = family {
+        clauses.icmp(rule, family)?;
+    }
+    Some(clauses)
+}
+
+impl Clauses {
+    fn side(&mut self, side: &Side, end: End, family: Option<Family>) -> Option<()> {
+        if let Some(family) = family {
+            self.addresses(side, end, family)?;
+        }
+        self.ports(side, end, family)
+    }
+
+    fn addresses(&mut self, side: &Side, end: End, family: Family) -> Option<()> {
+        let key = address_key(family);
+        if !side.nets.is_empty() {
+            let ranges = matches::net_ranges(family, &side.nets);
+            self.ranges(matches::address(family, end), key, &ranges, false)?;
+        }
+        let ranges = matches::net_ranges(family, &side.not_nets);
+        self.ranges(matches::address(family, end), key, &ranges, true)?;
+        for (sets, inverted) in [(&side.sets, false), (&side.not_sets, true)] {
+            for set in sets {
+                let name = names::set(&set.0, family);
+                self.all.extend([matches::address(family, end), matches::lookup(name, inverted)]);
+            }
+        }
+        Some(())
+    }
+
+    fn ports(&mut self, side: &Side, end: End, family: Option<Family>) -> Option<()> {
+        let ranges = |ports: &[calico_core::dataplane::PortRange]| {
+            matches::merge(ports.iter().map(|range| (range.first.into(), range.last.into())))
+        };
+        let mut any = Vec::new();
+        if !side.ports.is_empty() {
+            let load = matches::port(end, 0);
+            let (numbered, constant) =
+                matches::in_ranges(load, KeyType::Service, &ranges(&side.ports), false)?;
+            self.constants.extend(constant);
+            any.push(numbered);
+        }
+        // Sets of named ports make the rule depend on the family, so there is one.
+        if let Some(family) = family {
+            let members = |id: &calico_core::dataplane::SetId, inverted| {
+                matches::address_port(family, end, names::set(&id.0, family), inverted)
+            };
+            any.extend(side.port_sets.iter().map(|id| members(id, false)));
+            self.all.extend(side.not_port_sets.iter().flat_map(|id| members(id, true)));
+        }
+        match any.len() {
+            0 => {}
+            1 => self.all.extend(any.remove(0)),
+            _ => self.any.push(any),
+        }
+        let load = matches::port(end, 0);
+        self.ranges(load, KeyType::Service, &ranges(&side.not_ports), true)
+    }
+
+    fn ranges(
+        &mut self,
+        load: Expr,
+        key: KeyType,
+        ranges: &[(u128, u128)],
+        negated: bool,
+    ) -> Option<()> {
+        let (expressions, constant) = matches::in_ranges(load, key, ranges, negated)?;
+        self.all.extend(expressions);
+        self.constants.extend(constant);
+        Some(())
+    }
+
+    fn icmp(&mut self, rule: &Rule, family: Family) -> Option<()> {
+        let of_family = match family {
+            Family::V4 => matches::ICMP,
+            Family::V6 => matches::ICMPV6,
+        };
+        let is_icmp = rule.protocol == Some(of_family);
+        if let Some(icmp) = rule.icmp {
+            // Protocol clauses name one ICMP; without one, each family has its own.
+            if !is_icmp && rule.protocol.is_some() {
+                return None;
+            }
+            if !is_icmp {
+                self.all.extend(matches::protocol(CmpOp::Eq, of_family));
+            }
+            self.all.extend(icmp_type(icmp, CmpOp::Eq));
+        }
+        match rule.not_icmp {
+            Some(icmp) if is_icmp => self.all.extend(icmp_type(icmp, CmpOp::Neq)),
+            // Other protocols are not that ICMP type either.
+            Some(icmp) if rule.protocol.is_none() => {
+                let other = matches::protocol(CmpOp::Neq, of_family).to_vec();
+                let mut same = matches::protocol(CmpOp::Eq, of_family).to_vec();
+                same.extend(icmp_type(icmp, CmpOp::Neq));
+                self.any.push(vec![other, same]);
+            }
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+fn asks_ports(side: &Side) -> bool {
+    !(side.ports.is_empty()
+        && side.not_ports.is_empty()
+        && side.port_sets.is_empty()
+        && side.not_port_sets.is_empty())
+}
+
+/// Type, or type and code, which stand next to each other in both ICMP headers.
+fn icmp_type(icmp: IcmpMatch, op: CmpOp) -> [Expr; 2] {
+    let mut value = vec![icmp.kind];
+    value.extend(icmp.code);
+    let len = u32::try_from(value.len()).expect("one or two");
+    [
+        Expr::Payload { base: PayloadBase::Transport, offset: 0, len, dreg: Reg::R0 },
+        matches::compare(op, value),
+    ]
+}
+
+pub(super) fn address_key(family: Family) -> KeyType {
+    match family {
+        Family::V4 => KeyType::Ipv4,
+        Family::V6 => KeyType::Ipv6,
+    }
+}
+
+/// In profiles Pass means Deny: nothing comes after them.
+fn effective(rule: &Rule) -> Action {
+    match (&rule.id.owner, rule.action) {
+        (RuleOwner::Profile(_), Action::Pass) => Action::Deny,
+        (_, action) => action,
+    }
+}
+
+fn action(rule: &Rule) -> Vec<Expr> {
+    let decided = |bit| {
+        let mut expressions = vec![Expr::COUNTER];
+        expressions.extend(matches::change_mark(bit, true));
+        expressions.push(Expr::Verdict(Verdict::Return));
+        expressions
+    };
+    let direction: Direction = rule.id.direction;
+    let group = names::group(direction);
+    match effective(rule) {
+        Action::Allow => decided(matches::ACCEPT),
+        Action::Pass => decided(matches::PASS),
+        Action::Deny => matches::drop_logged(group, names::rule_prefix('D', &rule.id)),
+        Action::Log => {
+            let prefix = names::rule_prefix('L', &rule.id);
+            vec![Expr::COUNTER, Expr::NfLog { group, prefix, snaplen: None }]
+        }
+    }
+}
+
+/// Every way to choose one alternative from each entry.
+fn product(any: &[Vec<Vec<Expr>>]) -> Vec<Vec<Expr>> {
+    any.iter().fold(vec![Vec::new()], |chosen, alternatives| {
+        chosen
+            .iter()
+            .flat_map(|before| {
+                alternatives.iter().map(|next| [before.clone(), next.clone()].concat())
+            })
+            .collect()
+    })
+}

@@ -1,0 +1,255 @@
+//! Matches and actions as expressions.
+
+use std::collections::BTreeSet;
+
+use calico_core::key::Family;
+use ipnet::IpNet;
+
+use super::names;
+use crate::nft::wire::{CmpOp, CtKey, Element, Expr, KeyType, MetaKey, PayloadBase, Reg, Verdict};
+use crate::nft::{SetDef, SetSpec};
+
+/// Mark bits, from the lowest of upstream's mask 0xffff0000 up: policy accepted the packet ...
+pub(super) const ACCEPT: u32 = 0x0001_0000;
+/// ... or passed it on to the next tier.
+pub(super) const PASS: u32 = 0x0002_0000;
+
+/// Bits of `ct state`.
+pub(super) const CT_INVALID: u32 = 1;
+pub(super) const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
+
+/// IANA protocol numbers.
+pub(super) const ICMP: u8 = 1;
+pub(super) const IPIP: u8 = 4;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
+
+/// Which end of the packet a match is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// A set that a rule needs and that is named by its content.
+pub(super) type Constant = (String, SetDef);
+
+pub(super) fn meta(key: MetaKey) -> Expr {
+    Expr::Meta { key, dreg: Reg::R0 }
+}
+
+pub(super) fn compare(op: CmpOp, value: impl Into<Vec<u8>>) -> Expr {
+    Expr::Cmp { sreg: Reg::R0, op, value: value.into() }
+}
+
+pub(super) fn family(family: Family) -> [Expr; 2] {
+    // NFPROTO_IPV4, NFPROTO_IPV6
+    let number = match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    };
+    [meta(MetaKey::NfProto), compare(CmpOp::Eq, [number])]
+}
+
+pub(super) fn protocol(op: CmpOp, protocol: u8) -> [Expr; 2] {
+    [meta(MetaKey::L4Proto), compare(op, [protocol])]
+}
+
+/// The interface's name starts so.
+pub(super) fn interface(key: MetaKey, prefix: &str) -> [Expr; 2] {
+    [meta(key), compare(CmpOp::Eq, prefix)]
+}
+
+/// Loads an address into word 0 and following.
+pub(super) fn address(family: Family, end: End) -> Expr {
+    let (offset, len) = match (family, end) {
+        (Family::V4, End::Source) => (12, 4),
+        (Family::V4, End::Destination) => (16, 4),
+        (Family::V6, End::Source) => (8, 16),
+        (Family::V6, End::Destination) => (24, 16),
+    };
+    Expr::Payload { base: PayloadBase::Network, offset, len, dreg: Reg::R0 }
+}
+
+/// Loads a port.
+pub(super) fn port(end: End, word: u8) -> Expr {
+    let offset = match end {
+        End::Source => 0,
+        End::Destination => 2,
+    };
+    Expr::Payload { base: PayloadBase::Transport, offset, len: 2, dreg: Reg::Word(word) }
+}
+
+pub(super) fn lookup(set: String, inverted: bool) -> Expr {
+    Expr::Lookup { set, sreg: Reg::R0, dreg: None, inverted }
+}
+
+/// Acts on what the verdict map says about this interface.
+pub(super) fn dispatch(key: MetaKey, map: &str) -> Vec<Expr> {
+    let dreg = Some(Reg::Verdict);
+    vec![meta(key), Expr::Lookup { set: map.to_owned(), sreg: Reg::R0, dreg, inverted: false }]
+}
+
+/// Address, protocol and port together are in the set (or not).
+pub(super) fn address_port(family: Family, end: End, set: String, inverted: bool) -> Vec<Expr> {
+    let after = match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    };
+    let protocol = Expr::Meta { key: MetaKey::L4Proto, dreg: Reg::Word(after) };
+    vec![address(family, end), protocol, port(end, after + 1), lookup(set, inverted)]
+}
+
+/// The loaded value lies in one of the ranges (or in none). Ranges are merged and sorted; `None`
+/// when nothing can match. Several ranges need a set, which is returned.
+pub(super) fn in_ranges(
+    load: Expr,
+    key: KeyType,
+    ranges: &[(u128, u128)],
+    negated: bool,
+) -> Option<(Vec<Expr>, Option<Constant>)> {
+    let bytes = |value: u128| value.to_be_bytes()[16 - key.len()..].to_vec();
+    let highest = u128::MAX >> (128 - 8 * key.len());
+    match ranges {
+        [] if negated => Some((Vec::new(), None)),
+        [] => None,
+        [(0, last)] if *last == highest => (!negated).then(|| (Vec::new(), None)),
+        [(first, last)] if first == last => {
+            let op = if negated { CmpOp::Neq } else { CmpOp::Eq };
+            Some((vec![load, compare(op, bytes(*first))], None))
+        }
+        [(first, last)] => {
+            let (from, to) = (bytes(*first), bytes(*last));
+            Some((vec![load, Expr::Range { sreg: Reg::R0, negated, from, to }], None))
+        }
+        _ => {
+            let elements: BTreeSet<_> = ranges
+                .iter()
+                .map(|(first, last)| Element {
+                    key_end: Some(bytes(*last)),
+                    ..Element::key(bytes(*first))
+                })
+                .collect();
+            let constant = constant(SetSpec::intervals(key), elements);
+            Some((vec![load, lookup(constant.0.clone(), negated)], Some(constant)))
+        }
+    }
+}
+
+/// A set of single values.
+pub(super) fn constant_of(key: KeyType, values: &[u8]) -> Constant {
+    constant(SetSpec::set([key]), values.iter().map(|value| Element::key([*value])).collect())
+}
+
+fn constant(spec: SetSpec, elements: BTreeSet<Element>) -> Constant {
+    let mut content = format!("{spec:?}").into_bytes();
+    for element in &elements {
+        content.extend_from_slice(&element.key);
+        content.extend_from_slice(element.key_end.as_deref().unwrap_or_default());
+    }
+    (names::constant(&content), SetDef { spec, elements })
+}
+
+/// The ranges of the prefixes of one family, merged.
+pub(super) fn net_ranges<'a>(
+    family: Family,
+    nets: impl IntoIterator<Item = &'a IpNet>,
+) -> Vec<(u128, u128)> {
+    merge(nets.into_iter().filter(|net| Family::of_net(net) == family).map(|net| match net {
+        IpNet::V4(net) => (u32::from(net.network()).into(), u32::from(net.broadcast()).into()),
+        IpNet::V6(net) => (net.network().into(), net.broadcast().into()),
+    }))
+}
+
+/// Sorts ranges and merges those that overlap or touch: the kernel's interval sets take only
+/// disjoint ones.
+pub(super) fn merge(ranges: impl Iterator<Item = (u128, u128)>) -> Vec<(u128, u128)> {
+    let mut sorted: Vec<_> = ranges.collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(sorted.len());
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            Some(open) if first <= open.1.saturating_add(1) => open.1 = open.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+/// The connection is in one of these states.
+pub(super) fn ct_state(bits: u32) -> Vec<Expr> {
+    let mut match_ = vec![Expr::Ct { key: CtKey::State, dreg: Reg::R0 }];
+    match_.extend(masked(bits));
+    match_.push(compare(CmpOp::Neq, [0; 4]));
+    match_
+}
+
+/// All of these mark bits are clear, or the one bit is set.
+pub(super) fn mark(bits: u32, set: bool) -> Vec<Expr> {
+    let mut match_ = vec![meta(MetaKey::Mark)];
+    match_.extend(masked(bits));
+    match_.push(compare(if set { CmpOp::Neq } else { CmpOp::Eq }, [0; 4]));
+    match_
+}
+
+/// Sets or clears mark bits, leaving the others alone.
+pub(super) fn change_mark(bits: u32, set: bool) -> Vec<Expr> {
+    let xor = if set { bits } else { 0 };
+    vec![
+        meta(MetaKey::Mark),
+        Expr::Bitwise {
+            sreg: Reg::R0,
+            dreg: Reg::R0,
+            mask: (!bits).to_ne_bytes().to_vec(),
+            xor: xor.to_ne_bytes().to_vec(),
+        },
+        Expr::MetaSet { key: MetaKey::Mark, sreg: Reg::R0 },
+    ]
+}
+
+/// Counts, reports and drops.
+pub(super) fn drop_logged(group: u16, prefix: String) -> Vec<Expr> {
+    vec![Expr::COUNTER, Expr::NfLog { group, prefix, snaplen: None }, Expr::Verdict(Verdict::Drop)]
+}
+
+fn masked(bits: u32) -> [Expr; 1] {
+    [Expr::Bitwise {
+        sreg: Reg::R0,
+        dreg: Reg::R0,
+        mask: bits.to_ne_bytes().to_vec(),
+        xor: vec![0; 4],
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_merge() {
+        let nets: Vec<IpNet> =
+            ["10.1.0.0/16", "10.0.0.0/16", "10.1.2.0/24", "fd00::/8", "1.1.1.1/32"]
+                .map(|net| net.parse().unwrap())
+                .into();
+        assert_eq!(
+            net_ranges(Family::V4, &nets),
+            [(0x0101_0101, 0x0101_0101), (0x0a00_0000, 0x0a01_ffff)]
+        );
+        assert_eq!(merge([(5, u128::MAX), (0, 4)].into_iter()), [(0, u128::MAX)]);
+    }
+
+    #[test]
+    fn one_range_needs_no_set_and_none_never_matches() {
+        let load = || port(End::Destination, 0);
+        let of =
+            |ranges: &[(u128, u128)], negated| in_ranges(load(), KeyType::Service, ranges, negated);
+        assert_eq!(of(&[], false), None);
+        assert_eq!(of(&[], true), Some((vec![], None)));
+        assert_eq!(of(&[(0, 65535)], false), Some((vec![], None)));
+        assert_eq!(of(&[(0, 65535)], true), None);
+        let (match_, set) = of(&[(80, 80)], false).unwrap();
+        assert_eq!((match_.len(), set), (2, None));
+        let (_, set) = of(&[(80, 80), (90, 99)], false).unwrap();
+        assert_eq!(set.unwrap().1.elements.len(), 2);
+    }
+}

@@ -1,0 +1,30 @@
+//! [`LinuxDataplane`]: the rule IR of `calico-core` in force in the Linux kernel.
+//!
+//! One table, `inet calico`, holds everything; the names in it are upstream's. A packet of a
+//! workload is dispatched by the name of its interface (one lookup in a verdict map) to the
+//! endpoint's chain, which lets established connections through, checks the source address and
+//! jumps to the chains of the policies and profiles in order. Those chains are shared by all
+//! endpoints; mark bits carry their decision back. A name that is in no map is dropped: an
+//! interface is closed from its first instant.
+//!
+//! Each transaction is one batch of nf_tables, so no packet meets half of an update. Desired
+//! state is a value (`state`, pure); the driver (`linux`) is the only part that does IO.
+
+mod base;
+mod causes;
+mod check;
+mod endpoint;
+mod linux;
+mod lower;
+mod matches;
+mod names;
+mod routes;
+mod state;
+mod verdicts;
+
+#[cfg(test)]
+mod kernel_tests;
+
+pub use linux::{LinuxDataplane, SourceCounter, TABLE};
+pub use names::{GROUP_EGRESS, GROUP_INGRESS};
+pub use routes::{NoRoutes, RouteProgrammer};

@@ -1,0 +1,495 @@
+//! Desired state: what transactions described, and what it makes of our table. Pure: no IO.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+
+use calico_core::dataplane::{
+    Direction, EndpointId, HostSettings, Pool, Route, RuleOwner, RuleSet, SetId, SetKind,
+    SetMember, Transaction, Update, WorkloadEndpoint,
+};
+use calico_core::key::Family;
+use ipnet::IpNet;
+
+use super::causes::Causes;
+use super::lower::{self, address_key};
+use super::matches::{self, Constant};
+use super::{base, endpoint, names};
+use crate::nft::wire::{Element, KeyType, Verdict};
+use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Rules of one policy or profile in one direction: a chain of the table if some endpoint uses
+/// it.
+type RulesKey = (RuleOwner, Direction);
+
+/// The sum of all transactions.
+#[derive(Debug)]
+pub(super) struct State {
+    table: Tracker,
+    causes: Causes,
+    host: HostSettings,
+    sets: BTreeMap<SetId, SetKind>,
+    /// Members of sets of prefixes, which the kernel holds merged.
+    nets: BTreeMap<SetId, BTreeSet<IpNet>>,
+    rules: BTreeMap<RuleOwner, RuleSet>,
+    endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
+    /// Which endpoint has the chains of an interface.
+    interfaces: BTreeMap<Arc<str>, EndpointId>,
+    uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
+    users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
+    failed: BTreeMap<EndpointId, String>,
+    /// For each set of the table, how many chains look it up; such a set cannot go.
+    lookups: BTreeMap<String, usize>,
+    /// Sets that go when their last chain does: constants, and described ones that were removed.
+    transient: BTreeSet<String>,
+    routes: BTreeMap<IpNet, Route>,
+    changed_routes: BTreeSet<IpNet>,
+    dirty_endpoints: BTreeSet<EndpointId>,
+    dirty_rules: BTreeSet<RulesKey>,
+    in_sync: bool,
+}
+
+impl State {
+    /// The closed base: no endpoint, every packet from or to a workload dropped.
+    pub(super) fn new(table: Tracker, causes: Causes) -> Self {
+        let mut state = Self {
+            table,
+            causes,
+            host: HostSettings::default(),
+            sets: BTreeMap::new(),
+            nets: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
+            uses: BTreeMap::new(),
+            users: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            transient: BTreeSet::new(),
+            routes: BTreeMap::new(),
+            changed_routes: BTreeSet::new(),
+            dirty_endpoints: BTreeSet::new(),
+            dirty_rules: BTreeSet::new(),
+            in_sync: false,
+        };
+        base::put_sets(&mut state.table);
+        state.put_base();
+        state
+    }
+
+    pub(super) fn table(&mut self) -> &mut Tracker {
+        &mut self.table
+    }
+
+    /// Whether a complete desired state was described.
+    pub(super) fn in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// What transactions must refer to.
+    pub(super) fn known_sets(&self) -> &BTreeMap<SetId, SetKind> {
+        &self.sets
+    }
+
+    /// Endpoints that are blocked though they should not be, and why.
+    pub(super) fn failed(&self) -> Vec<(EndpointId, String)> {
+        self.failed.iter().map(|(id, reason)| (id.clone(), reason.clone())).collect()
+    }
+
+    /// Every desired route.
+    pub(super) fn routes(&self) -> Vec<Route> {
+        self.routes.values().cloned().collect()
+    }
+
+    /// Routes that changed since [`routes_done`](Self::routes_done): those to have, and
+    /// destinations to have none for.
+    pub(super) fn route_changes(&self) -> (Vec<Route>, Vec<IpNet>) {
+        let mut have = Vec::new();
+        let mut gone = Vec::new();
+        for destination in &self.changed_routes {
+            match self.routes.get(destination) {
+                Some(route) => have.push(route.clone()),
+                None => gone.push(*destination),
+            }
+        }
+        (have, gone)
+    }
+
+    pub(super) fn routes_done(&mut self) {
+        self.changed_routes.clear();
+    }
+
+    /// Takes a transaction over that [`check`](super::check) found valid.
+    pub(super) fn apply(&mut self, transaction: Transaction) {
+        for update in transaction.updates {
+            self.update(update);
+        }
+        for id in mem::take(&mut self.dirty_endpoints) {
+            self.render_endpoint(&id);
+        }
+        for key in mem::take(&mut self.dirty_rules) {
+            self.render_rules(&key);
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::Set { id, kind, members } => self.put_set(id, kind, members),
+            Update::SetDelta { id, added, removed } => self.change_set(&id, added, removed),
+            Update::SetRemoved(id) => self.remove_set(&id),
+            Update::Rules { owner, rules } => {
+                let new = self.rules.insert(owner.clone(), rules).is_none();
+                self.rules_changed(owner, new);
+            }
+            Update::RulesRemoved(owner) => {
+                if self.rules.remove(&owner).is_some() {
+                    self.rules_changed(owner, true);
+                }
+            }
+            Update::Endpoint(endpoint) => {
+                let id = endpoint.id.clone();
+                if self.endpoints.insert(id.clone(), endpoint.clone()).as_ref() != Some(&endpoint)
+                    || self.failed.contains_key(&id)
+                {
+                    self.dirty_endpoints.insert(id);
+                }
+            }
+            Update::EndpointRemoved(id) => {
+                if self.endpoints.remove(&id).is_some() {
+                    self.dirty_endpoints.insert(id);
+                }
+            }
+            Update::Route(route) => {
+                let destination = route.destination.trunc();
+                let route = Route { destination, ..route };
+                if self.routes.get(&destination) != Some(&route) {
+                    self.routes.insert(destination, route);
+                    self.changed_routes.insert(destination);
+                }
+            }
+            Update::RouteRemoved(destination) => {
+                let destination = destination.trunc();
+                if self.routes.remove(&destination).is_some() {
+                    self.changed_routes.insert(destination);
+                }
+            }
+            Update::Pools(pools) => self.put_pools(&pools),
+            Update::Host(host) => self.put_host(host),
+            Update::InSync => self.in_sync = true,
+            other => tracing::warn!(?other, "an update this dataplane does not know is ignored"),
+        }
+    }
+
+    /// An endpoint renders differently when a policy it names comes to be known, or no longer is.
+    fn rules_changed(&mut self, owner: RuleOwner, existence: bool) {
+        for direction in DIRECTIONS {
+            let key = (owner.clone(), direction);
+            if existence && let Some(users) = self.users.get(&key) {
+                self.dirty_endpoints.extend(users.iter().cloned());
+            }
+            self.dirty_rules.insert(key);
+        }
+    }
+
+    fn render_endpoint(&mut self, id: &EndpointId) {
+        for key in self.uses.remove(id).unwrap_or_default() {
+            if let Some(users) = self.users.get_mut(&key) {
+                users.remove(id);
+                if users.is_empty() {
+                    self.users.remove(&key);
+                    self.dirty_rules.insert(key);
+                }
+            }
+        }
+        self.failed.remove(id);
+        let endpoint = self.endpoints.get(id).cloned();
+        let interface = endpoint.as_ref().map(|endpoint| &endpoint.interface);
+        let held: Vec<_> = self
+            .interfaces
+            .iter()
+            .filter(|(held, owner)| *owner == id && Some(*held) != interface)
+            .map(|(held, _)| held.clone())
+            .collect();
+        for interface in held {
+            self.release_interface(&interface);
+        }
+        let Some(endpoint) = endpoint else { return };
+        if !endpoint.interface.starts_with(self.host.interface_prefix.as_ref()) {
+            let prefix = &self.host.interface_prefix;
+            let reason = format!(
+                "its interface {} does not start with {prefix}, so no policy would apply to it",
+                endpoint.interface
+            );
+            self.failed.insert(id.clone(), reason);
+            return;
+        }
+        // The newest claim holds: the other endpoint's workload must be gone.
+        if let Some(other) = self.interfaces.insert(endpoint.interface.clone(), id.clone())
+            && other != *id
+        {
+            let reason = format!("its interface {} now belongs to {id}", endpoint.interface);
+            self.failed.insert(other, reason);
+        }
+        self.put_endpoint(&endpoint);
+    }
+
+    fn put_endpoint(&mut self, endpoint: &WorkloadEndpoint) {
+        let id = &endpoint.id;
+        let mut uses = BTreeSet::new();
+        for direction in DIRECTIONS {
+            let known = |owner: &RuleOwner| self.rules.contains_key(owner);
+            let rendered = endpoint::chain(endpoint, direction, known);
+            if let Some(owner) = endpoint::first_missing_policy(endpoint, direction, known) {
+                self.failed.insert(id.clone(), format!("{owner} is not known"));
+            }
+            for owner in endpoint::owners(endpoint, direction) {
+                let key = (owner, direction);
+                if self.users.entry(key.clone()).or_default().insert(id.clone()) {
+                    self.dirty_rules.insert(key.clone());
+                }
+                uses.insert(key);
+            }
+            for tier in &endpoint.tiers {
+                self.causes.end_of_tier(direction, &tier.tier);
+            }
+            let chain = names::endpoint_chain(&endpoint.interface, direction);
+            self.put_chain(&chain, rendered.chain, rendered.constants);
+            let map = dispatch_map(direction);
+            let verdict = Some(Verdict::Goto(chain));
+            let key = interface_key(&endpoint.interface);
+            self.table.add_element(map, Element { verdict, ..Element::key(key) });
+        }
+        self.uses.insert(id.clone(), uses);
+        let key = Element::key(interface_key(&endpoint.interface));
+        if endpoint.allowed_sources.is_empty() {
+            self.table.remove_element(names::RPF_SKIP, &key);
+        } else {
+            self.table.add_element(names::RPF_SKIP, key);
+        }
+        self.causes.interface(&endpoint.interface, true);
+    }
+
+    fn release_interface(&mut self, interface: &Arc<str>) {
+        self.interfaces.remove(interface);
+        for direction in DIRECTIONS {
+            let chain = names::endpoint_chain(interface, direction);
+            let verdict = Some(Verdict::Goto(chain.clone()));
+            let element = Element { verdict, ..Element::key(interface_key(interface)) };
+            self.table.remove_element(dispatch_map(direction), &element);
+            self.remove_chain(&chain);
+        }
+        self.table.remove_element(names::RPF_SKIP, &Element::key(interface_key(interface)));
+        self.causes.interface(interface, false);
+    }
+
+    fn render_rules(&mut self, key: &RulesKey) {
+        let (owner, direction) = key;
+        let chain = names::rules_chain(owner, *direction);
+        let rules = self.rules.get(owner).filter(|_| self.users.contains_key(key));
+        let Some(rules) = rules else {
+            self.causes.forget(&chain);
+            self.remove_chain(&chain);
+            return;
+        };
+        let rules = match direction {
+            Direction::Ingress => &rules.ingress,
+            Direction::Egress => &rules.egress,
+        };
+        self.causes.rules(&chain, rules);
+        let lower::Lowered { rules, constants } = lower::rules(rules);
+        self.put_chain(&chain, ChainDef { base: None, rules }, constants);
+    }
+
+    fn put_host(&mut self, host: HostSettings) {
+        let prefix_changed = host.interface_prefix != self.host.interface_prefix;
+        if prefix_changed {
+            self.dirty_endpoints.extend(self.endpoints.keys().cloned());
+        }
+        for family in Family::BOTH {
+            let of_family = host.node_addresses.iter().filter(|a| Family::of(**a) == family);
+            let elements = of_family.map(|a| Element::key(address_bytes(*a))).collect();
+            let spec = SetSpec::set([address_key(family)]);
+            self.table.put_set(&names::set(names::ALL_NODES, family), SetDef { spec, elements });
+        }
+        self.host = host;
+        self.put_base();
+    }
+
+    fn put_base(&mut self) {
+        for (name, chain) in base::chains(&self.host) {
+            let constants = vec![base::icmpv6_to_host()];
+            self.put_chain(name, chain, constants);
+        }
+    }
+
+    fn put_pools(&mut self, pools: &[Pool]) {
+        for family in Family::BOTH {
+            let mut put = |name, pools: Vec<&IpNet>| {
+                let spec = SetSpec::intervals(address_key(family));
+                let elements = net_elements(family, pools);
+                self.table.put_set(&names::set(name, family), SetDef { spec, elements });
+            };
+            put(names::ALL_POOLS, pools.iter().map(|pool| &pool.cidr).collect());
+            let masqueraded = pools.iter().filter(|pool| pool.nat_outgoing);
+            put(names::MASQUERADED_POOLS, masqueraded.map(|pool| &pool.cidr).collect());
+        }
+    }
+
+    fn put_set(&mut self, id: SetId, kind: SetKind, members: Vec<SetMember>) {
+        self.nets.remove(&id);
+        if kind == SetKind::Net {
+            self.nets.insert(id.clone(), members.iter().filter_map(net).collect());
+        }
+        for (family, name) in names::sets(&id) {
+            let key = address_key(family);
+            let spec = match kind {
+                SetKind::Net => SetSpec::intervals(key),
+                SetKind::AddressPort => SetSpec::set([key, KeyType::Proto, KeyType::Service]),
+                _ => SetSpec::set([key]),
+            };
+            let elements = match self.nets.get(&id) {
+                Some(nets) => net_elements(family, nets),
+                None => members.iter().filter_map(|member| element(family, member)).collect(),
+            };
+            self.transient.remove(&name);
+            self.table.put_set(&name, SetDef { spec, elements });
+        }
+        self.sets.insert(id, kind);
+    }
+
+    fn change_set(&mut self, id: &SetId, added: Vec<SetMember>, removed: Vec<SetMember>) {
+        if let Some(nets) = self.nets.get_mut(id) {
+            for net in removed.iter().filter_map(net) {
+                nets.remove(&net);
+            }
+            nets.extend(added.iter().filter_map(net));
+            for (family, name) in names::sets(id) {
+                let spec = SetSpec::intervals(address_key(family));
+                let elements = net_elements(family, &*nets);
+                self.table.put_set(&name, SetDef { spec, elements });
+            }
+            return;
+        }
+        for (family, name) in names::sets(id) {
+            for element in removed.iter().filter_map(|member| element(family, member)) {
+                self.table.remove_element(&name, &element);
+            }
+            for element in added.iter().filter_map(|member| element(family, member)) {
+                self.table.add_element(&name, element);
+            }
+        }
+    }
+
+    fn remove_set(&mut self, id: &SetId) {
+        if self.sets.remove(id).is_none() {
+            return;
+        }
+        self.nets.remove(id);
+        for (_, name) in names::sets(id) {
+            if self.lookups.contains_key(&name) {
+                self.transient.insert(name);
+            } else {
+                self.table.remove_set(&name);
+            }
+        }
+    }
+
+    fn put_chain(&mut self, name: &str, chain: ChainDef, constants: Vec<Constant>) {
+        for (set, definition) in constants {
+            if !self.table.desired().sets.contains_key(&set) {
+                self.table.put_set(&set, definition);
+            }
+            self.transient.insert(set);
+        }
+        for set in looked_up(&chain.rules) {
+            *self.lookups.entry(set).or_default() += 1;
+        }
+        self.release_lookups(name);
+        self.table.put_chain(name, chain);
+    }
+
+    fn remove_chain(&mut self, name: &str) {
+        self.release_lookups(name);
+        self.table.remove_chain(name);
+    }
+
+    /// The chain as it was no longer looks up its sets; those that nobody needs go.
+    fn release_lookups(&mut self, chain: &str) {
+        let Some(old) = self.table.desired().chains.get(chain) else { return };
+        for set in looked_up(&old.rules) {
+            let Some(count) = self.lookups.get_mut(&set) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.lookups.remove(&set);
+                if self.transient.remove(&set) {
+                    self.table.remove_set(&set);
+                }
+            }
+        }
+    }
+}
+
+fn looked_up(rules: &[RuleDef]) -> BTreeSet<String> {
+    rules.iter().flat_map(RuleDef::sets).map(str::to_owned).collect()
+}
+
+fn dispatch_map(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => names::TO_WORKLOAD,
+        Direction::Egress => names::FROM_WORKLOAD,
+    }
+}
+
+/// The kernel compares whole names, padded with NUL to `IFNAMSIZ`.
+fn interface_key(interface: &str) -> Vec<u8> {
+    let mut key = interface.as_bytes().to_vec();
+    key.resize(KeyType::IfName.len(), 0);
+    key
+}
+
+fn net(member: &SetMember) -> Option<IpNet> {
+    match member {
+        SetMember::Net(net) => Some(net.trunc()),
+        SetMember::Port { .. } => None,
+    }
+}
+
+fn net_elements<'a>(
+    family: Family,
+    nets: impl IntoIterator<Item = &'a IpNet>,
+) -> BTreeSet<Element> {
+    let len = address_key(family).len();
+    let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
+    let ranges = matches::net_ranges(family, nets);
+    let element = |(first, last): (u128, u128)| Element {
+        key_end: Some(bytes(last)),
+        ..Element::key(bytes(first))
+    };
+    ranges.into_iter().map(element).collect()
+}
+
+fn element(family: Family, member: &SetMember) -> Option<Element> {
+    match member {
+        SetMember::Net(net) => {
+            (Family::of_net(net) == family).then(|| Element::key(address_bytes(net.addr())))
+        }
+        SetMember::Port { address, protocol, port } => {
+            (Family::of(*address) == family).then(|| {
+                // Each field is padded to four bytes.
+                let [high, low] = port.to_be_bytes();
+                let mut key = address_bytes(*address);
+                key.extend_from_slice(&[*protocol, 0, 0, 0, high, low, 0, 0]);
+                Element::key(key)
+            })
+        }
+    }
+}
+
+fn address_bytes(address: std::net::IpAddr) -> Vec<u8> {
+    match address {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
