@@ -101,6 +101,6 @@ pub fn remove_own() {
 fn delete_namespace(namespace: &str) -> Result<(), LabError> {
     ip::output(None, &["netns", "delete", namespace]).map(drop).or_else(|error| {
         // A crash between the making of the file and its mount leaves a plain file.
-        fs::remove_file(netns::path(namespace)).map_err(|_| error)
+        fs::remove_file(netns::path(namespace)).map_err(|_plain| error)
     })
 }

@@ -215,7 +215,7 @@ impl Network {
         }
         let output = timeout(PATIENCE, child.wait_with_output()).await;
         let output = output
-            .map_err(|_| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
+            .map_err(|_elapsed| failed(format!("no answer within {} s", PATIENCE.as_secs())))?
             .map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(output.stdout);

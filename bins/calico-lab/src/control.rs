@@ -156,7 +156,8 @@ impl Connection {
         let socket = run_dir.join("control.sock");
         let failed = |error| format!("{}: {error}", socket.display());
         let stream = timeout(PATIENCE, UnixStream::connect(&socket)).await;
-        let stream = stream.map_err(|_| "connecting took too long".to_owned())?.map_err(failed)?;
+        let stream =
+            stream.map_err(|_elapsed| "connecting took too long".to_owned())?.map_err(failed)?;
         let (read, mut write) = stream.into_split();
         let request = format!("{}\n", serde_json::json!({ "ask": ask }));
         write.write_all(request.as_bytes()).await.map_err(failed)?;

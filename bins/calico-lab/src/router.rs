@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::Record;
-use crate::topology::{DEFAULT_AS, Router, Topology, address_of};
+use crate::topology::{Router, Topology, address_of, router_id};
 use crate::{fabric, ip, netns, programs};
 
 /// Debian's package of BIRD 2.
@@ -72,11 +72,7 @@ fn control_socket(directory: &Path) -> PathBuf {
 /// and give it to the kernel.
 fn configuration(topology: &Topology, router: &Router) -> String {
     let mut text = String::from("log stderr all;\n");
-    let identity = address_of(&router.addresses, false);
-    // A router id is needed also where nothing has an IPv4 address; 192.0.2.0/24 is for
-    // documentation, so it is nobody's.
-    let identity = identity.map_or_else(|| "192.0.2.1".to_owned(), |address| address.to_string());
-    let _ = writeln!(text, "router id {identity};");
+    let _ = writeln!(text, "router id {};", router_id(&router.addresses));
     text.push_str("protocol device { scan time 2; }\n");
     for (v6, channel) in [(false, "ipv4"), (true, "ipv6")] {
         let Some(own) = address_of(&router.addresses, v6) else { continue };
@@ -101,21 +97,11 @@ fn configuration(topology: &Topology, router: &Router) -> String {
                    {channel} {{ import all; export where proto = \"announced_{channel}\"; next hop self; }};\n}}",
                 name = node.name.replace('-', "_"),
                 local_as = router.as_number,
-                remote_as = node.as_number.unwrap_or_else(|| cluster_as(topology)),
+                remote_as = topology.as_of(node),
             );
         }
     }
     text
-}
-
-/// AS number that BGPConfiguration `default` gives to nodes without one of their own.
-fn cluster_as(topology: &Topology) -> u32 {
-    topology
-        .resources
-        .iter()
-        .filter(|it| it["kind"] == "BGPConfiguration" && it["metadata"]["name"] == "default")
-        .find_map(|it| it["spec"]["asNumber"].as_u64()?.try_into().ok())
-        .unwrap_or(DEFAULT_AS)
 }
 
 #[cfg(test)]

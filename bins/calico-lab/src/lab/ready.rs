@@ -96,7 +96,8 @@ impl Lab {
                 }
             };
             if !covering.first().is_some_and(right) {
-                let found = covering.first().map_or("none".to_owned(), |it| format!("{it:?}"));
+                let found =
+                    covering.first().map_or_else(|| "none".to_owned(), |it| format!("{it:?}"));
                 return Err(Pending::NotYet(format!(
                     "{member} has no right route to {} ({address}) on {}; the best is {found}",
                     pod.pod.id(),

@@ -262,6 +262,20 @@ impl Topology {
         self.nodes.iter().find(|node| node.name == name)
     }
 
+    /// AS number of a node: its own, that of BGPConfiguration `default`, or upstream's default.
+    #[must_use]
+    pub fn as_of(&self, node: &Node) -> u32 {
+        let of_cluster = || {
+            self.resources
+                .iter()
+                .filter(|it| {
+                    it["kind"] == "BGPConfiguration" && it["metadata"]["name"] == "default"
+                })
+                .find_map(|it| it["spec"]["asNumber"].as_u64()?.try_into().ok())
+        };
+        node.as_number.or_else(of_cluster).unwrap_or(DEFAULT_AS)
+    }
+
     /// The pod called `namespace/name`, or `name` where that is enough.
     #[must_use]
     pub fn pod(&self, name: &str) -> Option<&Pod> {
@@ -288,6 +302,17 @@ impl Pod {
 #[must_use]
 pub fn address_of(addresses: &[IpNet], v6: bool) -> Option<IpAddr> {
     addresses.iter().map(IpNet::addr).find(|address| address.is_ipv6() == v6)
+}
+
+/// BGP identifier of a member of the fabric: its IPv4 address. Where it has none, one of
+/// 192.0.2.0/24, which is nobody's (RFC 5737).
+#[must_use]
+pub fn router_id(addresses: &[IpNet]) -> Ipv4Addr {
+    let v4 = addresses.iter().find_map(|address| match address {
+        IpNet::V4(net) => Some(net.addr()),
+        IpNet::V6(_) => None,
+    });
+    v4.unwrap_or(Ipv4Addr::new(192, 0, 2, 1))
 }
 
 fn default_namespace() -> String {
