@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess, Visitor,
+};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -31,9 +34,9 @@ pub enum Path<'a> {
     /// The document itself.
     Root,
     /// A field of the place before.
-    Key(&'a Path<'a>, &'a str),
+    Key(&'a Self, &'a str),
     /// An element of the list at the place before.
-    Index(&'a Path<'a>, usize),
+    Index(&'a Self, usize),
 }
 
 impl<'a> Path<'a> {
@@ -99,11 +102,23 @@ impl Errors {
 /// a place, and fields nobody knows. Plain deserialisation is the tolerant twin for data from
 /// stores: it stops at the first value it cannot hold and keeps unknown fields.
 pub trait Field: DeserializeOwned + Serialize {
+    /// Whether an optional field of this type may be given as empty text, which means unset.
+    /// Go writes that for fields that have no way to be absent.
+    const EMPTY_IS_UNSET: bool = false;
+
     /// Reports every problem of `value`, which stands at `at`.
     fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
         if let Err(error) = Self::deserialize(value) {
             errors.push(at, error.to_string());
         }
+    }
+
+    /// Reads the value of one entry of a map; `null` is `None`.
+    ///
+    /// # Errors
+    /// Whatever the deserialiser reports.
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Self>, A::Error> {
+        map.next_value()
     }
 
     /// Writes the value the way upstream does.
@@ -129,10 +144,20 @@ macro_rules! leaf_fields {
 }
 pub(crate) use leaf_fields;
 
+/// Leaves that are written as text.
+macro_rules! text_fields {
+    ($($ty:ty),* $(,)?) => {
+        $(impl $crate::resource::Field for $ty { const EMPTY_IS_UNSET: bool = true; })*
+    };
+}
+pub(crate) use text_fields;
+
 leaf_fields!(bool, u8, u16, u32, u64, i32, i64, String, Value,);
 
 macro_rules! addresses {
     ($($ty:ty: $what:literal),* $(,)?) => { $(impl Field for $ty {
+        const EMPTY_IS_UNSET: bool = true;
+
         fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
             if !value.as_str().is_some_and(|text| text.parse::<Self>().is_ok()) {
                 errors.push(at, format!("{} is no {}", describe(value), $what));
@@ -163,8 +188,17 @@ impl Field for f64 {
 
 impl<T: Field> Field for Option<T> {
     fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
-        if !value.is_null() {
+        let unset = value.is_null() || (T::EMPTY_IS_UNSET && value.as_str() == Some(""));
+        if !unset {
             T::check(value, at, errors);
+        }
+    }
+
+    fn read<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Self>, A::Error> {
+        if T::EMPTY_IS_UNSET {
+            map.next_value_seed(TextOrUnset(PhantomData)).map(Some)
+        } else {
+            map.next_value()
         }
     }
 
@@ -173,6 +207,41 @@ impl<T: Field> Field for Option<T> {
             Some(value) => value.emit(serializer),
             None => serializer.serialize_none(),
         }
+    }
+}
+
+/// Reads text, of which the empty one and `null` mean `None`.
+struct TextOrUnset<T>(PhantomData<T>);
+
+impl<'de, T: Field> DeserializeSeed<'de> for TextOrUnset<T> {
+    type Value = Option<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T: Field> Visitor<'de> for TextOrUnset<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_none<E>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<T>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Option<T>, E> {
+        if text.is_empty() { Ok(None) } else { T::deserialize(text.into_deserializer()).map(Some) }
     }
 }
 

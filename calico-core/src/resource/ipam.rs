@@ -183,6 +183,31 @@ choices! {
     }
 }
 
+impl AllocationBlock {
+    /// The block's owner: its affinity, or the node of the deprecated field.
+    #[must_use]
+    pub fn owner(&self) -> Option<String> {
+        let older = || self.host_affinity.as_ref().map(|node| format!("host:{node}"));
+        self.affinity.clone().or_else(older)
+    }
+
+    /// The sequence number at which `ordinal` was assigned, or 0.
+    #[must_use]
+    pub fn sequence_number_of(&self, ordinal: u32) -> u64 {
+        self.sequence_number_for_allocation.get(&ordinal.to_string()).copied().unwrap_or(0)
+    }
+}
+
+impl BlockAffinityValue {
+    /// Reads the stored value, of which the empty one stands for `{}`.
+    ///
+    /// # Errors
+    /// No JSON, or not of this shape.
+    pub fn from_stored(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        if bytes.is_empty() { Ok(Self::default()) } else { serde_json::from_slice(bytes) }
+    }
+}
+
 impl IpamConfig {
     /// Whether nodes claim blocks by themselves: as set, else yes.
     #[must_use]
@@ -259,5 +284,53 @@ impl Spec for BlockAffinitySpec {
             &Path::Root.key("spec").key("deleted"),
             "is set by the system only; remove it",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Field;
+    use super::*;
+
+    /// The stored text is read and written without a change.
+    fn check<T: Field + PartialEq + std::fmt::Debug>(text: &str) -> T {
+        let value: T = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&value).unwrap(), text);
+        value
+    }
+
+    #[test]
+    fn stored_forms_have_upstreams_names_and_order() {
+        let block: AllocationBlock = check(concat!(
+            r#"{"cidr":"10.0.0.0/30","affinity":"host:n","allocations":[0,null,null,null],"#,
+            r#""unallocated":[1,2,3],"attributes":[{"handle_id":"h","secondary":{"node":"n"}}],"#,
+            r#""sequenceNumber":1700000000000000001,"#,
+            r#""sequenceNumberForAllocation":{"0":1700000000000000000},"deleted":false}"#,
+        ));
+        assert_eq!(block.allocations, [Some(0), None, None, None]);
+        assert_eq!(block.owner().as_deref(), Some("host:n"));
+        assert_eq!(block.sequence_number_of(0), 1_700_000_000_000_000_000);
+        assert_eq!(block.sequence_number_of(1), 0);
+
+        let handle: IpamHandle = check(r#"{"block":{"10.0.0.0/26":1},"deleted":false}"#);
+        assert_eq!(handle.block["10.0.0.0/26"], 1);
+        let affinity: BlockAffinityValue = check(r#"{"state":"confirmed","deleted":false}"#);
+        assert_eq!(affinity.state, Some(AffinityState::Confirmed));
+        let config: IpamConfig =
+            check(r#"{"strict_affinity":true,"auto_allocate_blocks":false,"maxBlocksPerHost":3}"#);
+        assert_eq!(IpamConfig::from(&IpamConfigurationSpec::from(&config)), config);
+    }
+
+    #[test]
+    fn older_and_empty_forms_are_read() {
+        let block: AllocationBlock = serde_json::from_str(
+            r#"{"cidr":"10.0.0.0/30","affinity":null,"hostAffinity":"n","attributes":null}"#,
+        )
+        .unwrap();
+        assert_eq!(block.owner().as_deref(), Some("host:n"));
+        let empty = BlockAffinityValue::default();
+        assert_eq!(BlockAffinityValue::from_stored(b"").unwrap(), empty);
+        assert_eq!(BlockAffinityValue::from_stored(br#"{"state":""}"#).unwrap(), empty);
+        assert!(BlockAffinityValue::from_stored(br#"{"state":"maybe"}"#).is_err());
     }
 }

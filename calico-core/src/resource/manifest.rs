@@ -199,8 +199,8 @@ fn subject(value: &Value) -> String {
 
 /// The shape of a document: only its lines are of interest.
 enum Lines {
-    Map(Vec<(String, Spanned<Lines>)>),
-    List(Vec<Spanned<Lines>>),
+    Map(Vec<(String, Spanned<Self>)>),
+    List(Vec<Spanned<Self>>),
     Scalar,
 }
 

@@ -16,6 +16,7 @@ use super::field::{Errors, Path, describe};
 ///
 /// One pointer wide: nearly always empty.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::box_collection, reason = "one pointer instead of three words per object")]
 pub struct Unknown(Option<Box<BTreeMap<String, Value>>>);
 
 impl Unknown {
@@ -228,7 +229,9 @@ macro_rules! object {
                         {
                             match key {
                                 $(Ok($key) => {
-                                    if let Some(value) = map.next_value::<Option<$ty>>()? {
+                                    if let Some(value) =
+                                        <$ty as $crate::resource::Field>::read(&mut map)?
+                                    {
                                         out.$field = value;
                                         $field = true;
                                     }
@@ -318,7 +321,9 @@ macro_rules! choices {
             }
         }
 
-        impl $crate::resource::Field for $name {}
+        impl $crate::resource::Field for $name {
+            const EMPTY_IS_UNSET: bool = true;
+        }
     )* };
 }
 pub(crate) use choices;

@@ -1,8 +1,11 @@
 //! Labelled lists of networks.
 
+use std::collections::BTreeMap;
+
 use super::object::object;
 use super::{Cidr, Errors, NoStatus, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
+use crate::selector::NAMESPACE_LABEL;
 
 /// A labelled list of networks in a namespace.
 pub type NetworkSet = Resource<NetworkSetSpec>;
@@ -21,6 +24,16 @@ object! {
     pub struct GlobalNetworkSetSpec {
         /// Networks that rules reach by the set's labels.
         pub nets: Vec<Cidr> = "nets",
+    }
+}
+
+impl NetworkSet {
+    /// The set's own labels as selectors see them: those of its metadata, and its namespace.
+    #[must_use]
+    pub fn selector_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.metadata.labels.clone();
+        labels.insert(NAMESPACE_LABEL.to_owned(), self.metadata.namespace.clone());
+        labels
     }
 }
 

@@ -8,13 +8,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::de::{Error as _, Visitor};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::field::leaf_fields;
+use super::field::{leaf_fields, text_fields};
 use super::object::from_text;
 
-leaf_fields!(Cidr, AsNumber, Port, Protocol, GoDuration);
+leaf_fields!(AsNumber, Port, Protocol);
+text_fields!(Cidr, GoDuration);
 
 /// Text or number that is no value of its type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -297,6 +298,8 @@ impl FromStr for GoDuration {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
+        /// Go counts nanoseconds in a signed 64-bit number: about 292 years.
+        const MAX_NANOS: u64 = i64::MAX.unsigned_abs();
         let bad = || BadValue::new(text, "duration, such as 90s, 1m30s or 500ms");
         if text == "0" {
             return Ok(Self::default());
@@ -324,7 +327,7 @@ impl FromStr for GoDuration {
                 reason = "float casts saturate, and the digits carry no sign"
             )]
             let part = (number * nanos).round() as u64;
-            total = total.checked_add(part).ok_or_else(bad)?;
+            total = total.checked_add(part).filter(|total| *total <= MAX_NANOS).ok_or_else(bad)?;
         }
         if text.is_empty() { Err(bad()) } else { Ok(Self(Duration::from_nanos(total))) }
     }
@@ -392,20 +395,22 @@ where
         }
 
         fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
-            number.to_string().parse().map_err(E::custom)
+            let number = u64::try_from(number).map_err(|_negative| {
+                E::custom(format!("{number} is negative; write a number from 0"))
+            })?;
+            self.visit_u64(number)
         }
 
         fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<T, E> {
-            number.to_string().parse().map_err(E::custom)
+            // The text is lost: 1.10 arrives as 1.1.
+            Err(E::custom(format!("{number} is read as a fraction; put it in quotes")))
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
             text.parse().map_err(E::custom)
         }
     }
-    deserializer
-        .deserialize_any(Either(std::marker::PhantomData))
-        .map_err(|error| D::Error::custom(error))
+    deserializer.deserialize_any(Either(std::marker::PhantomData))
 }
 
 #[cfg(test)]
@@ -433,7 +438,7 @@ mod tests {
             check::<Port>(bad, None);
         }
         check::<Port>(json!("+80:90"), None);
-        check::<Port>(json!(1.5), Some(json!("1.5"))); // A name, as upstream reads it.
+        check::<Port>(json!(1.5), None);
         check::<Port>(json!("x".repeat(129)), None);
     }
 
@@ -454,9 +459,14 @@ mod tests {
         check::<AsNumber>(json!(64512), Some(json!(64512)));
         check::<AsNumber>(json!("4294967295"), Some(json!(4_294_967_295_u32)));
         check::<AsNumber>(json!("1.10"), Some(json!(65546)));
-        for bad in
-            [json!(4_294_967_296_u64), json!("1.65536"), json!("x"), json!("1.2.3"), json!("")]
-        {
+        for bad in [
+            json!(4_294_967_296_u64),
+            json!("1.65536"),
+            json!("x"),
+            json!("1.2.3"),
+            json!(1.1),
+            json!(""),
+        ] {
             check::<AsNumber>(bad, None);
         }
     }

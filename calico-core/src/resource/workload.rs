@@ -1,12 +1,17 @@
 //! Workload endpoints: one interface of a pod, VM or container.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::object::object;
-use super::{Cidr, Errors, NoStatus, ObjectMeta, Protocol, Resource, Spec};
+use super::{
+    Cidr, Errors, NAMESPACE_LABEL_PREFIX, NoStatus, ObjectMeta, Protocol, Resource,
+    SERVICE_ACCOUNT_LABEL_PREFIX, Spec,
+};
 use crate::kind::Kind;
+use crate::selector::{NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL};
 
 /// One interface of a pod, VM or container.
 pub type WorkloadEndpoint = Resource<WorkloadEndpointSpec>;
@@ -104,6 +109,29 @@ object! {
         pub egress_max_connections: i64 = "egressMaxConnections",
         /// DSCP of packets that leave, as written.
         pub dscp: Option<serde_json::Value> = "dscp",
+    }
+}
+
+impl WorkloadEndpoint {
+    /// The endpoint's own labels as selectors see them: those of its metadata, except names
+    /// reserved for inheritance, and namespace, orchestrator and service account.
+    ///
+    /// Labels of its profiles come on top; see [`super::ProfileSpec::labels_to_apply`].
+    #[must_use]
+    pub fn selector_labels(&self) -> BTreeMap<String, String> {
+        let reserved = |key: &str| {
+            key.starts_with(NAMESPACE_LABEL_PREFIX) || key.starts_with(SERVICE_ACCOUNT_LABEL_PREFIX)
+        };
+        let own = self.metadata.labels.iter().filter(|(key, _)| !reserved(key));
+        let added = [
+            (NAMESPACE_LABEL, &self.metadata.namespace),
+            (ORCHESTRATOR_LABEL, &self.spec.orchestrator),
+            (SERVICE_ACCOUNT_LABEL, &self.spec.service_account_name),
+        ];
+        let added = added.into_iter().filter(|(_, value)| !value.is_empty());
+        own.map(|(key, value)| (key.clone(), value.clone()))
+            .chain(added.map(|(key, value)| (key.to_owned(), value.clone())))
+            .collect()
     }
 }
 
