@@ -273,6 +273,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // In this order: a subscriber that comes too late to be taken here sees the closed queue.
+        self.commands.close();
         self.subscribers.extend(self.new_subscribers.take());
         self.subscribers.iter().for_each(|s| s.close());
     }

@@ -180,10 +180,11 @@ impl SpeakerHandle {
     /// Follows the best routes, those of this speaker included.
     pub fn subscribe(&self) -> RouteSubscription {
         let (shared, subscription) = Shared::new();
-        if self.commands.is_closed() {
-            shared.close();
-        }
+        let late = Arc::clone(&shared);
         self.subscribers.new.lock().unwrap_or_else(PoisonError::into_inner).push(shared);
+        if self.commands.is_closed() {
+            late.close();
+        }
         self.subscribers.wake.notify_one();
         subscription
     }
