@@ -25,6 +25,7 @@
 pub mod address;
 pub mod dataplane;
 pub mod link;
+pub mod monitor;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
