@@ -41,30 +41,41 @@ impl Session<'_> {
                 return Ok(Some(block));
             }
         }
-        let mut taken = self.taken().await?;
+        let (mut taken, mut unsure) = self.taken().await?;
         for _ in 0..self.ipam.options.retries {
             let reserved = &self.view.cluster.reserved;
-            let candidate = geometry
-                .walk(host_seed(&self.owner.name))
-                .take(taken.len().saturating_add(MAX_SKIPPED))
-                .find(|block| !taken.contains(block) && !reserved.covers(block));
+            let free = |passed: usize, skip: &dyn Fn(&IpNet) -> bool| {
+                geometry
+                    .walk(host_seed(&self.owner.name))
+                    .take(passed.saturating_add(MAX_SKIPPED))
+                    .find(|block| !skip(block) && !reserved.covers(block))
+            };
+            let passed = taken.len() + unsure.len();
+            let candidate = free(passed, &|b| taken.contains(b) || unsure.contains(b))
+                .or_else(|| free(passed, &|b| taken.contains(b)));
             let Some(block) = candidate else { return Ok(None) };
             if self.try_claim(block).await? {
                 return Ok(Some(block));
             }
+            unsure.remove(&block);
             taken.insert(block);
         }
         Err(self.contention(format!("claiming a block of {cidr}")))
     }
 
-    /// Blocks that somebody claimed, this owner's included.
-    async fn taken(&self) -> Result<HashSet<IpNet>, IpamError> {
-        let listing = self.ipam.store.list(&Scope::Affinities).await?;
-        let block = |key: &Key| match key {
-            Key::Affinity { block, .. } => Some(*block),
-            _ => None,
-        };
-        Ok(listing.entries.iter().filter_map(|entry| block(&entry.key)).collect())
+    /// Blocks that somebody has, and blocks that somebody wants or gives up: those may not exist,
+    /// if a host died over it.
+    async fn taken(&self) -> Result<(HashSet<IpNet>, HashSet<IpNet>), IpamError> {
+        let (mut taken, mut unsure) = (HashSet::new(), HashSet::new());
+        for entry in self.ipam.store.list(&Scope::Affinities).await?.entries {
+            let Key::Affinity { block, .. } = entry.key else { continue };
+            let state = entry.decode::<BlockAffinityValue>().ok().and_then(|value| value.state);
+            match state {
+                Some(AffinityState::Confirmed) => taken.insert(block),
+                _ => unsure.insert(block),
+            };
+        }
+        Ok((taken, unsure))
     }
 
     /// Claims `cidr` if nobody has it.
