@@ -48,10 +48,8 @@ impl Causes {
     /// There is a tier of this name. Tiers are few and never forgotten.
     pub(super) fn end_of_tier(&self, direction: Direction, tier: &Arc<str>) {
         let prefix = names::end_of_tier_prefix(direction, tier);
-        let mut content = self.write();
-        if !content.by_prefix.contains_key(&prefix) {
-            content.by_prefix.insert(prefix, VerdictCause::EndOfTier(tier.clone()));
-        }
+        let tier = || VerdictCause::EndOfTier(tier.clone());
+        self.write().by_prefix.entry(prefix).or_insert_with(tier);
     }
 
     /// The interface belongs to an endpoint, or no longer does.

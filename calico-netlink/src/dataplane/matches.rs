@@ -108,8 +108,8 @@ pub(super) fn in_ranges(
     ranges: &[(u128, u128)],
     negated: bool,
 ) -> Option<(Vec<Expr>, Option<Constant>)> {
-    let bytes = |value: u128| value.to_be_bytes()[16 - key.len()..].to_vec();
-    let highest = u128::MAX >> (128 - 8 * key.len());
+    let bytes = |value: u128| value.to_be_bytes()[16 - key.size()..].to_vec();
+    let highest = u128::MAX >> (128 - 8 * key.size());
     match ranges {
         [] if negated => Some((Vec::new(), None)),
         [] => None,

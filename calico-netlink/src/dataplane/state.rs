@@ -35,8 +35,9 @@ pub(super) struct State {
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
     rules: BTreeMap<RuleOwner, RuleSet>,
     endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
-    /// Which endpoint has the chains of an interface.
+    /// Which endpoint has the chains of an interface, and the other way round.
     interfaces: BTreeMap<Arc<str>, EndpointId>,
+    interface_of: BTreeMap<EndpointId, Arc<str>>,
     uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
     users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
     failed: BTreeMap<EndpointId, String>,
@@ -63,6 +64,7 @@ impl State {
             rules: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             interfaces: BTreeMap::new(),
+            interface_of: BTreeMap::new(),
             uses: BTreeMap::new(),
             users: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -205,15 +207,10 @@ impl State {
         }
         self.failed.remove(id);
         let endpoint = self.endpoints.get(id).cloned();
-        let interface = endpoint.as_ref().map(|endpoint| &endpoint.interface);
-        let held: Vec<_> = self
-            .interfaces
-            .iter()
-            .filter(|(held, owner)| *owner == id && Some(*held) != interface)
-            .map(|(held, _)| held.clone())
-            .collect();
-        for interface in held {
-            self.release_interface(&interface);
+        if let Some(held) = self.interface_of.get(id).cloned()
+            && endpoint.as_ref().map(|endpoint| &endpoint.interface) != Some(&held)
+        {
+            self.release_interface(&held);
         }
         let Some(endpoint) = endpoint else { return };
         if !endpoint.interface.starts_with(self.host.interface_prefix.as_ref()) {
@@ -230,8 +227,10 @@ impl State {
             && other != *id
         {
             let reason = format!("its interface {} now belongs to {id}", endpoint.interface);
+            self.interface_of.remove(&other);
             self.failed.insert(other, reason);
         }
+        self.interface_of.insert(id.clone(), endpoint.interface.clone());
         self.put_endpoint(&endpoint);
     }
 
@@ -246,9 +245,11 @@ impl State {
             }
             for owner in endpoint::owners(endpoint, direction) {
                 let key = (owner, direction);
-                if self.users.entry(key.clone()).or_default().insert(id.clone()) {
+                let users = self.users.entry(key.clone()).or_default();
+                if users.is_empty() {
                     self.dirty_rules.insert(key.clone());
                 }
+                users.insert(id.clone());
                 uses.insert(key);
             }
             for tier in &endpoint.tiers {
@@ -272,7 +273,9 @@ impl State {
     }
 
     fn release_interface(&mut self, interface: &Arc<str>) {
-        self.interfaces.remove(interface);
+        if let Some(id) = self.interfaces.remove(interface) {
+            self.interface_of.remove(&id);
+        }
         for direction in DIRECTIONS {
             let chain = names::endpoint_chain(interface, direction);
             let verdict = Some(Verdict::Goto(chain.clone()));
@@ -445,7 +448,7 @@ fn dispatch_map(direction: Direction) -> &'static str {
 /// The kernel compares whole names, padded with NUL to `IFNAMSIZ`.
 fn interface_key(interface: &str) -> Vec<u8> {
     let mut key = interface.as_bytes().to_vec();
-    key.resize(KeyType::IfName.len(), 0);
+    key.resize(KeyType::IfName.size(), 0);
     key
 }
 
@@ -460,7 +463,7 @@ fn net_elements<'a>(
     family: Family,
     nets: impl IntoIterator<Item = &'a IpNet>,
 ) -> BTreeSet<Element> {
-    let len = address_key(family).len();
+    let len = address_key(family).size();
     let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
     let ranges = matches::net_ranges(family, nets);
     let element = |(first, last): (u128, u128)| Element {

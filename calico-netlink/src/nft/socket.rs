@@ -225,8 +225,7 @@ impl Socket {
                         return Err(refused(kind, answer));
                     }
                     // What others put into a table need not be something we model.
-                    kind => objects
-                        .push(Object::decode(&message).unwrap_or_else(|_| Object::Other(kind))),
+                    kind => objects.push(Object::decode(&message).unwrap_or(Object::Other(kind))),
                 }
                 if extra & flags::DUMP == 0 {
                     return Ok(objects);

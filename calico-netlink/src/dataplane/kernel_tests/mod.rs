@@ -69,16 +69,14 @@ fn open_profile() -> Update {
     Update::Rules { owner, rules }
 }
 
+type RuleSpec<'a> = (Action, &'a dyn Fn(&mut Rule));
+
 /// A policy with these ingress rules, given as action and a change to a rule that matches all.
-fn ingress_policy(name: &str, rules: &[(Action, &dyn Fn(&mut Rule))]) -> Update {
+fn ingress_policy(name: &str, rules: &[RuleSpec<'_>]) -> Update {
     policy_update(name, Direction::Ingress, rules)
 }
 
-fn policy_update(
-    name: &str,
-    direction: Direction,
-    rules: &[(Action, &dyn Fn(&mut Rule))],
-) -> Update {
+fn policy_update(name: &str, direction: Direction, rules: &[RuleSpec<'_>]) -> Update {
     let owner = RuleOwner::Policy(policy(name));
     let rules = rules.iter().enumerate().map(|(index, (action, change))| {
         let mut rule = rule(&owner, direction, u16::try_from(index).unwrap(), *action);

@@ -264,14 +264,18 @@ fn every_clause_matches_as_it_says() {
             let applied = apply(&dataplane, updates).await;
             assert_eq!(applied.failed, []);
             let c = &client.host;
-            let seen = [
-                c.pings(server.v4),
-                c.pings(server.v6),
-                c.connects(server.v4, 80),
-                c.connects(server.v6, 80),
-                c.connects(server.v4, 443),
-                c.connects(server.v6, 443),
-            ];
+            // All at once: each one that is dropped takes its time.
+            let seen = std::thread::scope(|scope| {
+                let probes: [Box<dyn Fn() -> bool + Send>; 6] = [
+                    Box::new(|| c.pings(server.v4)),
+                    Box::new(|| c.pings(server.v6)),
+                    Box::new(|| c.connects(server.v4, 80)),
+                    Box::new(|| c.connects(server.v6, 80)),
+                    Box::new(|| c.connects(server.v4, 443)),
+                    Box::new(|| c.connects(server.v6, 443)),
+                ];
+                probes.map(|probe| scope.spawn(probe)).map(|probe| probe.join().unwrap())
+            });
             let seen: String = seen.map(|open| if open { '1' } else { '0' }).iter().collect();
             assert_eq!(
                 &seen,

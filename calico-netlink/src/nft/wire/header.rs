@@ -101,11 +101,11 @@ impl<'a> Messages<'a> {
     }
 
     fn split(&mut self) -> Result<Received<'a>> {
-        let truncated = DecodeError::Truncated { what: "message header" };
-        let head = self.rest.get(..NLMSG_HEADER).ok_or(truncated.clone())?;
+        let truncated = || DecodeError::Truncated { what: "message header" };
+        let head = self.rest.get(..NLMSG_HEADER).ok_or_else(truncated)?;
         let len = u32_at(head, 0) as usize;
         let message = self.rest.get(..len).ok_or(DecodeError::Truncated { what: "message" })?;
-        let body = message.get(NLMSG_HEADER..).ok_or(truncated.clone())?;
+        let body = message.get(NLMSG_HEADER..).ok_or_else(truncated)?;
         let mut header = Header {
             kind: u16::from_ne_bytes([head[4], head[5]]),
             flags: u16::from_ne_bytes([head[6], head[7]]),
@@ -117,7 +117,7 @@ impl<'a> Messages<'a> {
         // Types below NLMSG_MIN_TYPE are netlink's own and carry no nfnetlink header.
         let mut payload = body;
         if header.kind >= msg::BATCH_BEGIN {
-            let (nfgen, rest) = body.split_at_checked(NFGEN_HEADER).ok_or(truncated)?;
+            let (nfgen, rest) = body.split_at_checked(NFGEN_HEADER).ok_or_else(truncated)?;
             header.family = nfgen[0];
             header.res_id = u16::from_be_bytes([nfgen[2], nfgen[3]]);
             payload = rest;

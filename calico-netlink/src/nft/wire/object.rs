@@ -125,7 +125,7 @@ impl KeyType {
     }
 
     /// Length of a value, bytes.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Self::Ipv4 => 4,
             Self::Ipv6 | Self::IfName => 16,
@@ -323,8 +323,8 @@ impl Set {
     /// Length of a key, bytes.
     pub fn key_len(&self) -> usize {
         match self.key.as_slice() {
-            [single] => single.len(),
-            fields => fields.iter().map(|field| field.len().next_multiple_of(4)).sum(),
+            [single] => single.size(),
+            fields => fields.iter().map(|field| field.size().next_multiple_of(4)).sum(),
         }
     }
 
@@ -350,7 +350,7 @@ impl Set {
             w.nested(9, |w| {
                 w.nested(2, |w| {
                     for field in &self.key {
-                        let len = field.len().next_multiple_of(4);
+                        let len = field.size().next_multiple_of(4);
                         w.nested(NFTA_LIST_ELEM, |w| {
                             w.u32(1, u32::try_from(len).unwrap_or(u32::MAX));
                         });
