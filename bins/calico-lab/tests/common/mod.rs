@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+pub(crate) mod traffic;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,12 +16,17 @@ use calico_lab::{netns, record};
 /// Labs are heavy on two cores, so the tests of one program take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Lasts while this lives. Every test has a runtime of its own, so holding it blocks no other task.
+pub(crate) struct Turn {
+    _guard: MutexGuard<'static, ()>,
+}
+
 /// This test's turn; none (with the reason printed) if privileged tests are not wanted.
 ///
 /// # Panics
 ///
 /// Without root.
-pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
+pub(crate) fn turn() -> Option<Turn> {
     if std::env::var_os("CALICO_SKIP_PRIVILEGED").is_some_and(|value| value == "1") {
         println!("SKIPPED (CALICO_SKIP_PRIVILEGED=1): makes network namespaces");
         return None;
@@ -28,7 +35,7 @@ pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
         nix::unistd::Uid::effective().is_root(),
         "this test makes network namespaces; run it as root, or set CALICO_SKIP_PRIVILEGED=1"
     );
-    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    Some(Turn { _guard: TURN.lock().unwrap_or_else(PoisonError::into_inner) })
 }
 
 /// A name for a lab that no other test has.

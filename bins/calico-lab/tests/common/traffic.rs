@@ -1,0 +1,116 @@
+//! Assertions about traffic, routes and sessions.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use calico_lab::Lab;
+use calico_lab::probe::{self, Outcome};
+use calico_lab::wait::{Pending, until};
+
+/// An answer that is expected may take this long.
+pub(crate) const ANSWER: Duration = Duration::from_secs(3);
+/// How long to wait for an answer that must not come.
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
+
+/// Addresses of a pod, IPv4 first; it must have both.
+pub(crate) fn addresses(lab: &Lab, pod: &str) -> [IpAddr; 2] {
+    let pod = lab.pod(pod).unwrap();
+    [false, true].map(|v6| pod.address(v6).unwrap_or_else(|| panic!("no v6={v6} address: {pod:?}")))
+}
+
+pub(crate) async fn tcp(lab: &Lab, from: &str, to: SocketAddr, limit: Duration) -> Outcome {
+    probe::tcp(lab.pod(from).unwrap().namespace(), to, limit).await.unwrap()
+}
+
+/// The pod reaches every port that the other listens on, over both families, and by ping.
+pub(crate) async fn assert_reaches(lab: &Lab, from: &str, to: &str) {
+    let namespace = lab.pod(from).unwrap().namespace().to_owned();
+    let target = lab.pod(to).unwrap().pod.clone();
+    for address in addresses(lab, to) {
+        assert_pings(&namespace, address).await;
+        for &port in &target.tcp {
+            let outcome = tcp(lab, from, (address, port).into(), ANSWER).await;
+            assert_answer(&outcome, to, &format!("{from} -> {to} tcp {address} {port}"));
+        }
+        for &port in &target.udp {
+            let outcome = probe::udp(&namespace, (address, port).into(), ANSWER).await.unwrap();
+            assert_answer(&outcome, to, &format!("{from} -> {to} udp {address} {port}"));
+        }
+    }
+}
+
+pub(crate) async fn assert_pings(namespace: &str, address: IpAddr) {
+    let outcome = probe::ping(namespace, address, ANSWER).await.unwrap();
+    assert!(outcome.is_answered(), "{namespace}: ping {address}: {outcome}");
+}
+
+fn assert_answer(outcome: &Outcome, name: &str, what: &str) {
+    assert!(
+        matches!(outcome, Outcome::Answered { answer, .. } if answer == name),
+        "{what}: {outcome}"
+    );
+}
+
+/// Waits until a TCP connection is answered, or is not.
+pub(crate) async fn until_tcp(lab: &Lab, from: &str, to: SocketAddr, answered: bool) {
+    let what = format!("tcp {from} -> {to} answered={answered}");
+    until(&what, Duration::from_secs(10), async || {
+        let outcome = tcp(lab, from, to, SILENCE).await;
+        if outcome.is_answered() == answered {
+            return Ok(());
+        }
+        Err(Pending::NotYet(outcome.to_string()))
+    })
+    .await
+    .unwrap();
+}
+
+/// States of a node's BGP sessions: address of the peer and type, sorted; all established.
+pub(crate) async fn sessions(lab: &Lab, node: &str) -> Vec<(String, String)> {
+    let bgp = lab.status(node).await.unwrap().bgp.expect("the agent runs BGP");
+    let mut sessions: Vec<(String, String)> = bgp
+        .peers
+        .into_iter()
+        .inspect(|peer| assert!(peer.is_established(), "{node}: {peer:?}"))
+        .map(|peer| (peer.address, peer.peer_type))
+        .collect();
+    sessions.sort();
+    sessions
+}
+
+/// Holds `ip route` of every node against the routes that a document on Calico shows for two
+/// nodes: the own block as a blackhole, own pods by their `cali` interface, and the blocks of the
+/// others by way of their nodes.
+pub(crate) fn assert_routes(lab: &Lab, v6: bool) {
+    let (length, full) = if v6 { (122, 128) } else { (26, 32) };
+    for node in &lab.topology().nodes {
+        let text = lab.route_text(&node.name, v6).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let find = |what: &str, start: String, words: &[&str]| {
+            let found = lines
+                .iter()
+                .any(|line| line.starts_with(&start) && words.iter().all(|it| line.contains(it)));
+            assert!(
+                found,
+                "{}: {what}: no line starts with {start:?} and has {words:?}:\n{text}",
+                node.name
+            );
+        };
+        for running in lab.pods() {
+            let address = running.address(v6).unwrap();
+            let block = ipnet::IpNet::new(address, length).unwrap().trunc();
+            if running.pod.node == node.name {
+                find("own block", format!("blackhole {block} "), &["proto bird"]);
+                let interface = &running.attachment.host_interface;
+                assert!(interface.starts_with("cali"), "{interface}");
+                find("own pod", format!("{address} dev {interface} "), &[]);
+            } else {
+                let host = lab.topology().node(&running.pod.node).unwrap();
+                let gateway = calico_lab::topology::address_of(&host.addresses, v6).unwrap();
+                find("other block", format!("{block} via {gateway} "), &["dev eth0", "proto bird"]);
+                let strangers = format!("{address}/{full} ");
+                assert!(!text.contains(&strangers), "a pod of another node:\n{text}");
+            }
+        }
+    }
+}

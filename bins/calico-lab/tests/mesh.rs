@@ -1,0 +1,134 @@
+//! Three nodes in a full mesh, IPv4 and IPv6: sessions, routes, traffic, policy, removal.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use calico_core::dataplane::{Direction, Verdict, VerdictEvent};
+use calico_lab::Lab;
+use calico_lab::control::explain;
+use common::traffic::{
+    ANSWER, SILENCE, addresses, assert_reaches, assert_routes, sessions, tcp, until_tcp,
+};
+use common::{assert_gone, host_links, lab_name, topology, turn};
+
+#[tokio::test]
+async fn three_nodes_in_a_mesh() {
+    let Some(_turn) = turn() else { return };
+    let name = lab_name("mesh");
+    let links = host_links();
+    let (topology, text) = topology("mesh.yaml", &name);
+    let mut lab = Lab::up(topology, &text).await.unwrap();
+
+    everyone_has_a_session_with_everyone(&lab).await;
+    assert_routes(&lab, false);
+    assert_routes(&lab, true);
+    assert_reaches(&lab, "client", "web").await;
+    assert_reaches(&lab, "other", "web").await;
+    assert_reaches(&lab, "web", "near").await;
+    assert_reaches(&lab, "client", "near").await;
+    a_policy_decides_and_says_so(&lab).await;
+    a_deleted_pod_leaves_nothing(&mut lab).await;
+
+    let removed = lab.remove().unwrap();
+    // Three nodes, the fabric, and three pods: the fourth was deleted.
+    assert_eq!(removed.namespaces, 7);
+    assert_gone(&name);
+    assert_eq!(host_links(), links, "the machine's own interfaces");
+}
+
+async fn everyone_has_a_session_with_everyone(lab: &Lab) {
+    for node in &lab.topology().nodes {
+        let others = lab.topology().nodes.iter().filter(|other| other.name != node.name);
+        let mut expected: Vec<(String, String)> = others
+            .flat_map(|other| &other.addresses)
+            .map(|address| (address.addr().to_string(), "NodeMesh".to_owned()))
+            .collect();
+        expected.sort();
+        assert_eq!(sessions(lab, &node.name).await, expected, "{}", node.name);
+    }
+}
+
+const DENY: &str = "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: { name: protect-web, namespace: default }
+spec:
+  selector: role == 'web'
+  types: [Ingress]
+  ingress:
+  - action: Deny
+";
+
+const ALLOW_ONE_PORT: &str = "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: { name: protect-web, namespace: default }
+spec:
+  selector: role == 'web'
+  types: [Ingress]
+  ingress:
+  - action: Allow
+    protocol: TCP
+    source: { selector: role == 'client' }
+    destination: { ports: [80] }
+";
+
+async fn a_policy_decides_and_says_so(lab: &Lab) {
+    let web = addresses(lab, "web");
+    let mut verdicts = lab.verdicts("node2").await.unwrap();
+    let mut reason = async |to: SocketAddr| {
+        let denied = |event: &VerdictEvent| {
+            event.verdict == Verdict::Denied
+                && event.flow.destination == to.ip()
+                && event.flow.destination_port == Some(to.port())
+        };
+        let event = verdicts.find(ANSWER, denied).await.unwrap();
+        let event = event.unwrap_or_else(|| panic!("no verdict about {to}"));
+        let interface = &lab.pod("web").unwrap().attachment.host_interface;
+        assert_eq!(*event.interface, **interface);
+        assert_eq!(event.direction, Direction::Ingress);
+        explain(&event.cause)
+    };
+
+    lab.apply_text(DENY).await.unwrap();
+    until_tcp(lab, "client", (web[0], 80).into(), false).await;
+    for address in web {
+        let to = (address, 80).into();
+        assert!(!tcp(lab, "client", to, SILENCE).await.is_answered(), "{to}");
+        let rule = "NetworkPolicy default/protect-web ingress rule 0";
+        assert!(reason(to).await.contains(rule), "{}", reason(to).await);
+    }
+    // The policy protects one pod, not its neighbours.
+    assert_reaches(lab, "web", "other").await;
+
+    lab.apply_text(ALLOW_ONE_PORT).await.unwrap();
+    until_tcp(lab, "client", (web[0], 80).into(), true).await;
+    for address in web {
+        assert!(tcp(lab, "client", (address, 80).into(), ANSWER).await.is_answered());
+        let to = (address, 8080).into();
+        assert!(!tcp(lab, "client", to, SILENCE).await.is_answered(), "{to}");
+        assert!(reason(to).await.contains("end of tier default"), "{}", reason(to).await);
+        let to = (address, 80).into();
+        assert!(!tcp(lab, "other", to, SILENCE).await.is_answered(), "from another pod: {to}");
+    }
+
+    lab.calicoctl(&["delete", "networkpolicy", "protect-web", "--namespace", "default"])
+        .await
+        .unwrap();
+    until_tcp(lab, "other", (web[0], 8080).into(), true).await;
+}
+
+async fn a_deleted_pod_leaves_nothing(lab: &mut Lab) {
+    let near = lab.pod("near").unwrap().clone();
+    lab.delete_pod("default/near").await.unwrap();
+    for v6 in [false, true] {
+        let text = lab.route_text("node1", v6).unwrap();
+        assert!(!text.contains(&near.attachment.host_interface), "{text}");
+        let address = near.address(v6).unwrap();
+        assert!(!text.lines().any(|line| line.starts_with(&format!("{address} "))), "{text}");
+    }
+    let weps = lab.calicoctl(&["get", "workloadendpoints", "--all-namespaces"]).await.unwrap();
+    assert!(weps.contains("client") && !weps.contains("near"), "{weps}");
+}
