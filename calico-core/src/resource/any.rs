@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::field::describe;
-use super::object::nearest;
+use super::nearest::nearest;
 use super::*;
 use crate::kind::{API_VERSION, Kind};
 
@@ -236,7 +236,7 @@ fn check_fields<S: Spec>(fields: &Map<String, Value>, errors: &mut Errors) {
             "status" => S::Status::check(value, &at, errors),
             _ => {
                 let known = ["kind", "apiVersion", "metadata", "spec", "status"];
-                errors.push(&at, super::object::unknown_field(key, known.into_iter()));
+                errors.push(&at, super::nearest::unknown_field(key, known.into_iter()));
             }
         }
     }

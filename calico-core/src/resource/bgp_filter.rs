@@ -2,7 +2,8 @@
 
 use ipnet::IpNet;
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{AsNumber, Errors, NoStatus, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 

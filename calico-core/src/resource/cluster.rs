@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{GoDuration, NoStatus, Resource, Spec};
 use crate::kind::Kind;
 

@@ -1,6 +1,7 @@
 //! Settings of the node agent.
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{
     Errors, GoDuration, LogSeverity, NoStatus, ObjectMeta, ProgramClusterRoutes, Resource, Spec,
     Toggle,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{Errors, NoStatus, ObjectMeta, Path, Resource, Spec};
 use crate::kind::Kind;
 

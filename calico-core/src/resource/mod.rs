@@ -4,10 +4,25 @@
 //! Reading has two modes. Plain `serde` is *tolerant*, for data from stores: unknown fields
 //! are kept in `unknown` and written back. [`AnyResource::from_value`] with
 //! [`Mode::Strict`] is for input from people: it reports every problem with its path.
+//!
+//! ```
+//! use calico_core::resource::{IpPool, IpPoolSpec, Mode, read_manifest, to_yaml};
+//!
+//! let mut pool = IpPool::new("main", IpPoolSpec::new("10.0.0.0/16".parse()?));
+//! pool.apply_defaults();
+//! assert_eq!(pool.spec.block_size(), 26);
+//! pool.validate().map_err(|errors| errors[0].clone())?;
+//!
+//! let yaml = to_yaml(&pool);
+//! let read = read_manifest(&yaml, Mode::Strict).map_err(|errors| errors[0].clone())?;
+//! assert_eq!(read[0].typed::<IpPoolSpec>()?, pool);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod any;
 mod bgp;
 mod bgp_filter;
+pub(crate) mod choices;
 mod cluster;
 mod endpoint_name;
 mod felix;
@@ -16,6 +31,7 @@ mod host_endpoint;
 pub mod ipam;
 mod manifest;
 mod meta;
+mod nearest;
 mod node;
 mod node_status;
 pub(crate) mod object;
@@ -41,6 +57,7 @@ use serde_json::{Map, Value};
 pub use self::any::*;
 pub use self::bgp::*;
 pub use self::bgp_filter::*;
+pub use self::choices::UnknownWord;
 pub use self::cluster::*;
 pub use self::endpoint_name::*;
 pub use self::felix::*;
@@ -51,7 +68,7 @@ pub use self::manifest::*;
 pub use self::meta::ObjectMeta;
 pub use self::node::*;
 pub use self::node_status::*;
-pub use self::object::{Unknown, UnknownWord};
+pub use self::object::Unknown;
 pub use self::policy::*;
 pub use self::pool::*;
 pub use self::profile::*;

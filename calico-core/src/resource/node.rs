@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{AsNumber, Errors, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 

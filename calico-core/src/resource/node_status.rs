@@ -1,6 +1,7 @@
 //! Requests for, and reports of, the state of nodes.
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{Resource, Spec};
 use crate::kind::Kind;
 

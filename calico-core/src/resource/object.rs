@@ -1,8 +1,7 @@
-//! The two macros that define the structs and enumerations of the resource model.
+//! The macro that defines the structs of the resource model.
 //!
 //! `object!` turns one line per field (Rust name, type, upstream name) into a struct that
-//! keeps unknown fields, omits what is unset, and can be checked strictly. `choices!` does
-//! the same for enumerations of words.
+//! keeps unknown fields, omits what is unset, and can be checked strictly.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Visitor};
 use serde_json::Value;
 
 use super::field::{Errors, Path, describe};
+use super::nearest::unknown_field;
 
 /// Fields that this version does not know, kept so that writing an object back loses nothing.
 ///
@@ -95,46 +95,6 @@ pub(crate) fn check_object(
             errors.push(&at.key(name), "required, but missing");
         }
     }
-}
-
-/// The message for a field nobody knows, with the nearest name that exists.
-pub(crate) fn unknown_field<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    match nearest(key, known) {
-        Some(name) => format!("unknown field; did you mean `{name}`?"),
-        None => "unknown field; remove it".to_owned(),
-    }
-}
-
-/// The candidate nearest to `word`, if it is near enough to be a slip.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    if word.len() > 64 {
-        return None;
-    }
-    let lower = word.to_ascii_lowercase();
-    let limit = (word.len() / 3).clamp(1, 4);
-    candidates
-        .map(|name| (distance(&lower, &name.to_ascii_lowercase()), name))
-        .filter(|(cost, _)| *cost <= limit)
-        .min_by_key(|(cost, _)| *cost)
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein distance in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// Defines structs: `pub rust_name: Type = "upstreamName",`, with `(required)` after the name
@@ -261,107 +221,3 @@ macro_rules! object {
     (@always $mark:ident) => { true };
 }
 pub(crate) use object;
-
-/// Defines enumerations of words: `Variant = "Word",`. `ignoring case` accepts any case.
-macro_rules! choices {
-    ($(
-        $(#[$meta:meta])*
-        pub enum $name:ident $($ignoring:ident case)? {
-            $( $(#[$vmeta:meta])* $variant:ident = $word:literal, )*
-        }
-    )*) => { $(
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name {
-            $( $(#[$vmeta])* #[doc = concat!("\n\nWritten `", $word, "`.")] $variant, )*
-        }
-
-        impl $name {
-            /// Every value, in the order of declaration.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The word that is written.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-        }
-
-        impl ::std::str::FromStr for $name {
-            type Err = $crate::resource::UnknownWord;
-
-            fn from_str(word: &str) -> Result<Self, Self::Err> {
-                let ignoring_case = [$(stringify!($ignoring),)? ""].len() == 2;
-                Self::ALL
-                    .iter()
-                    .copied()
-                    .find(|choice| {
-                        choice.as_str() == word
-                            || (ignoring_case && choice.as_str().eq_ignore_ascii_case(word))
-                    })
-                    .ok_or_else(|| $crate::resource::UnknownWord::new(word, &[$($word),*]))
-            }
-        }
-
-        impl ::std::fmt::Display for $name {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-
-        impl<'de> ::serde::Deserialize<'de> for $name {
-            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::resource::object::from_text(deserializer)
-            }
-        }
-
-        impl $crate::resource::Field for $name {
-            const EMPTY_IS_UNSET: bool = true;
-        }
-    )* };
-}
-pub(crate) use choices;
-
-/// A word outside an enumeration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} is not one of {}", .allowed.join(", "))]
-#[non_exhaustive]
-pub struct UnknownWord {
-    /// What was found.
-    pub word: String,
-    /// What is allowed.
-    pub allowed: &'static [&'static str],
-}
-
-impl UnknownWord {
-    pub(crate) fn new(word: &str, allowed: &'static [&'static str]) -> Self {
-        Self { word: word.chars().take(64).collect(), allowed }
-    }
-}
-
-/// Deserialises a value that is written as text.
-pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: std::str::FromStr<Err: fmt::Display>,
-{
-    struct Text<T>(std::marker::PhantomData<T>);
-    impl<T: std::str::FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("text")
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
-            text.parse().map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(Text(std::marker::PhantomData))
-}

@@ -1,6 +1,7 @@
 //! Policies of one namespace and of the whole cluster.
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{Errors, NoStatus, ObjectMeta, PolicyType, Resource, Rule, Spec, validate};
 use crate::kind::Kind;
 

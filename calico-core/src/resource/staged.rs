@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::policy::types_or_default;
 use super::{
     DEFAULT_TIER, Errors, GlobalNetworkPolicySpec, NetworkPolicySpec, NoStatus, ObjectMeta,

@@ -1,6 +1,7 @@
 //! Tiers: ordered groups of policies.
 
-use super::object::{choices, object};
+use super::choices::choices;
+use super::object::object;
 use super::{Condition, Errors, ObjectMeta, Resource, Spec};
 use crate::kind::Kind;
 

@@ -1,10 +1,15 @@
 //! Manifests: YAML or JSON files with one or more resources.
 
+mod lines;
+
+#[cfg(test)]
+mod tests;
+
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
+use self::lines::{Lines, line_of};
 use super::{AnyResource, FieldError, Mode};
 use crate::kind::{API_VERSION, Kind};
 
@@ -194,196 +199,5 @@ fn subject(value: &Value) -> String {
         ("", _) => String::new(),
         (kind, "") => format!(" ({kind})"),
         (kind, name) => format!(" ({kind} {name})"),
-    }
-}
-
-/// The shape of a document: only its lines are of interest.
-enum Lines {
-    Map(Vec<(String, Spanned<Self>)>),
-    List(Vec<Spanned<Self>>),
-    Scalar,
-}
-
-/// The line of `place`, or of the nearest thing around it that exists.
-fn line_of(node: &Spanned<Lines>, place: &str) -> u64 {
-    let line = node.referenced.line();
-    let place = place.strip_prefix('.').unwrap_or(place);
-    let inner = match &node.value {
-        Lines::Map(entries) => entries
-            .iter()
-            .filter_map(|(key, value)| Some((place.strip_prefix(key.as_str())?, value)))
-            .filter(|(rest, _)| rest.is_empty() || rest.starts_with(['.', '[']))
-            .min_by_key(|(rest, _)| rest.len()),
-        Lines::List(items) => place.strip_prefix('[').and_then(|rest| {
-            let (index, rest) = rest.split_once(']')?;
-            Some((rest, items.get(index.parse::<usize>().ok()?)?))
-        }),
-        Lines::Scalar => None,
-    };
-    inner.map_or(line, |(rest, value)| line_of(value, rest))
-}
-
-impl<'de> Deserialize<'de> for Lines {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LinesVisitor)
-    }
-}
-
-struct LinesVisitor;
-
-macro_rules! scalars {
-    ($($visit:ident: $ty:ty),*) => {
-        $(fn $visit<E>(self, _: $ty) -> Result<Lines, E> { Ok(Lines::Scalar) })*
-    };
-}
-
-impl<'de> Visitor<'de> for LinesVisitor {
-    type Value = Lines;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("anything")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Lines, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Lines::Map(entries))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Lines, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(Lines::List(items))
-    }
-
-    fn visit_unit<E>(self) -> Result<Lines, E> {
-        Ok(Lines::Scalar)
-    }
-
-    fn visit_none<E>(self) -> Result<Lines, E> {
-        Ok(Lines::Scalar)
-    }
-
-    scalars!(visit_str: &str, visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, expected: Result<&[&str], &[&str]>) {
-        match (read_manifest(text, Mode::Strict), expected) {
-            (Ok(found), Ok(names)) => {
-                let found: Vec<&str> = found.iter().map(AnyResource::name).collect();
-                assert_eq!(found, names, "{text}");
-            }
-            (Err(found), Err(errors)) => {
-                let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-                assert_eq!(found, errors, "{text}");
-            }
-            (found, _) => panic!("{text}: {found:?}"),
-        }
-    }
-
-    const TIER: &str = "apiVersion: projectcalico.org/v3, kind: Tier";
-
-    #[test]
-    fn every_way_to_write_several_resources() {
-        let tier = |name: &str| format!("{{{TIER}, metadata: {{name: {name}}}, spec: {{}}}}");
-        let (a, b, c) = (tier("a"), tier("b"), tier("c"));
-        check("", Ok(&[]));
-        check("# only a comment\n---\n---\n", Ok(&[]));
-        check(&a, Ok(&["a"]));
-        check(&format!("---\n{a}\n---\n# none\n---\n[{b}, {c}]\n"), Ok(&["a", "b", "c"]));
-        let list = "apiVersion: projectcalico.org/v3\nkind: TierList\nmetadata: {}\nitems:\n";
-        check(&format!("{list}- metadata: {{name: x}}\n- {a}\n"), Ok(&["x", "a"]));
-        check(&format!("apiVersion: v1\nkind: List\nitems: [{a}]\n"), Ok(&["a"]));
-        let json = r#"{"apiVersion":"projectcalico.org/v3","kind":"Tier","metadata":{"name":"j"}}"#;
-        check(json, Ok(&["j"]));
-    }
-
-    #[test]
-    fn mistakes_are_all_reported_with_their_lines() {
-        check(
-            "apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata:
-  name: main
-spec:
-  cidr: 10.0.0.0/40
-  natOutgoin: true
----
-- kind: Tier
-  apiVersion: projectcalico.org/v3
-  metadata: {name: t, labels: {a.b/c: 1}}
-- kind: Gadget
-  apiVersion: projectcalico.org/v3
-- 7
-",
-            Err(&[
-                "document 1, line 6 (IPPool main): spec.cidr: the text \"10.0.0.0/40\" is no CIDR, such as 10.0.0.0/16 or fd00::/64",
-                "document 1, line 7 (IPPool main): spec.natOutgoin: unknown field; \
-                 did you mean `natOutgoing`?",
-                "document 2, line 11 (Tier t): metadata.labels.a.b/c: \
-                 invalid type: integer `1`, expected a string",
-                "document 2, line 12 (Gadget): kind: \"Gadget\" is no kind of projectcalico.org/v3",
-                "document 2, line 14: document: \
-                 expected a map with kind and metadata, found the number 7",
-            ]),
-        );
-        check(
-            "kind: Tier\nkind: Tier\n",
-            Err(&["line 2, column 1: duplicate mapping key: kind; remove one of the two"]),
-        );
-        check("a: [1\nb: 2\n", Err(&["line 2, column 2: illegal placement of ':' indicator"]));
-    }
-
-    #[test]
-    fn bounds() {
-        let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        check(&deep(MAX_MANIFEST_DEPTH), Ok(&[]));
-        for depth in [MAX_MANIFEST_DEPTH + 1, 10_000] {
-            let errors = read_manifest(&deep(depth), Mode::Strict).unwrap_err();
-            assert!(errors[0].to_string().contains("nested deeper than 64"), "{errors:?}");
-        }
-        let size = MAX_MANIFEST_SIZE + 1;
-        assert_eq!(
-            read_manifest(&" ".repeat(size), Mode::Strict),
-            Err(vec![ManifestError::TooLarge { size }])
-        );
-    }
-
-    #[test]
-    fn yaml_is_written_in_block_style_without_needless_quotes() {
-        let yaml = "apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata:
-  labels:
-    number: \"12\"
-    word: \"true\"
-  name: web
-spec:
-  ingress:
-  - action: Allow
-    destination:
-      ports:
-      - 80
-      - 90:100
-      - http
-    protocol: TCP
-    source:
-      nets:
-      - 10.0.0.0/8
-      - fd00::/8
-      selector: app == 'web' && has(a-rather-long-label-name-to-make-the-line-exceed-eighty-columns)
-  order: 100
-  selector: all()
-";
-        let read = read_manifest(yaml, Mode::Strict).unwrap();
-        assert_eq!(to_yaml(&read[0].normalised().unwrap()), yaml);
     }
 }
