@@ -31,11 +31,11 @@ pub enum Expr {
     /// `name ends with "value"`.
     EndsWith(Box<str>, Box<str>),
     /// `!x`.
-    Not(Box<Expr>),
+    Not(Box<Self>),
     /// `(x && y && ...)`.
-    And(Vec<Expr>),
+    And(Vec<Self>),
     /// `(x || y || ...)`.
-    Or(Vec<Expr>),
+    Or(Vec<Self>),
 }
 
 impl Expr {
