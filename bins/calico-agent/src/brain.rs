@@ -107,11 +107,6 @@ impl Brain {
         self.routing.handle_route(event);
     }
 
-    /// Every peer has told its routes, or had its time to.
-    pub fn set_learned_in_sync(&mut self) {
-        self.routing.set_learned_in_sync();
-    }
-
     /// What to do about everything since the last call; `None` if nothing. Until the datastore
     /// was listed there is nothing to do.
     pub fn flush(&mut self) -> Option<Work> {
@@ -227,7 +222,8 @@ mod tests {
         let updates = brain.flush().unwrap().transaction.updates;
         assert_eq!(updates.last(), Some(&Update::InSync));
         assert!(!updates.contains(&Update::LearnedInSync));
-        brain.set_learned_in_sync();
+        brain.handle_route(RouteEvent::Begin);
+        brain.handle_route(RouteEvent::Ready);
         assert_eq!(brain.flush().unwrap().transaction.updates, [Update::LearnedInSync]);
     }
 

@@ -6,6 +6,8 @@ pub mod brain;
 pub mod config;
 pub mod control;
 pub mod mirror;
+pub mod node;
 pub mod peering;
 pub mod progress;
+pub mod router;
 pub mod routing;

@@ -7,9 +7,8 @@ use std::time::Duration;
 use calico_core::dataplane::{Applied, Dataplane, EndpointId, Transaction};
 use calico_core::datastore::{Datastore, Revision, WatchEvent, WatchStream};
 use calico_core::key::Scope;
-use calico_core::routes::RouteEvent;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -38,8 +37,6 @@ pub struct Node {
     pub dataplane: Arc<dyn Dataplane>,
     /// Where routes are told and learned.
     pub router: Router,
-    /// News from other routers.
-    pub learned: mpsc::Receiver<RouteEvent>,
     /// For those who wait.
     pub progress: watch::Sender<Progress>,
 }
@@ -72,8 +69,7 @@ impl Node {
                     Some(event) => self.handle_store(event),
                     None => break warn!("the datastore was closed"),
                 },
-                Some(event) = self.learned.recv() => self.brain.handle_route(event),
-                () = self.router.converged() => self.brain.set_learned_in_sync(),
+                event = self.router.next() => self.brain.handle_route(event),
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
                 _ = resync.tick() => self.resync().await,
             }
@@ -92,7 +88,7 @@ impl Node {
             self.handle_store(event);
         }
         for _ in 0..BATCH {
-            let Ok(event) = self.learned.try_recv() else { break };
+            let Some(event) = self.router.next().now_or_never() else { break };
             self.brain.handle_route(event);
         }
     }
@@ -134,7 +130,6 @@ impl Node {
         if let Some(plan) = work.speaker {
             self.router.configure(plan).await;
         }
-        self.router.publish(&self.progress);
     }
 
     async fn apply(&self, transaction: Transaction, pending: &mut Pending) {

@@ -1,14 +1,13 @@
 //! How far the agent is, for those who wait for it: the CNI service and the control service.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
 use tokio::sync::watch;
 
-use crate::control::{BgpStatus, EndpointStatus};
+use crate::control::EndpointStatus;
 
 /// A snapshot of how far the agent is.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +22,6 @@ pub struct Progress {
     pub dataplane: u64,
     /// Endpoints of this node.
     pub endpoints: BTreeMap<EndpointId, EndpointStatus>,
-    /// The BGP speaker, as of a moment ago.
-    pub bgp: Option<Arc<BgpStatus>>,
     /// Why the dataplane does not follow now, if so.
     pub dataplane_error: Option<String>,
     /// Why the datastore does not answer now, if so.

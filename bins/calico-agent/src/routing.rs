@@ -108,6 +108,7 @@ impl Routing {
                 self.learned.insert(route.prefix, route.next_hops);
             }
             RouteEvent::Ready => {
+                self.learned_in_sync = true;
                 for prefix in self.relisting.take().unwrap_or_default() {
                     self.learned.remove(&prefix);
                     self.dirty.insert(prefix);
@@ -120,12 +121,8 @@ impl Routing {
         }
     }
 
-    /// Every peer has told its routes, or had its time to.
-    pub fn set_learned_in_sync(&mut self) {
-        self.learned_in_sync = true;
-    }
-
-    /// Whether [`set_learned_in_sync`](Self::set_learned_in_sync) was called.
+    /// Whether the learned routes were listed once: every peer has told its own, or had its time
+    /// to.
     #[must_use]
     pub const fn learned_in_sync(&self) -> bool {
         self.learned_in_sync

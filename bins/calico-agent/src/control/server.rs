@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Reply, Request, Status};
 use crate::progress::{Progress, Watcher};
+use crate::router::RouterView;
 
 /// Longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
@@ -25,6 +26,8 @@ pub struct Control {
     pub node: String,
     /// How far the agent is.
     pub progress: Watcher,
+    /// The BGP speaker.
+    pub bgp: RouterView,
     /// Verdicts of the dataplane.
     pub verdicts: broadcast::Sender<VerdictEvent>,
 }
@@ -61,7 +64,7 @@ impl Control {
             }
             match serde_json::from_str(&line) {
                 Ok(Request::Status) => {
-                    send(&mut write, &Reply::Status(Box::new(self.status()))).await?;
+                    send(&mut write, &Reply::Status(Box::new(self.status().await))).await?;
                 }
                 Ok(Request::Verdicts) => return self.follow(&mut write).await,
                 Err(error) => {
@@ -88,7 +91,8 @@ impl Control {
         }
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
+        let bgp = self.bgp.status().await;
         let progress = self.progress.now();
         let waiting_for = waiting_for(&progress);
         Status {
@@ -102,7 +106,7 @@ impl Control {
                 .into_iter()
                 .map(|(id, status)| (id.to_string(), status))
                 .collect(),
-            bgp: progress.bgp.as_deref().cloned(),
+            bgp,
         }
     }
 }
@@ -140,6 +144,7 @@ mod tests {
         let control = Control {
             node: "n1".into(),
             progress: Watcher::new(receiver),
+            bgp: RouterView::default(),
             verdicts: broadcast::Sender::new(4),
         };
         let (client, server) = UnixStream::pair().unwrap();

@@ -1,0 +1,293 @@
+//! The node's BGP speaker, started and changed as its [`SpeakerPlan`] says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calico_bgp::rib::{NextHopMode, RouteSource};
+use calico_bgp::runtime::{Shutdown, SpeakerHandle};
+use calico_bgp::speaker::{Config, PeerConfig};
+use calico_core::resource;
+use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
+use futures_util::StreamExt;
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::config::Bgp;
+use crate::control::{BgpStatus, LearnedStatus, PeerStatus, PeerType};
+use crate::peering::{Session, SpeakerPlan};
+
+/// The file in the run directory that says that a speaker ran here since the host started: its
+/// successor asks the peers for their routes before it drops what the kernel has (RFC 4724).
+const MARKER: &str = "bgp-running";
+
+/// Events that wait for the agent; the speaker waits when there are more.
+const QUEUE: usize = 1024;
+
+/// Starts, changes and stops the speaker.
+#[derive(Debug)]
+pub struct Router {
+    enabled: bool,
+    listen_port: Option<u16>,
+    marker: PathBuf,
+    /// Events with the number of the speaker that they come from.
+    sender: mpsc::Sender<(u64, RouteEvent)>,
+    receiver: mpsc::Receiver<(u64, RouteEvent)>,
+    /// Number of the latest speaker; events of earlier ones are void.
+    speaker: u64,
+    /// What is to be told without a speaker.
+    silence: VecDeque<RouteEvent>,
+    announced: BTreeSet<IpNet>,
+    running: Option<Running>,
+    view: watch::Sender<Option<Arc<View>>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// The plan without its sessions: a change of it needs another speaker.
+    identity: SpeakerPlan,
+    handle: SpeakerHandle,
+    forward: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.forward.abort();
+    }
+}
+
+#[derive(Debug)]
+struct View {
+    handle: SpeakerHandle,
+    as_number: u32,
+    router_id: String,
+    types: BTreeMap<IpAddr, PeerType>,
+}
+
+/// What others may ask about the speaker; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RouterView(watch::Receiver<Option<Arc<View>>>);
+
+impl Default for RouterView {
+    fn default() -> Self {
+        Self(watch::channel(None).1)
+    }
+}
+
+impl Router {
+    /// A router that leaves its marker in `run_dir`. Without `bgp` it never speaks.
+    #[must_use]
+    pub fn new(bgp: Option<&Bgp>, run_dir: &Path) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        Self {
+            enabled: bgp.is_some(),
+            listen_port: bgp.and_then(|bgp| bgp.listen_port),
+            marker: run_dir.join(MARKER),
+            sender,
+            receiver,
+            speaker: 0,
+            silence: VecDeque::new(),
+            announced: BTreeSet::new(),
+            running: None,
+            view: watch::channel(None).0,
+        }
+    }
+
+    /// For those who ask about the speaker.
+    #[must_use]
+    pub fn view(&self) -> RouterView {
+        RouterView(self.view.subscribe())
+    }
+
+    /// The next news from other routers. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> RouteEvent {
+        loop {
+            if let Some(event) = self.silence.pop_front() {
+                return event;
+            }
+            // `self.sender` keeps the channel open.
+            if let Some((speaker, event)) = self.receiver.recv().await
+                && speaker == self.speaker
+            {
+                return event;
+            }
+        }
+    }
+
+    /// Makes the speaker as the plan says; sessions that the change does not concern go on.
+    pub async fn configure(&mut self, plan: Option<SpeakerPlan>) {
+        let plan = plan.filter(|_| self.enabled);
+        let Some(plan) = plan else { return self.stop("BGP was turned off").await };
+        let identity = SpeakerPlan { sessions: Vec::new(), ..plan.clone() };
+        if self.running.as_ref().is_some_and(|running| running.identity != identity) {
+            self.stop("the configuration of this speaker changed").await;
+        }
+        if self.running.is_none() && !self.start(identity).await {
+            return;
+        }
+        let Some(running) = &self.running else { return };
+        let peers = plan.sessions.iter().map(peer).collect();
+        match running.handle.set_peers(peers).await {
+            Ok(Ok(changes)) => info!(
+                added = ?changes.added, removed = ?changes.removed, restarted = ?changes.restarted,
+                "configured BGP sessions"
+            ),
+            Ok(Err(error)) => {
+                error!(%error, "the BGP sessions stay as they are: bad configuration")
+            }
+            Err(error) => error!(%error, "the BGP sessions stay as they are"),
+        }
+        let types = plan.sessions.iter().map(|session| (session.address, session.peer_type));
+        self.view.send_replace(Some(Arc::new(View {
+            handle: running.handle.clone(),
+            as_number: plan.local_as,
+            router_id: plan.router_id.to_string(),
+            types: types.collect(),
+        })));
+    }
+
+    /// Announces and withdraws prefixes of this node.
+    pub async fn announce(&mut self, announce: Vec<IpNet>, withdraw: Vec<IpNet>) {
+        for prefix in &withdraw {
+            self.announced.remove(prefix);
+        }
+        self.announced.extend(&announce);
+        let Some(running) = &self.running else { return };
+        let handle: &dyn RouteDistributor = &running.handle;
+        if !announce.is_empty()
+            && let Err(error) = handle.announce(announce).await
+        {
+            warn!(%error, "cannot announce a prefix");
+        }
+        if !withdraw.is_empty()
+            && let Err(error) = handle.withdraw(withdraw).await
+        {
+            warn!(%error, "cannot withdraw a prefix");
+        }
+    }
+
+    /// Ends the speaker so that the peers keep our routes for its successor.
+    pub async fn shutdown(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.handle.shutdown(Shutdown::GracefulRestart).await;
+        }
+    }
+
+    async fn start(&mut self, identity: SpeakerPlan) -> bool {
+        let mut config = Config::new(identity.local_as, identity.router_id);
+        let port = self.listen_port.unwrap_or(identity.listen_port);
+        config.listen = vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)];
+        config.cluster_id = identity.cluster_id;
+        config.restarting = self.marker.exists();
+        let restarting = config.restarting;
+        let handle = match SpeakerHandle::spawn(config) {
+            Ok(handle) => handle,
+            Err(error) => {
+                error!(
+                    error = &error as &dyn std::error::Error,
+                    port, "cannot start the BGP speaker"
+                );
+                return false;
+            }
+        };
+        info!(
+            as_number = identity.local_as, router_id = %identity.router_id, port, restarting,
+            "started the BGP speaker"
+        );
+        if let Err(error) = std::fs::write(&self.marker, []) {
+            warn!(%error, path = %self.marker.display(), "a restart will drop learned routes");
+        }
+        self.speaker += 1;
+        self.silence.clear();
+        let learned = RouteDistributor::learned(&handle);
+        let forward = tokio::spawn(forward(learned, self.speaker, self.sender.clone()));
+        self.running = Some(Running { identity, handle, forward });
+        let announced = self.announced.iter().copied().collect();
+        self.announce(announced, Vec::new()).await;
+        true
+    }
+
+    async fn stop(&mut self, why: &str) {
+        let was_running = self.running.take();
+        self.view.send_replace(None);
+        if let Some(running) = was_running {
+            info!(why, "stopped the BGP speaker");
+            running.handle.shutdown(Shutdown::Cease(why.to_owned())).await;
+        }
+        // Nothing is learned without a speaker.
+        self.speaker += 1;
+        self.silence = VecDeque::from([RouteEvent::Begin, RouteEvent::Ready]);
+    }
+}
+
+impl RouterView {
+    /// How the speaker is; `None` if there is none.
+    pub async fn status(&self) -> Option<BgpStatus> {
+        let view = self.0.borrow().clone()?;
+        let peers = view.handle.peers().await.ok()?;
+        let routes = view.handle.routes().await.ok()?;
+        let mut status = BgpStatus {
+            as_number: view.as_number,
+            router_id: view.router_id.clone(),
+            ..BgpStatus::default()
+        };
+        status.peers = peers
+            .into_iter()
+            .map(|peer| PeerStatus {
+                address: peer.config.address,
+                as_number: peer.config.remote_as,
+                peer_type: view.types.get(&peer.config.address).copied().unwrap_or_default(),
+                state: peer.state.to_string(),
+                since_seconds: peer.since.elapsed().as_secs(),
+                received: peer.prefixes_received as u64,
+                last_error: peer.last_error.map(|error| error.to_string()),
+            })
+            .collect();
+        for route in routes {
+            let carrying = route.paths.iter().filter(|path| path.multipath);
+            if route.paths.iter().any(|path| path.best && path.source == RouteSource::Local) {
+                status.announced.push(route.prefix);
+            } else {
+                let next_hops = carrying.filter_map(|path| path.attributes.next_hop);
+                let next_hops = next_hops.map(|hop| hop.address()).collect();
+                status.learned.push(LearnedStatus { prefix: route.prefix, next_hops });
+            }
+        }
+        Some(status)
+    }
+}
+
+async fn forward(mut learned: RouteStream, speaker: u64, events: mpsc::Sender<(u64, RouteEvent)>) {
+    while let Some(event) = learned.next().await {
+        if events.send((speaker, event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn peer(session: &Session) -> PeerConfig {
+    let mut peer = PeerConfig::new(session.address, session.remote_as);
+    peer.port = session.port;
+    peer.local_as = Some(session.local_as);
+    peer.local_address = session.local_address;
+    peer.passive = session.passive;
+    peer.rr_client = session.reflector_client;
+    peer.next_hop = match session.next_hop {
+        resource::NextHopMode::Auto => NextHopMode::Auto,
+        resource::NextHopMode::SelfNextHop => NextHopMode::OwnAddress,
+        resource::NextHopMode::Keep => NextHopMode::Keep,
+    };
+    let seconds = |time: std::time::Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
+    if let Some(time) = session.restart_time {
+        // 12 bits on the wire (RFC 4724, section 3).
+        peer.graceful_restart = Some(seconds(time).min(0x0FFF));
+    }
+    if let Some(time) = session.keepalive {
+        peer.keepalive_time = Some(seconds(time));
+        peer.hold_time = seconds(time * 3).max(3);
+    }
+    peer
+}
