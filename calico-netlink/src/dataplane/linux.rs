@@ -50,8 +50,9 @@ struct Inner {
     state: State,
     /// Of the ruleset as we last saw or made it.
     generation: Generation,
-    /// Whether the kernel's routes were compared with ours since we started.
-    routes_adopted: bool,
+    /// Whether the kernel's table and routes were compared with complete desired state since we
+    /// started.
+    adopted: bool,
 }
 
 impl LinuxDataplane {
@@ -68,7 +69,7 @@ impl LinuxDataplane {
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
         let causes = Causes::default();
         let state = State::new(Tracker::new(Family::Inet, TABLE), causes.clone());
-        let mut inner = Inner { socket, state, generation, routes_adopted: false };
+        let mut inner = Inner { socket, state, generation, adopted: false };
         if table.is_none() {
             inner.commit().await.map_err(unsupported)?;
         } else {
@@ -85,7 +86,7 @@ impl LinuxDataplane {
         let mut inner = self.inner.lock().await;
         let counters = inner.socket.rule_counters(Family::Inet, TABLE).await.map_err(failed)?;
         let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for counter in counters {
+        for counter in counters.into_iter().filter(|counter| !counter.identity.is_empty()) {
             let sum = sums.entry(counter.identity).or_default();
             sum.0 += counter.packets;
             sum.1 += counter.bytes;
@@ -117,7 +118,7 @@ impl LinuxDataplane {
             }
         }
         inner.state.table().observed(None, false);
-        inner.routes_adopted = false;
+        inner.adopted = false;
         self.routes.replace_all(&[]).await.map(|_removed| ())
     }
 }
@@ -131,16 +132,21 @@ impl Dataplane for LinuxDataplane {
         inner.state.apply(transaction);
         let failed_endpoints = inner.state.failed();
         if inner.state.in_sync() {
+            // What the kernel has already as it should be is left alone.
+            if !inner.adopted {
+                inner.observe().await.map_err(failed)?;
+            }
             // Policy first: a route leads to a workload only once its policy is in force.
             inner.commit().await.map_err(failed)?;
-            if inner.routes_adopted {
+            inner.forget_released().await;
+            if inner.adopted {
                 let (have, gone) = inner.state.route_changes();
                 if !(have.is_empty() && gone.is_empty()) {
                     self.routes.change(&have, &gone).await?;
                 }
             } else {
                 self.routes.replace_all(&inner.state.routes()).await?;
-                inner.routes_adopted = true;
+                inner.adopted = true;
             }
             inner.state.routes_done();
         }
@@ -160,7 +166,7 @@ impl Dataplane for LinuxDataplane {
         }
         inner.commit().await.map_err(failed)?;
         repaired.extend(self.routes.replace_all(&inner.state.routes()).await?);
-        inner.routes_adopted = true;
+        inner.adopted = true;
         inner.state.routes_done();
         Ok(Drift { repaired })
     }
@@ -202,6 +208,15 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Best effort: a connection that stays is let through only between endpoints that are
+    /// allowed to talk at all.
+    async fn forget_released(&mut self) {
+        let released = self.state.take_released();
+        if let Err(error) = self.socket.forget_connections(&released).await {
+            tracing::debug!(%error, "connections of removed endpoints stay until they time out");
+        }
     }
 
     async fn observe(&mut self) -> Result<Vec<String>, Error> {

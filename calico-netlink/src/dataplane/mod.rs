@@ -7,6 +7,25 @@
 //! endpoints; mark bits carry their decision back. A name that is in no map is dropped: an
 //! interface is closed from its first instant.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use calico_core::dataplane::{Dataplane, Transaction, Update};
+//! use calico_netlink::dataplane::{LinuxDataplane, NoRoutes};
+//!
+//! # async fn run() -> Result<(), calico_core::dataplane::DataplaneError> {
+//! let dataplane = LinuxDataplane::open(Arc::new(NoRoutes)).await?;
+//! // Sets, rules, endpoints, ... and once that is all there is:
+//! let updates = vec![Update::InSync];
+//! let applied = dataplane.apply(Transaction { revision: 1, updates }).await?;
+//! assert_eq!(applied.revision, 1);
+//! for counter in dataplane.rule_counters().await? {
+//!     println!("{}: {} packets", counter.identity, counter.packets);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Each transaction is one batch of nf_tables, so no packet meets half of an update. Desired
 //! state is a value (`state`, pure); the driver (`linux`) is the only part that does IO.
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_core::dataplane::{
@@ -41,6 +42,9 @@ pub(super) struct State {
     uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
     users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
     failed: BTreeMap<EndpointId, String>,
+    addresses: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
+    /// Addresses that endpoints have lost.
+    released: BTreeSet<IpAddr>,
     /// For each set of the table, how many chains look it up; such a set cannot go.
     lookups: BTreeMap<String, usize>,
     /// Sets that go when their last chain does: constants, and described ones that were removed.
@@ -68,6 +72,8 @@ impl State {
             uses: BTreeMap::new(),
             users: BTreeMap::new(),
             failed: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            released: BTreeSet::new(),
             lookups: BTreeMap::new(),
             transient: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -117,6 +123,11 @@ impl State {
             }
         }
         (have, gone)
+    }
+
+    /// Addresses that endpoints lost since the last call: their connections are to be forgotten.
+    pub(super) fn take_released(&mut self) -> Vec<IpAddr> {
+        mem::take(&mut self.released).into_iter().collect()
     }
 
     pub(super) fn routes_done(&mut self) {
@@ -207,6 +218,13 @@ impl State {
         }
         self.failed.remove(id);
         let endpoint = self.endpoints.get(id).cloned();
+        let addresses: BTreeSet<_> =
+            endpoint.iter().flat_map(|e| &e.addresses).map(IpNet::addr).collect();
+        let before = self.addresses.remove(id).unwrap_or_default();
+        self.released.extend(before.difference(&addresses));
+        if !addresses.is_empty() {
+            self.addresses.insert(id.clone(), addresses);
+        }
         if let Some(held) = self.interface_of.get(id).cloned()
             && endpoint.as_ref().map(|endpoint| &endpoint.interface) != Some(&held)
         {
@@ -490,9 +508,9 @@ fn element(family: Family, member: &SetMember) -> Option<Element> {
     }
 }
 
-fn address_bytes(address: std::net::IpAddr) -> Vec<u8> {
+fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
-        std::net::IpAddr::V4(address) => address.octets().to_vec(),
-        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }

@@ -9,6 +9,7 @@
 //! Minimum kernel: 5.2, the first with NAT chains in tables of family `inet`.
 
 mod batch;
+mod conntrack;
 mod error;
 pub mod nflog;
 mod read;

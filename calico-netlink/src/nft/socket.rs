@@ -190,6 +190,18 @@ impl Socket {
         self.request(kind, flags::DUMP, family as u8, filter).await
     }
 
+    pub(super) fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends a datagram and returns the first answer.
+    pub(super) async fn exchange(&mut self, datagram: &[u8]) -> Result<Vec<u8>, Error> {
+        self.discard_pending()?;
+        self.send(datagram).await?;
+        self.receive().await
+    }
+
     async fn request(
         &mut self,
         kind: u16,
@@ -197,8 +209,7 @@ impl Socket {
         family: u8,
         body: impl FnOnce(&mut Writer),
     ) -> Result<Vec<Object>, Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let seq = self.sequence;
+        let seq = self.next_sequence();
         let header = Header { kind, flags: flags::REQUEST | extra, seq, family, res_id: 0 };
         let mut w = Writer::new();
         w.message(header, body);

@@ -41,6 +41,8 @@ fn a_restart_changes_nothing_and_loses_no_new_flow() {
         let mut dataplane = open().await;
         apply(&dataplane, everything(&server, &client)).await;
         let before = table().await;
+        let handles = || nft(&["-s", "-a", "list", "table", "inet", "calico"]);
+        let handles_before = handles();
         let stop = Arc::new(AtomicBool::new(false));
         // Every datagram has a socket, so a flow, of its own: none is let through as
         // established.
@@ -69,8 +71,9 @@ fn a_restart_changes_nothing_and_loses_no_new_flow() {
         let (sent, received) = traffic.join().unwrap();
         assert!(sent > 100, "{sent} datagrams are too few to show anything");
         assert_eq!(sent, received);
-        // Handles would differ had anything been made anew.
         assert_eq!(table().await, before);
+        // Handles would differ had anything been made anew, and counters be lost.
+        assert_eq!(handles(), handles_before);
         println!("{sent} flows over 10 restarts, none lost");
     });
 }
@@ -266,18 +269,61 @@ fn one_more_endpoint_costs_the_same_among_many() {
         let mut medians = Vec::new();
         for many in [0, 2000] {
             apply(&dataplane, (0..many).map(|n| of(10_000 + n)).collect()).await;
-            let mut times = Vec::new();
+            let (mut times, mut removals) = (Vec::new(), Vec::new());
             for n in 0..21 {
                 let started = Instant::now();
                 apply(&dataplane, vec![of(n)]).await;
                 times.push(started.elapsed());
                 let id = EndpointId { namespace: "prod".into(), name: format!("{n}").into() };
+                let started = Instant::now();
                 apply(&dataplane, vec![Update::EndpointRemoved(id)]).await;
+                removals.push(started.elapsed());
             }
             times.sort();
+            removals.sort();
             medians.push(times[10]);
+            println!("its removal: median {:?}", removals[10]);
             println!("one endpoint among {many}: median {:?}, worst {:?}", times[10], times[20]);
         }
         assert!(medians[1] < medians[0] * 20 + Duration::from_millis(20), "{medians:?}");
+    });
+}
+
+#[test]
+fn connections_of_a_removed_endpoint_are_forgotten() {
+    in_new_netns(async || {
+        forward();
+        let (server, client, other) = (Pod::new(1), Pod::new(2), Pod::new(3));
+        let dataplane = open().await;
+        apply(
+            &dataplane,
+            vec![
+                open_profile(),
+                Update::Endpoint(endpoint(&server, &[], &[])),
+                Update::Endpoint(endpoint(&client, &[], &[])),
+                Update::Endpoint(endpoint(&other, &[], &[])),
+                Update::InSync,
+            ],
+        )
+        .await;
+        let known = |address: std::net::IpAddr| {
+            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            let output =
+                std::process::Command::new("conntrack").args(["-L", "-f", family]).output();
+            let output = output.expect("conntrack is the oracle: apt-get install conntrack");
+            let listed = String::from_utf8(output.stdout).unwrap();
+            listed.lines().filter(|line| line.contains(&format!("={address} "))).count()
+        };
+        let _listeners = [server.v4, server.v6, other.v4].map(|a| {
+            let host = if a == other.v4 { &other.host } else { &server.host };
+            host.listen(a, 80)
+        });
+        for to in [server.v4, server.v6, other.v4] {
+            assert!(client.host.connects(to, 80));
+        }
+        assert!(known(server.v4) > 0 && known(server.v6) > 0);
+        apply(&dataplane, vec![Update::EndpointRemoved(endpoint_id(&server))]).await;
+        assert_eq!((known(server.v4), known(server.v6)), (0, 0));
+        assert!(known(other.v4) > 0);
     });
 }
