@@ -7,10 +7,8 @@ use std::sync::Arc;
 use calico_core::dataplane::EndpointId;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    FieldError, GlobalNetworkSet, NAMESPACE_LABEL_PREFIX, NAMESPACE_PROFILE_PREFIX, NetworkSet,
-    SERVICE_ACCOUNT_LABEL_PREFIX, WorkloadEndpoint,
+    FieldError, GlobalNetworkSet, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
 };
-use calico_core::selector::{NAMESPACE_LABEL, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL};
 use ipnet::IpNet;
 
 use super::Graph;
@@ -101,7 +99,7 @@ impl Graph {
             allowed_sources: spec.allow_spoofed_source_prefixes.clone(),
             profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
         });
-        let labels = endpoint_labels(endpoint);
+        let labels = endpoint.selector_labels();
         let contribution = Contribution::Endpoint { addresses, ports };
         let id = self.put_item(key, contribution, &labels, &spec.profiles, is_local);
         if let Some(local) = local {
@@ -111,8 +109,7 @@ impl Graph {
     }
 
     pub(super) fn put_network_set(&mut self, set: &NetworkSet) {
-        let mut labels = set.metadata.labels.clone();
-        labels.insert(NAMESPACE_LABEL.to_owned(), set.namespace().to_owned());
+        let labels = set.selector_labels();
         let parents = [format!("{NAMESPACE_PROFILE_PREFIX}{}", set.namespace())];
         let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
         let key = self.item_key(Kind::NetworkSet, set.namespace(), set.name());
@@ -244,27 +241,4 @@ impl Graph {
             ports.iter().for_each(|port| self.names.release(port.name));
         }
     }
-}
-
-/// An endpoint's own labels: those of its metadata, without the prefixes that are kept for
-/// inherited ones, and those that its place and account give it.
-fn endpoint_labels(endpoint: &WorkloadEndpoint) -> BTreeMap<String, String> {
-    let reserved = [NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_LABEL_PREFIX];
-    let own = endpoint
-        .metadata
-        .labels
-        .iter()
-        .filter(|(key, _)| !reserved.iter().any(|prefix| key.starts_with(prefix)));
-    let mut labels: BTreeMap<String, String> =
-        own.map(|(key, value)| (key.clone(), value.clone())).collect();
-    for (label, value) in [
-        (NAMESPACE_LABEL, endpoint.namespace()),
-        (ORCHESTRATOR_LABEL, &endpoint.spec.orchestrator),
-        (SERVICE_ACCOUNT_LABEL, &endpoint.spec.service_account_name),
-    ] {
-        if !value.is_empty() {
-            labels.insert(label.to_owned(), value.to_owned());
-        }
-    }
-    labels
 }

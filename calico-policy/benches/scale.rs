@@ -1,0 +1,178 @@
+//! Loads a large cluster and measures what it takes and what one change costs.
+//!
+//! `cargo bench -p calico-policy` prints one table for 10,000 and one for 100,000 endpoints;
+//! arguments after `--` are other numbers of endpoints. Each change is set against a full
+//! computation in the same run.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on must stop")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use calico_core::dataplane::Update;
+use calico_core::resource::{
+    NetworkPolicy, NetworkPolicySpec, Profile, WorkloadEndpoint, WorkloadEndpointSpec,
+};
+use calico_policy::{Graph, Input};
+
+const POLICIES: usize = 10_000;
+const LOCAL: usize = 100;
+const NAMESPACES: usize = 500;
+const LABELS: usize = 10;
+
+/// Name, rounds, and the input of a round.
+type Change<'a> = (&'a str, usize, &'a dyn Fn(usize) -> Input);
+
+fn main() {
+    if !std::env::args().any(|arg| arg == "--bench") {
+        println!("measures only under `cargo bench`");
+        return;
+    }
+    let sizes: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    let sizes = if sizes.is_empty() { vec![10_000, 100_000] } else { sizes };
+    for size in sizes {
+        run(size);
+    }
+}
+
+fn run(endpoints: usize) {
+    println!("{endpoints} endpoints x {LABELS} labels, {LOCAL} local, {POLICIES} policies");
+    let before = resident();
+    let mut graph = Graph::for_node("n0");
+    let load = Instant::now();
+    let mut inputs = Duration::ZERO;
+    let mut feed = |graph: &mut Graph, make: &dyn Fn() -> Input| {
+        // Building the resource is the reader's work, not the graph's.
+        let start = Instant::now();
+        let input = make();
+        inputs += start.elapsed();
+        graph.handle(input).unwrap();
+    };
+    for namespace in 0..NAMESPACES {
+        feed(&mut graph, &|| profile(namespace).into());
+    }
+    for index in 0..POLICIES {
+        feed(&mut graph, &|| policy(index).into());
+    }
+    for index in 0..endpoints {
+        feed(&mut graph, &|| endpoint(index, endpoints, "v1").into());
+    }
+    let start = Instant::now();
+    let updates = graph.flush();
+    let flush = start.elapsed();
+    let total = load.elapsed() - inputs;
+    println!("  full computation      {total:>12.1?}  (of it the flush {flush:.1?})");
+    println!("  {:?}", graph.stats());
+    println!("  updates               {:>12}", updates.len());
+    drop(updates);
+    if let (Some(before), Some(after)) = (before, resident()) {
+        let grown = after.saturating_sub(before);
+        let each = grown * 1024 / endpoints;
+        println!(
+            "  memory                {:>9} MiB  ({each} bytes an endpoint, policies included)",
+            grown / 1024
+        );
+    }
+
+    let changes: [Change<'_>; 5] = [
+        ("remote label change", 2000, &|round| {
+            endpoint(1 + round % 50, endpoints, ["v2", "v1"][round / 50 % 2]).into()
+        }),
+        ("remote comes and goes", 2000, &|round| match round % 2 {
+            0 => endpoint(endpoints + 1, endpoints, "v1").into(),
+            _ => Input::Remove(
+                calico_policy::Object::from(endpoint(endpoints + 1, endpoints, "v1")).key(),
+            ),
+        }),
+        ("local label change", 2000, &|round| {
+            endpoint(0, endpoints, ["v2", "v1"][round % 2]).into()
+        }),
+        ("policy change", 2000, &|round| {
+            let mut policy = policy(0);
+            policy.spec.order = Some((round % 2) as f64);
+            policy.into()
+        }),
+        ("namespace label change", 200, &|round| {
+            let mut profile = profile(1);
+            let label = ("pcns.round".to_owned(), (round % 2).to_string());
+            profile.spec.labels_to_apply.extend([label]);
+            profile.into()
+        }),
+    ];
+    for (name, rounds, change) in changes {
+        let inputs: Vec<Input> = (0..rounds).map(change).collect();
+        let mut times = Vec::with_capacity(rounds);
+        let mut updates = 0;
+        for input in inputs {
+            let start = Instant::now();
+            graph.handle(input).unwrap();
+            let out: Vec<Update> = graph.flush();
+            times.push(start.elapsed());
+            updates += black_box(out).len();
+        }
+        times.sort_unstable();
+        let (median, worst) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        let ratio = total.as_secs_f64() / median.as_secs_f64();
+        println!(
+            "  {name:<22} {median:>11.1?}  (99 %: {worst:.1?}; full is {ratio:.0} x; \
+             {:.2} updates each)",
+            updates as f64 / rounds as f64,
+        );
+    }
+    println!();
+}
+
+fn profile(namespace: usize) -> Profile {
+    let team = BTreeMap::from([("team".to_owned(), format!("t{}", namespace % 20))]);
+    Profile::for_namespace(&format!("ns{namespace}"), &team)
+}
+
+/// Every `endpoints / LOCAL`-th endpoint is local.
+fn endpoint(index: usize, endpoints: usize, version: &str) -> WorkloadEndpoint {
+    let stride = endpoints / LOCAL;
+    let node = if index.is_multiple_of(stride) { 0 } else { 1 + index % 1000 };
+    let namespace = format!("ns{}", index % NAMESPACES);
+    let [_, a, b, c] = u32::try_from(index).unwrap().to_be_bytes();
+    let spec = WorkloadEndpointSpec {
+        orchestrator: "k8s".to_owned(),
+        node: format!("n{node}"),
+        interface_name: format!("cali{index}"),
+        ip_networks: vec![std::net::IpAddr::from([10, a, b, c]).into()],
+        profiles: vec![format!("kns.{namespace}")],
+        ..Default::default()
+    };
+    let mut endpoint = WorkloadEndpoint::namespaced(namespace, format!("pod-{index}"), spec);
+    let labels = &mut endpoint.metadata.labels;
+    labels.insert("app".into(), format!("app{}", index / NAMESPACES % 40));
+    labels.insert("version".into(), version.into());
+    labels.insert("hash".into(), format!("{:x}", index / 7));
+    for extra in 3..LABELS {
+        labels.insert(format!("label{extra}"), format!("value{}", index % (extra * 5)));
+    }
+    endpoint
+}
+
+/// A policy for one application of one namespace.
+fn policy(index: usize) -> NetworkPolicy {
+    let (app, peer) = (index / NAMESPACES % 40, index % 40);
+    let text = format!(
+        "{{selector: app == 'app{app}', order: {}, ingress: [
+            {{action: Allow, protocol: TCP, source: {{selector: app == 'app{peer}' && version == 'v1'}},
+                destination: {{ports: [{}]}}}},
+            {{action: Allow, source: {{selector: app == 'app{peer}',
+                namespaceSelector: team == 't{}'}}}}]}}",
+        index % 100,
+        1000 + index % 1000,
+        index % 20,
+    );
+    let spec: NetworkPolicySpec = serde_saphyr::from_str(&text).unwrap();
+    NetworkPolicy::namespaced(format!("ns{}", index % NAMESPACES), format!("p{index}"), spec)
+}
+
+/// Resident memory of this process in KiB, where the kernel tells.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,202 @@
+//! What a change costs: which updates follow, and in which order.
+
+mod support;
+
+use calico_core::dataplane::{EndpointToHostAction, Pool};
+use support::{Rig, inputs, render};
+
+/// Steps of a scenario, each followed by `=>` and the updates that a flush then yields.
+fn check(script: &str) {
+    let mut rig = Rig::default();
+    rig.flush();
+    let (mut expected, mut found) = (String::new(), String::new());
+    for step in script.split("---") {
+        let (scenario, updates) = step.split_once("=>").expect("steps => updates");
+        for input in inputs(scenario) {
+            rig.handle(&input);
+        }
+        for line in updates.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            expected.push_str(line);
+            expected.push('\n');
+        }
+        found.push_str(&render(&rig.flush()));
+        expected.push_str("---\n");
+        found.push_str("---\n");
+    }
+    assert!(expected == found, "expected\n{expected}\nfound\n{found}");
+}
+
+#[test]
+fn sets_come_before_rules_and_go_after_them() {
+    check(
+        "
+        pod a/x 10.0.0.1 app=x !
+        pod a/y 10.0.0.2 app=y node=n2
+        np a/p {selector: \"app == 'x'\", ingress: [{action: Allow, source: {selector: \"app == 'y'\"}}]}
+        =>
+        set = 10.0.0.2/32
+        rules NetworkPolicy a/p 1+0
+        endpoint a/x default[p|]
+        ---
+        pod a/z 10.0.0.3 app=y node=n2
+        pod a/y 10.0.0.4 app=y node=n2
+        =>
+        set +10.0.0.3/32 +10.0.0.4/32 -10.0.0.2/32
+        ---
+        np a/p {selector: \"app == 'x'\", ingress: [{action: Allow, source: {selector: \"app == 'x'\"}}]}
+        =>
+        set = 10.0.0.1/32
+        rules NetworkPolicy a/p 1+0
+        no set
+        ---
+        pod a/x 10.0.0.1 app=z !
+        =>
+        endpoint a/x
+        no rules NetworkPolicy a/p
+        no set
+        ---
+        drop pod a/x
+        =>
+        no endpoint a/x
+        ",
+    );
+}
+
+#[test]
+fn what_no_local_endpoint_needs_is_not_mentioned() {
+    check(
+        "
+        ns a
+        pod a/far 10.0.0.2 app=y node=n2
+        np a/p {selector: \"app == 'y'\", ingress: [{action: Allow, source: {selector: all()}}]}
+        gnp host {selector: all(), preDNAT: true, applyOnForward: true, ingress: [{action: Deny}]}
+        =>
+        ---
+        np a/p {selector: \"app == 'y'\", performanceHints: [AssumeNeededOnEveryNode],
+            ingress: [{action: Allow, source: {selector: \"all()\"}}]}
+        =>
+        set = 10.0.0.2/32
+        rules NetworkPolicy a/p 1+0
+        ---
+        pod a/far 10.0.0.2 app=y node=n1
+        =>
+        rules Profile kns.a 1+1
+        endpoint a/far default[p|]
+        ",
+    );
+}
+
+#[test]
+fn a_change_that_changes_nothing_says_nothing() {
+    check(
+        "
+        ns a
+        pod a/x 10.0.0.1 app=x
+        np a/p {selector: \"app == 'x'\", egress: [{action: Allow}]}
+        =>
+        rules NetworkPolicy a/p 0+1
+        rules Profile kns.a 1+1
+        endpoint a/x default[|p]
+        ---
+        pod a/x 10.0.0.1 app=x color=red
+        np a/p {selector: \"app in {'x', 'y'}\", egress: [{action: Allow}]}
+        tier default {order: 5}
+        ns a team=b
+        drop pod a/x
+        pod a/x 10.0.0.1 app=x
+        =>
+        ---
+        np a/p {selector: \"app == 'x'\", egress: [{action: Allow}], order: 3}
+        np a/q {selector: \"app == 'x'\", egress: [{action: Deny}], order: 2}
+        =>
+        rules NetworkPolicy a/q 0+1
+        endpoint a/x default[|q,p]
+        ---
+        np a/p {selector: \"app == 'x'\", egress: [{action: Allow}], order: 1}
+        =>
+        endpoint a/x default[|p,q]
+        ---
+        np a/p {selector: \"app == 'x'\", egress: [{action: Allow}], order: 1, tier: early}
+        tier early {order: 1}
+        =>
+        endpoint a/x early[|p] default[|q]
+        ---
+        tier early {order: 4}
+        =>
+        ---
+        tier default {order: 3}
+        =>
+        endpoint a/x default[|q] early[|p]
+        ",
+    );
+}
+
+#[test]
+fn sets_are_shared_and_ports_named() {
+    check(
+        "
+        pod a/x 10.0.0.1 fd00::1 app=x @web=tcp:80 @web=tcp:8080 @web=udp:80 !
+        pod a/y 10.0.0.1 app=x @web=tcp:80 !
+        np a/p {selector: all(), ingress: [
+            {action: Allow, protocol: TCP, destination: {selector: \"app=='x'\", ports: [web]}},
+            {action: Deny, source: {selector: \"app == 'x'\"}}]}
+        np a/q {selector: all(), ingress: [
+            {action: Allow, source: {selector: \"app   ==   'x'\"}}]}
+        =>
+        set = 10.0.0.1/6/80 10.0.0.1/6/8080 fd00::1/6/80 fd00::1/6/8080
+        set = 10.0.0.1/32 fd00::1/128
+        rules NetworkPolicy a/p 2+0
+        rules NetworkPolicy a/q 1+0
+        endpoint a/x default[p,q|]
+        endpoint a/y default[p,q|]
+        ---
+        pod a/x 10.0.0.1 app=x @web=tcp:81 !
+        =>
+        set +10.0.0.1/6/81 -10.0.0.1/6/8080 -fd00::1/6/80 -fd00::1/6/8080
+        set -fd00::1/128
+        endpoint a/x default[p,q|]
+        ---
+        drop np a/p
+        =>
+        endpoint a/x default[q|]
+        endpoint a/y default[q|]
+        no rules NetworkPolicy a/p
+        no set
+        ",
+    );
+}
+
+#[test]
+fn host_settings_and_pools() {
+    let mut rig = Rig::default();
+    assert_eq!(render(&rig.flush()), "host\n0 pools\n");
+    let text = "
+        pool a {cidr: 10.0.0.0/16, natOutgoing: true}
+        pool b {cidr: 'fd00::/64'}
+        node n1 {bgp: {ipv4Address: 192.0.2.1/24}, addresses: [{address: 198.51.100.1,
+            type: ExternalIP}]}
+        node n2 {addresses: [{address: 192.0.2.2, type: InternalIP}]}
+        felix default {interfacePrefix: 'tap,cali', natOutgoingExclusions: IPPoolsAndHostIPs}
+        felix node.n1 {defaultEndpointToHostAction: Accept}
+        felix node.n2 {interfacePrefix: other}
+    ";
+    for input in inputs(text) {
+        rig.handle(&input);
+    }
+    assert_eq!(render(&rig.flush()), "host\n2 pools\n");
+    let pools = [("10.0.0.0/16", true), ("fd00::/64", false)];
+    let pools =
+        pools.map(|(cidr, nat_outgoing)| Pool { cidr: cidr.parse().unwrap(), nat_outgoing });
+    assert_eq!(rig.desired.pools, pools);
+    let host = rig.desired.host.clone().unwrap();
+    assert_eq!(&*host.interface_prefix, "tap");
+    assert_eq!(host.endpoint_to_host, EndpointToHostAction::Accept);
+    assert!(host.masquerade_spares_nodes);
+    let nodes: Vec<String> = host.node_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(nodes, ["192.0.2.1", "192.0.2.2"]);
+    for input in inputs("drop felix default\ndrop felix node.n1\ndrop pool a") {
+        rig.handle(&input);
+    }
+    assert_eq!(render(&rig.flush()), "host\n1 pools\n");
+    assert_eq!(&*rig.desired.host.clone().unwrap().interface_prefix, "cali");
+}
