@@ -30,6 +30,7 @@ pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+pub mod route;
 pub mod rtnl;
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]

@@ -1,0 +1,394 @@
+//! Desired routes, known routes, and what is between them. Pure: no kernel, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use calico_core::dataplane::{Route, RouteTarget};
+use ipnet::IpNet;
+
+use super::config::RouteConfig;
+use super::kernel::{Hop, KernelRoute, KernelTarget};
+use crate::link::Link;
+
+/// One change of the kernel's routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Make a route where none is.
+    Add(KernelRoute),
+    /// Make a route in the place of one of ours.
+    Replace(KernelRoute),
+    /// Remove one of ours.
+    Remove(KernelRoute),
+}
+
+impl Op {
+    /// The route it is about.
+    #[must_use]
+    pub fn route(&self) -> &KernelRoute {
+        match self {
+            Self::Add(route) | Self::Replace(route) | Self::Remove(route) => route,
+        }
+    }
+}
+
+/// Why a desired route is not in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its interface is not there or not up; it is made once it is.
+    Waiting {
+        /// The interface's name.
+        interface: String,
+    },
+    /// The kernel refused it; it is tried again when something changes.
+    Refused {
+        /// Its reason.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Interface {
+    name: String,
+    up: bool,
+}
+
+/// Desired routes and what is known of the kernel's.
+#[derive(Debug)]
+pub struct RouteTable {
+    config: RouteConfig,
+    interfaces: BTreeMap<u32, Interface>,
+    indexes: BTreeMap<String, u32>,
+    desired: BTreeMap<IpNet, RouteTarget>,
+    /// Only ours.
+    kernel: BTreeMap<IpNet, Vec<KernelRoute>>,
+    /// Destinations to look at.
+    dirty: BTreeSet<IpNet>,
+    /// Destinations that were desired in this run and are no longer.
+    forgotten: BTreeSet<IpNet>,
+    standing: BTreeMap<IpNet, Standing>,
+    complete: bool,
+}
+
+impl RouteTable {
+    /// An empty one: nothing desired, nothing known.
+    #[must_use]
+    pub fn new(config: RouteConfig) -> Self {
+        Self {
+            config,
+            interfaces: BTreeMap::new(),
+            indexes: BTreeMap::new(),
+            desired: BTreeMap::new(),
+            kernel: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            standing: BTreeMap::new(),
+            complete: false,
+        }
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &RouteConfig {
+        &self.config
+    }
+
+    /// Desires a route.
+    pub fn desire(&mut self, route: Route) {
+        let destination = route.destination.trunc();
+        if self.desired.get(&destination) == Some(&route.target) {
+            return;
+        }
+        self.desired.insert(destination, route.target);
+        self.forgotten.remove(&destination);
+        self.dirty.insert(destination);
+    }
+
+    /// Desires no route to a destination (any more). One that was never desired stays in the
+    /// kernel until the desired state is complete.
+    pub fn forget(&mut self, destination: IpNet) {
+        let destination = destination.trunc();
+        if self.desired.remove(&destination).is_some() {
+            self.forgotten.insert(destination);
+        }
+        self.standing.remove(&destination);
+        self.dirty.insert(destination);
+    }
+
+    /// Desires exactly these, and no others of ours.
+    pub fn desire_exactly(&mut self, routes: &[Route]) {
+        let wanted: BTreeSet<IpNet> =
+            routes.iter().map(|route| route.destination.trunc()).collect();
+        let gone: Vec<_> =
+            self.desired.keys().filter(|known| !wanted.contains(known)).copied().collect();
+        for destination in gone {
+            self.forget(destination);
+        }
+        for route in routes {
+            self.desire(route.clone());
+        }
+        if !self.complete {
+            self.complete = true;
+            self.dirty.extend(self.kernel.keys());
+        }
+    }
+
+    /// What keeps desired routes out of the kernel.
+    pub fn standing(&self) -> impl Iterator<Item = (IpNet, &Standing)> {
+        self.standing.iter().map(|(destination, standing)| (*destination, standing))
+    }
+
+    /// The interface is there and like this.
+    pub fn link_seen(&mut self, link: &Link) {
+        let interface = Interface { name: link.name.clone(), up: link.up };
+        if self.interfaces.get(&link.index) == Some(&interface) {
+            return;
+        }
+        self.forget_name(link.index);
+        self.indexes.insert(link.name.clone(), link.index);
+        self.interfaces.insert(link.index, interface);
+        if !link.up {
+            self.routes_lost(link.index);
+        }
+        self.retry();
+    }
+
+    /// The interface is gone.
+    pub fn link_gone(&mut self, index: u32) {
+        self.forget_name(index);
+        if self.interfaces.remove(&index).is_some() {
+            self.routes_lost(index);
+            self.retry();
+        }
+    }
+
+    /// The kernel has this route, in its place.
+    pub fn route_seen(&mut self, route: KernelRoute) {
+        if !self.owns(&route) {
+            let routes = self.kernel.get(&route.destination);
+            if routes.is_some_and(|routes| routes.iter().any(|known| known.same_place(&route))) {
+                // It has taken the place of one of ours.
+                self.lost(&route);
+                self.dirty.insert(route.destination);
+            }
+            return;
+        }
+        // The CNI program makes a workload's route before anyone desires it. Only a whole
+        // comparison tells such a route from one that is left over.
+        let is_early = route.protocol == self.config.workload_protocol
+            && !self.desired.contains_key(&route.destination);
+        if !is_early {
+            self.dirty.insert(route.destination);
+        }
+        let routes = self.kernel.entry(route.destination).or_default();
+        routes.retain(|known| !known.same_place(&route));
+        routes.push(route);
+    }
+
+    /// The kernel no longer has this route.
+    pub fn route_gone(&mut self, route: &KernelRoute) {
+        let Some(routes) = self.kernel.get_mut(&route.destination) else { return };
+        let before = routes.len();
+        routes.retain(|known| !(known.same_place(route) && known.protocol == route.protocol));
+        if routes.len() != before {
+            self.dirty.insert(route.destination);
+        }
+    }
+
+    /// The kernel has exactly these interfaces and routes. Returns how its routes differ from
+    /// what is desired, one line each, before anything is repaired.
+    pub fn observe(&mut self, links: &[Link], routes: Vec<KernelRoute>) -> Vec<String> {
+        self.interfaces = links
+            .iter()
+            .map(|link| (link.index, Interface { name: link.name.clone(), up: link.up }))
+            .collect();
+        self.indexes = links.iter().map(|link| (link.name.clone(), link.index)).collect();
+        self.kernel.clear();
+        for route in routes {
+            if self.owns(&route) {
+                self.kernel.entry(route.destination).or_default().push(route);
+            }
+        }
+        self.dirty.extend(self.desired.keys());
+        if self.complete {
+            self.dirty.extend(self.kernel.keys());
+        }
+        self.dirty.iter().filter_map(|destination| self.difference(*destination)).collect()
+    }
+
+    /// What to do, in order: routes that come before routes that go.
+    pub fn plan(&mut self) -> Vec<Op> {
+        let (mut come, mut go) = (Vec::new(), Vec::new());
+        for destination in std::mem::take(&mut self.dirty) {
+            let known = self.kernel.get(&destination).map_or(&[][..], Vec::as_slice);
+            let wanted = match self
+                .desired
+                .get(&destination)
+                .map(|target| self.resolve(destination, target))
+            {
+                None => {
+                    self.standing.remove(&destination);
+                    if self.forgotten.remove(&destination) || self.complete {
+                        go.extend(known.iter().cloned().map(Op::Remove));
+                    }
+                    continue;
+                }
+                Some(Err(standing)) => {
+                    if self.complete {
+                        go.extend(known.iter().cloned().map(Op::Remove));
+                    }
+                    self.standing.insert(destination, standing);
+                    continue;
+                }
+                Some(Ok(wanted)) => wanted,
+            };
+            self.standing.remove(&destination);
+            match known.iter().find(|known| wanted.same_place(known)) {
+                Some(known) if wanted.is_met_by(known) => {}
+                Some(_) => come.push(Op::Replace(wanted.clone())),
+                None => come.push(Op::Add(wanted.clone())),
+            }
+            if self.complete {
+                let others = known.iter().filter(|known| !wanted.same_place(known));
+                go.extend(others.cloned().map(Op::Remove));
+            }
+        }
+        come.extend(go);
+        come
+    }
+
+    /// The kernel carried the change out.
+    pub fn done(&mut self, op: Op) {
+        match op {
+            Op::Add(route) | Op::Replace(route) => {
+                let routes = self.kernel.entry(route.destination).or_default();
+                routes.retain(|known| !known.same_place(&route));
+                routes.push(route);
+            }
+            Op::Remove(route) => self.lost(&route),
+        }
+    }
+
+    /// The kernel refused the change.
+    pub fn refused(&mut self, op: &Op, reason: String) {
+        let route = op.route();
+        if let Op::Replace(_) = op {
+            // IPv6 replaces a route of several hops in several steps: what it has now is unknown.
+            self.lost(route);
+        }
+        if self.desired.contains_key(&route.destination) {
+            self.standing.insert(route.destination, Standing::Refused { reason });
+        }
+    }
+
+    /// Looks at what waits or was refused again.
+    pub fn retry(&mut self) {
+        self.dirty.extend(self.standing.keys());
+    }
+
+    /// Whether this route is ours, by protocol and interface.
+    #[must_use]
+    pub fn owns(&self, route: &KernelRoute) -> bool {
+        let config = &self.config;
+        if route.table != config.table {
+            return false;
+        }
+        let to_workload = match &route.target {
+            KernelTarget::Hops(hops) => hops.iter().all(|hop| {
+                hop.gateway.is_none()
+                    && self.interfaces.get(&hop.index).is_some_and(|interface| {
+                        interface.name.starts_with(&config.interface_prefix)
+                    })
+            }),
+            KernelTarget::Blackhole | KernelTarget::Other => false,
+        };
+        (route.protocol == config.workload_protocol && to_workload)
+            || route.protocol == config.via_protocol
+            || route.protocol == config.blackhole_protocol
+    }
+
+    fn resolve(&self, destination: IpNet, target: &RouteTarget) -> Result<KernelRoute, Standing> {
+        let config = &self.config;
+        let default_metric = if destination.addr().is_ipv4() { 0 } else { 1024 };
+        let (protocol, target) = match target {
+            RouteTarget::Workload(name) => {
+                let index = self.index_of(name)?;
+                (config.workload_protocol, KernelTarget::Hops(vec![Hop { gateway: None, index }]))
+            }
+            RouteTarget::Via(next_hops) => {
+                let mut hops = Vec::with_capacity(next_hops.len());
+                for hop in next_hops {
+                    if destination.addr().is_ipv6() && hop.gateway.is_ipv4() {
+                        let reason = format!("{} cannot be a router for IPv6", hop.gateway);
+                        return Err(Standing::Refused { reason });
+                    }
+                    let index = match &hop.interface {
+                        Some(name) => self.index_of(name)?,
+                        None => 0,
+                    };
+                    hops.push(Hop { gateway: Some(hop.gateway), index });
+                }
+                if hops.is_empty() {
+                    return Err(Standing::Refused { reason: "it has no next hop".into() });
+                }
+                hops.sort_unstable();
+                hops.dedup();
+                (config.via_protocol, KernelTarget::Hops(hops))
+            }
+            RouteTarget::Blackhole => (config.blackhole_protocol, KernelTarget::Blackhole),
+            _ => return Err(Standing::Refused { reason: "its target is unknown here".into() }),
+        };
+        let metric = config.metric.unwrap_or(default_metric);
+        Ok(KernelRoute { destination, protocol, metric, table: config.table, target })
+    }
+
+    fn index_of(&self, name: &str) -> Result<u32, Standing> {
+        let index = self.indexes.get(name).copied();
+        index
+            .filter(|index| self.interfaces.get(index).is_some_and(|interface| interface.up))
+            .ok_or_else(|| Standing::Waiting { interface: name.to_owned() })
+    }
+
+    fn difference(&self, destination: IpNet) -> Option<String> {
+        let known = self.kernel.get(&destination).map_or(&[][..], Vec::as_slice);
+        match self.desired.get(&destination) {
+            None => {
+                let unwanted = known.first().filter(|_| self.complete)?;
+                Some(format!("unwanted route {unwanted}"))
+            }
+            Some(target) => {
+                let wanted = self.resolve(destination, target).ok()?;
+                match known.iter().find(|known| wanted.same_place(known)) {
+                    None => Some(format!("missing route {wanted}")),
+                    Some(known) if wanted.is_met_by(known) => None,
+                    Some(known) => Some(format!("wrong route {known} instead of {wanted}")),
+                }
+            }
+        }
+    }
+
+    /// The kernel drops the routes of an interface that goes down, silently.
+    fn routes_lost(&mut self, index: u32) {
+        for (destination, routes) in &mut self.kernel {
+            let before = routes.len();
+            routes.retain(|route| !route.uses(index));
+            if routes.len() != before {
+                self.dirty.insert(*destination);
+            }
+        }
+    }
+
+    fn forget_name(&mut self, index: u32) {
+        let Some(interface) = self.interfaces.get(&index) else { return };
+        if self.indexes.get(&interface.name) == Some(&index) {
+            self.indexes.remove(&interface.name);
+        }
+    }
+
+    fn lost(&mut self, route: &KernelRoute) {
+        if let Some(routes) = self.kernel.get_mut(&route.destination) {
+            routes.retain(|known| !known.same_place(route));
+            if routes.is_empty() {
+                self.kernel.remove(&route.destination);
+            }
+        }
+    }
+}
