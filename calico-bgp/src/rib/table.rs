@@ -102,6 +102,8 @@ struct AdjRibOut {
     families: Vec<Family>,
     advertised: HashMap<IpNet, Arc<PathAttributes>>,
     dirty: BTreeSet<IpNet>,
+    /// Prefixes to send again even if they did not change.
+    resend: HashSet<IpNet>,
     /// Families whose first listing is not complete yet.
     end_of_rib: Vec<Family>,
 }
@@ -171,6 +173,7 @@ impl Rib {
             end_of_rib: families.clone(),
             families,
             advertised: HashMap::new(),
+            resend: HashSet::new(),
             dirty,
         });
         if moved {
@@ -322,13 +325,9 @@ impl Rib {
         if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(&id) {
             let of_family = |p: &&IpNet| Family::of_prefix(p) == family;
             out.dirty.extend(self.table.keys().filter(of_family));
-            // What was sent is forgotten only where it is still there to be sent again; the rest
-            // must be remembered to be withdrawn.
-            let table = &self.table;
-            out.dirty.extend(out.advertised.keys().filter(of_family));
-            out.advertised.retain(|p, _| {
-                Family::of_prefix(p) != family || !table.get(p).is_some_and(|d| d.active > 0)
-            });
+            // What was sent stays known: it may have to be withdrawn before it is sent again.
+            out.resend.extend(out.advertised.keys().filter(of_family));
+            out.dirty.extend(&out.resend);
         }
     }
 
@@ -366,6 +365,7 @@ impl Rib {
         let mut groups: HashMap<*const PathAttributes, usize> = HashMap::new();
         for _ in 0..limit {
             let Some(prefix) = out.dirty.pop_first() else { break };
+            let again = out.resend.remove(&prefix);
             let wanted = self.exported(id, &prefix, &mut cache);
             match wanted {
                 None => {
@@ -375,7 +375,8 @@ impl Rib {
                 }
                 Some(attributes) => {
                     let before = out.advertised.insert(prefix, Arc::clone(&attributes));
-                    if before.is_some_and(|b| Arc::ptr_eq(&b, &attributes) || b == attributes) {
+                    // Interned, but a set may have been dropped and made anew in between.
+                    if !again && before.is_some_and(|b| b == attributes) {
                         continue;
                     }
                     let at = *groups.entry(Arc::as_ptr(&attributes)).or_insert_with(|| {

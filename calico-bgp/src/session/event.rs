@@ -75,6 +75,10 @@ fn detail(cause: &Option<String>) -> String {
 }
 
 /// What happened in a peering.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved a few times and never stored; a box would cost an allocation per UPDATE"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeeringEvent {

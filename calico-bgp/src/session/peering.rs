@@ -450,7 +450,9 @@ impl Peering {
         let gone = self.connections.remove(at);
         let was_established = gone.phase == Phase::Established;
         if self.started {
-            if is_peers_fault(&reason) {
+            // Only who may not have the session at all is held down: a stray connection beside
+            // a good session must not cost anything when that one ends.
+            if is_peers_fault(&reason) && (was_established || self.established().is_none()) {
                 self.held_until = Some(now + self.error_wait);
                 self.error_wait = (self.error_wait * 2).min(ERROR_WAIT.1);
             }

@@ -244,6 +244,20 @@ fn half_open_connections_of_one_peer_are_bounded() {
 }
 
 #[test]
+fn garbage_beside_a_good_session_does_not_hold_the_peer_down() {
+    let mut sim = Simulator::new(config(1, 64512, 64512), config(2, 64512, 64512));
+    sim.start();
+    sim.run(secs(2));
+    let now = sim.now;
+    let stray = sim.sides[0].handle_accepted(now).unwrap();
+    sim.sides[0].handle_bytes(now, stray, b"garbage");
+    assert_eq!(sim.states(), UP);
+    sim.cut();
+    assert_eq!(sim.sides[0].state(), State::Active);
+    assert!(sim.sides[0].handle_accepted(sim.now).is_ok());
+}
+
+#[test]
 fn the_passive_side_is_chosen_by_text() {
     let check = |a: &str, b: &str, a_is_passive: bool| {
         let (a, b) = (a.parse().unwrap(), b.parse().unwrap());

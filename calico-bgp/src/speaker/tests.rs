@@ -265,11 +265,11 @@ fn a_dead_peer_does_not_hold_a_restarted_node_back_for_long() {
 #[test]
 fn two_reflectors_serve_clients_and_either_may_die() {
     // 1 and 2 are reflectors of one cluster, 11 to 14 their clients.
-    let cluster = Some(Ipv4Addr::new(244, 0, 0, 1));
+    let cluster = Ipv4Addr::new(244, 0, 0, 1);
     let mut network = Network::new(
         [1, 2]
             .into_iter()
-            .map(|n| (n, Config { cluster_id: cluster, ..config(n, AS) }))
+            .map(|n| (n, Config { cluster_id: Some(cluster), ..config(n, AS) }))
             .chain((11..=14).map(|n| (n, config(n, AS)))),
     );
     for n in 11..=14 {
@@ -291,7 +291,7 @@ fn two_reflectors_serve_clients_and_either_may_die() {
                 let view = network.speakers[&n].rib().route(&net(&prefix)).unwrap();
                 assert_eq!(view.paths.len(), paths);
                 assert_eq!(view.paths[0].attributes.originator_id, Some([10, 0, 0, m].into()));
-                assert_eq!(view.paths[0].attributes.cluster_list, [cluster.unwrap()]);
+                assert_eq!(view.paths[0].attributes.cluster_list, [cluster]);
             }
         }
     };

@@ -19,6 +19,10 @@ pub struct RouteRefresh {
 }
 
 /// A BGP message.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved a few times and never stored; a box would cost an allocation per UPDATE"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {

@@ -44,7 +44,7 @@ impl Open {
             Capability::FourOctetAs(asn) => Some(*asn),
             _ => None,
         });
-        four.unwrap_or(u32::from(self.as_field))
+        four.unwrap_or_else(|| self.as_field.into())
     }
 
     pub(super) fn decode(body: Bytes) -> Result<Self, WireError> {

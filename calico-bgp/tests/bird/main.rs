@@ -7,6 +7,7 @@
 //! ```
 
 #![cfg(feature = "runtime")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod lab;
 
