@@ -43,7 +43,7 @@ const ALLOWED: &[Row] = &[
         tests_use: &[],
     },
     // The lab runs the programs and checks them by what the kernel and they themselves say, so
-    // it shares no code with them but the values that an agent sends.
+    // it shares no code with them but the values of resources and of what an agent sends.
     Row { from: "calico-lab", uses: &["calico-core"], tests_use: &[] },
     Row {
         from: "calico-examples",

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use calico_core::resource::{AnyResource, Mode};
 use ipnet::IpNet;
 
 use super::{Pool, Problem, Topology};
@@ -200,21 +201,14 @@ impl Topology {
         }
     }
 
+    /// By the rules of the API, so that a mistake shows before anything is built.
     fn check_resources(&self, report: &mut Report) {
         for (index, resource) in self.resources.iter().enumerate() {
-            let place = format!("resources[{index}]");
-            let present = |path: &str| resource.pointer(path).is_some_and(|it| it.is_string());
-            report.unless(
-                resource["apiVersion"] == "projectcalico.org/v3",
-                format!("{place}.apiVersion"),
-                "must be projectcalico.org/v3",
-            );
-            report.unless(present("/kind"), format!("{place}.kind"), "is missing");
-            report.unless(
-                present("/metadata/name"),
-                format!("{place}.metadata.name"),
-                "is missing",
-            );
+            let read = AnyResource::from_value(resource.clone(), Mode::Strict)
+                .and_then(|resource| resource.validate());
+            for error in read.err().into_iter().flatten() {
+                report.add(format!("resources[{index}].{}", error.path), error.message);
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+use calico_core::resource::{AnyResource, Mode};
+
 use super::*;
 
 const GOOD: &str = "
@@ -75,7 +77,12 @@ fn each_fault_is_named_with_its_place() {
     check("tcp: [80, 8080]", "tcp: [80, 80]", "pods[0].tcp");
     check("namespace: prod", "namespace: default", "default/web exists twice");
     check("announces: [0.0.0.0/0]", "announces: ['::/0']", "routers[0].announces");
-    check("kind: BGPConfiguration", "knd: BGPConfiguration", "resources[0].kind: is missing");
+    check("kind: BGPConfiguration", "kind: BGPConfigurations", "resources[0].kind: ");
+    check(
+        "nodeToNodeMeshEnabled: false",
+        "nodeToNodeMesh: false",
+        "resources[0].spec.nodeToNodeMesh: ",
+    );
 }
 
 #[test]
@@ -126,6 +133,14 @@ fn resources_follow_from_nodes_pools_and_routers() {
     assert_eq!(bgp["routeReflectorClusterID"], "224.0.0.1");
     assert_eq!(manifests[2]["spec"]["blockSize"], 26);
     assert_eq!(manifests[4]["spec"]["peerIP"], "172.30.0.1");
+}
+
+#[test]
+fn the_resources_are_sound_to_the_api() {
+    for manifest in Topology::parse("test", GOOD).unwrap().manifests() {
+        let resource = AnyResource::from_value(manifest.clone(), Mode::Strict).unwrap();
+        assert_eq!(resource.validate(), Ok(()), "{manifest}");
+    }
 }
 
 #[test]
