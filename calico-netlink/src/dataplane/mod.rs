@@ -43,6 +43,8 @@ mod verdicts;
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod state_tests;
 
 pub use linux::{LinuxDataplane, SourceCounter, TABLE};
 pub use names::{GROUP_EGRESS, GROUP_INGRESS};

@@ -48,7 +48,7 @@ impl Error {
             Self::Refused(refusals) => refusals.iter().any(|refusal| {
                 matches!(
                     refusal.errno,
-                    Errno::ENOENT | Errno::EEXIST | Errno::EBUSY | Errno::EINVAL
+                    Errno::ENOENT | Errno::EEXIST | Errno::EBUSY | Errno::EINVAL | Errno::ENOBUFS
                 )
             }),
             _ => false,

@@ -332,6 +332,25 @@ fn a_refused_batch_changes_nothing_and_names_each_culprit() {
 }
 
 #[test]
+fn more_refusals_than_fit_are_an_error_not_a_hang() {
+    in_new_netns(async || {
+        let mut socket = Socket::open().unwrap();
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        for n in 0..50_000 {
+            batch.delete_chain(&format!("absent{n}"));
+        }
+        for _ in 0..2 {
+            let refused = socket.commit(&batch, None).await;
+            assert!(matches!(&refused, Err(error) if error.is_stale()), "{:.300?}", refused);
+        }
+        // The socket is fit for use.
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        batch.add_table();
+        socket.commit(&batch, None).await.unwrap();
+    });
+}
+
+#[test]
 fn a_change_by_others_is_noticed() {
     in_new_netns(async || {
         let mut socket = Socket::open().unwrap();

@@ -131,10 +131,17 @@ impl Socket {
         // All answers are queued when `send` returns: read on until the queue is empty, which
         // collects every refusal, not only the first.
         loop {
-            let received = match self.try_receive()? {
-                Some(received) => received,
-                None if acknowledged || stale || !refusals.is_empty() => break,
-                None => self.receive().await?,
+            let received = match self.try_receive() {
+                Ok(Some(received)) => received,
+                Ok(None) if acknowledged || stale || !refusals.is_empty() => break,
+                Ok(None) => self.receive().await?,
+                // So many refusals that their queue ran over.
+                Err(error) if answers_lost(&error) => {
+                    let message = Some("more refusals than could be received".to_owned());
+                    refusals.push(Refusal { subject: None, errno: Errno::ENOBUFS, message });
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             for message in Messages::new(&received) {
                 let message = message?;
@@ -272,8 +279,14 @@ impl Socket {
 
     /// Drops answers to an earlier call that was cancelled.
     fn discard_pending(&self) -> Result<(), Error> {
-        while self.try_receive()?.is_some() {}
-        Ok(())
+        loop {
+            match self.try_receive() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) if answers_lost(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -282,6 +295,11 @@ const MSG_TRUNC: i32 = 0x20;
 
 /// `ERESTART` of the kernel (`linux/errno.h`).
 const ERESTART: i32 = 85;
+
+fn answers_lost(error: &Error) -> bool {
+    let Error::Socket { source, .. } = error else { return false };
+    source.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
 
 fn refused(kind: u16, answer: KernelError) -> Error {
     let subject = super::error::Subject {
