@@ -128,10 +128,11 @@ fn profile(namespace: usize) -> Profile {
     Profile::for_namespace(&format!("ns{namespace}"), &team)
 }
 
-/// Every `endpoints / LOCAL`-th endpoint is local.
+/// One in `endpoints / LOCAL` is local; they are spread over namespaces.
 fn endpoint(index: usize, endpoints: usize, version: &str) -> WorkloadEndpoint {
     let stride = endpoints / LOCAL;
-    let node = if index.is_multiple_of(stride) { 0 } else { 1 + index % 1000 };
+    let is_local = index % stride == index / stride % stride;
+    let node = if is_local { 0 } else { 1 + index % 1000 };
     let namespace = format!("ns{}", index % NAMESPACES);
     let [_, a, b, c] = u32::try_from(index).unwrap().to_be_bytes();
     let spec = WorkloadEndpointSpec {

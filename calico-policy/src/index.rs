@@ -2,14 +2,16 @@
 //!
 //! An *item* has labels and names *parents* (profiles) whose labels it inherits; its own labels
 //! win over a parent's, an earlier parent's over a later one's. A *query* is a selector. Neither
-//! side is ever scanned as a whole:
+//! side is scanned as a whole, except by a selector that asks for no label at all:
 //!
 //! - Each query stands under one label (or some values of one label) that an item must have to
 //!   match, its *anchor*. A changed item is tested against the queries under its own labels only.
 //! - A posting list for each label value says which items have it. A new query is tested against
 //!   the items on the shortest list that must contain all its matches.
+//! - Each query also stands under every label it mentions. When a parent's labels change, its items
+//!   are compared with the queries that mention one of them; often there is none.
 //!
-//! Both choices only prune; the selector itself decides.
+//! All of these only prune; the selector itself decides.
 
 mod expr;
 mod idset;
@@ -59,7 +61,12 @@ pub(crate) struct LabelIndex {
     by_value: IdMap<(Symbol, Symbol), IdSet>,
     by_key: IdMap<Symbol, IdSet>,
     unanchored: IdSet,
+    /// Queries by each label that they mention.
+    mentions: IdMap<Symbol, IdSet>,
 }
+
+/// With more queries to look at than this, an item's own anchors are the shorter way.
+const FEW_QUERIES: usize = 16;
 
 /// 56 bytes, 8 for each label, 4 for each parent and for each query that matches.
 #[derive(Debug)]
@@ -176,8 +183,13 @@ impl LabelIndex {
             self.inherited.insert(&new, id);
             let gone = old.iter().filter(|label| new.binary_search(label).is_err());
             self.inherited.remove(gone.copied(), id);
+            let queries = self.mentioning(&old, &new);
             for item in items.iter() {
-                self.test_item(names, item, changes);
+                if queries.len() > FEW_QUERIES {
+                    self.test_item(names, item, changes);
+                } else {
+                    queries.iter().for_each(|q| self.test_pair(names, item, *q, changes));
+                }
             }
         }
         release(names, &old);
@@ -200,8 +212,10 @@ impl LabelIndex {
             let parents = self.inherited.ids(r).filter_map(|id| self.parent_by_id(id));
             self.own.count(r) + parents.map(|parent| parent.items.len()).sum::<usize>()
         };
-        // Conditions on values first: while the index is still empty, sizes say nothing.
-        let best = restrictions.iter().min_by_key(|r| (size(r), r.values.is_none()));
+        // While the index is still empty, sizes say nothing: then values before mere presence, and
+        // what has the fewest queries so far.
+        let rank = |r: &Restriction| (size(r), r.values.is_none(), self.queries_under(r));
+        let best = restrictions.iter().min_by_key(|r| rank(r));
         let anchor = best.map_or(Anchor::None, |r| match &r.values {
             Some(values) => Anchor::Values(r.label, values.clone()),
             None => Anchor::Key(r.label),
@@ -235,6 +249,9 @@ impl LabelIndex {
         self.anchored(&anchor, |queries| {
             queries.insert(id);
         });
+        expr.labels(&mut |label| {
+            self.mentions.entry(label).or_default().insert(id);
+        });
         self.queries.insert(id, Query { expr, anchor, items });
     }
 
@@ -251,6 +268,14 @@ impl LabelIndex {
                 known.matches.remove(at);
             }
         }
+        query.expr.labels(&mut |label| {
+            if let Some(queries) = self.mentions.get_mut(&label) {
+                queries.remove(id);
+                if queries.is_empty() {
+                    self.mentions.remove(&label);
+                }
+            }
+        });
         query.expr.release(names);
     }
 
@@ -299,6 +324,47 @@ impl LabelIndex {
         }
     }
 
+    /// Compares an item with one query.
+    fn test_pair(
+        &mut self,
+        names: &Interner,
+        id: ItemId,
+        query: QueryId,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(matches) = self.queries.get(&query).map(|q| self.matches(names, id, &q.expr))
+        else {
+            return;
+        };
+        let (Some(item), Some(known)) = (self.items.get_mut(&id), self.queries.get_mut(&query))
+        else {
+            return;
+        };
+        match (item.matches.binary_search(&query), matches) {
+            (Err(at), true) => {
+                item.matches.insert(at, query);
+                known.items.insert(id);
+            }
+            (Ok(at), false) => {
+                item.matches.remove(at);
+                known.items.remove(id);
+            }
+            _ => return,
+        }
+        changes.push(Change { query, item: id, matches });
+    }
+
+    /// The queries that mention a label in which the two differ, sorted.
+    fn mentioning(&self, old: &Labels, new: &Labels) -> Vec<QueryId> {
+        let gone = old.iter().filter(|label| new.binary_search(label).is_err());
+        let come = new.iter().filter(|label| old.binary_search(label).is_err());
+        let sets = gone.chain(come).filter_map(|(key, _)| self.mentions.get(key));
+        let mut queries: Vec<QueryId> = sets.flat_map(IdSet::iter).collect();
+        queries.sort_unstable();
+        queries.dedup();
+        queries
+    }
+
     fn matches(&self, names: &Interner, id: ItemId, expr: &Expr) -> bool {
         let Some(item) = self.items.get(&id) else { return false };
         expr.holds(names, &|key| {
@@ -310,6 +376,18 @@ impl LabelIndex {
                 },
             )
         })
+    }
+
+    /// How many queries stand under a restriction.
+    fn queries_under(&self, restriction: &Restriction) -> usize {
+        let len = |queries: Option<&IdSet>| queries.map_or(0, IdSet::len);
+        match &restriction.values {
+            None => len(self.by_key.get(&restriction.label)),
+            Some(values) => {
+                let each = values.iter().map(|v| len(self.by_value.get(&(restriction.label, *v))));
+                each.max().unwrap_or(0)
+            }
+        }
     }
 
     fn anchored(&mut self, anchor: &Anchor, change: impl Fn(&mut IdSet)) {

@@ -13,7 +13,7 @@ use calico_core::resource::{
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pools: BTreeMap<String, Pool>,
-    /// Addresses by node, without nodes that have none.
+    /// Addresses by node.
     nodes: BTreeMap<String, Vec<IpAddr>>,
     configs: BTreeMap<String, Box<FelixConfigurationSpec>>,
     sent_pools: Option<Vec<Pool>>,
@@ -26,13 +26,14 @@ impl Host {
     pub(super) fn put_pool(&mut self, pool: &IpPool) {
         let spec = &pool.spec;
         let pool_of = Pool { cidr: spec.cidr.trunc(), nat_outgoing: spec.nat_outgoing };
-        self.pools.insert(pool.name().to_owned(), pool_of);
-        self.clean = false;
+        let before = self.pools.insert(pool.name().to_owned(), pool_of);
+        self.clean &= before == Some(pool_of);
     }
 
     pub(super) fn put_node(&mut self, node: &Node) {
-        self.nodes.insert(node.name().to_owned(), node.spec.own_addresses().collect());
-        self.clean = false;
+        let addresses: Vec<IpAddr> = node.spec.own_addresses().collect();
+        let before = self.nodes.insert(node.name().to_owned(), addresses.clone());
+        self.clean &= before == Some(addresses);
     }
 
     pub(super) fn put_config(&mut self, config: &FelixConfiguration) {

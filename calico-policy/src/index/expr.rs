@@ -101,6 +101,18 @@ impl Expr {
         }
     }
 
+    /// Names every label that it mentions, maybe more than once.
+    pub(crate) fn labels(&self, name: &mut impl FnMut(Symbol)) {
+        match self {
+            Self::All => {}
+            Self::In(key, _) | Self::NotIn(key, _) | Self::Has(key) | Self::Text(key, ..) => {
+                name(*key);
+            }
+            Self::Not(inner) => inner.labels(name),
+            Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|p| p.labels(name)),
+        }
+    }
+
     /// Gives the symbols back.
     pub(crate) fn release(&self, names: &mut Interner) {
         match self {

@@ -128,9 +128,11 @@ fn nothing_is_kept_for_what_is_gone() {
     model.run(Op::NoItem(0));
     model.run(Op::NoParent("p".into()));
     assert_eq!(model.names.len(), 0);
-    let LabelIndex { items, parents, queries, by_value, by_key, unanchored, .. } = model.index;
+    let LabelIndex { items, parents, queries, by_value, by_key, unanchored, mentions, .. } =
+        model.index;
     assert!(items.is_empty() && parents.is_empty() && queries.is_empty());
     assert!(by_value.is_empty() && by_key.is_empty() && unanchored.is_empty());
+    assert!(mentions.is_empty());
 }
 
 fn label_text() -> impl Strategy<Value = String> {
@@ -170,15 +172,16 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0u32..6).prop_map(Op::NoItem),
         2 => ("[pqr]", label_text()).prop_map(|(name, labels)| Op::Parent(name, labels)),
         1 => "[pqr]".prop_map(Op::NoParent),
-        4 => (0u32..8, selector()).prop_map(|(id, selector)| Op::Query(id, selector)),
-        1 => (0u32..8).prop_map(Op::NoQuery),
+        4 => (0u32..24, selector()).prop_map(|(id, selector)| Op::Query(id, selector)),
+        1 => (0u32..24).prop_map(Op::NoQuery),
     ]
 }
 
 proptest! {
     #[test]
     fn it_agrees_with_brute_force_after_every_change(
-        ops in prop::collection::vec(op(), 1..40),
+        // Enough queries to be beyond and below the few that are compared one by one.
+        ops in prop::collection::vec(op(), 1..80),
     ) {
         let mut model = Model::default();
         for op in ops {
