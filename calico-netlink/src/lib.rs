@@ -1,10 +1,12 @@
 //! Linux networking for Calico, spoken to the kernel over netlink: no `ip`, no `nft` process.
 //!
-//! - [`pod`]: the network of a pod, from one call.
-//! - [`nft`]: nftables.
-//! - [`link`], [`address`], [`neighbour`], [`sysctl`], [`netns`]: the parts.
-//! - [`rtnl`]: the connection to the kernel that they share. It is blocking: kernel calls take
+//! - [`pod`] makes the network of a pod, in one call.
+//! - [`dataplane`] enforces policy with [`nft`] and programs routes with [`route`].
+//! - [`monitor`] follows interfaces and routes of the kernel.
+//! - [`link`], [`address`], [`neighbour`], [`sysctl`] and [`netns`] are the parts.
+//! - [`rtnl`] is the connection to the kernel that they share. It is blocking: kernel calls take
 //!   microseconds. Asynchronous programs use the `*_async` forms.
+//! - [`iptables`] finds and removes what upstream's iptables dataplane left behind.
 //!
 //! ```no_run
 //! use calico_netlink::pod::{self, PodSpec};
@@ -24,6 +26,7 @@
 
 pub mod address;
 pub mod dataplane;
+pub mod iptables;
 pub mod link;
 pub mod monitor;
 pub mod neighbour;

@@ -8,6 +8,7 @@
 mod links;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 
 use futures_util::stream::{self, Stream};
@@ -16,10 +17,9 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
-use tokio::io::unix::AsyncFd;
 
 pub use links::{LinkChange, LinkEvent};
 
@@ -55,7 +55,7 @@ pub struct Follow {
 
 /// Follows the network namespace in which it was opened. See the [module](self).
 pub struct Monitor {
-    socket: AsyncFd<Socket>,
+    socket: TokioSocket,
     connection: Connection,
     links: Links,
     pending: VecDeque<Event>,
@@ -129,14 +129,8 @@ impl Monitor {
     }
 
     async fn receive(&mut self) -> io::Result<()> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            self.buffer.clear();
-            match ready.try_io(|socket| socket.get_ref().recv(&mut self.buffer, 0)) {
-                Ok(result) => return result.map(drop),
-                Err(_would_block) => {}
-            }
-        }
+        self.buffer.clear();
+        poll_fn(|context| self.socket.poll_recv(context, &mut self.buffer)).await
     }
 
     fn digest(&mut self) {
@@ -188,18 +182,18 @@ fn digest_message(message: RouteNetlinkMessage, links: &mut Links, pending: &mut
     }
 }
 
-fn subscribe(groups: &[MulticastGroup]) -> io::Result<AsyncFd<Socket>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, 0))?;
+fn subscribe(groups: &[MulticastGroup]) -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    let inner = socket.socket_mut();
+    inner.bind(&SocketAddr::new(0, 0))?;
     for group in groups {
-        socket.add_membership(*group as u32)?;
+        inner.add_membership(*group as u32)?;
     }
     // Less room means more resyncs, not wrong results.
-    if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER) {
+    if let Err(error) = inner.set_rx_buf_sz(RECEIVE_BUFFER) {
         tracing::debug!(%error, "the receive buffer keeps its size");
     }
-    socket.set_non_blocking(true)?;
-    AsyncFd::new(socket)
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ fn a_flood_ends_in_a_resync_with_the_right_interfaces() {
     let Some(net) = TestNet::new("monitor-flood") else { return };
     inside(&net, async || {
         let mut monitor = Monitor::open(Follow::default()).unwrap();
-        monitor.socket.get_ref().set_rx_buf_sz(4096usize).unwrap();
+        monitor.socket.socket_ref().set_rx_buf_sz(4096usize).unwrap();
         let mut connection = Connection::open().unwrap();
         for round in 0..50 {
             let (a, b) = (format!("a{round}"), format!("b{round}"));

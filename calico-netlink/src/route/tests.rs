@@ -362,7 +362,7 @@ fn a_plan_is_the_smallest_difference_and_removes_nothing_early() {
     table.desire(via("10.1.0.0/24", &["192.0.2.1"]));
     table.desire(blackhole("10.2.0.0/24"));
     let replace = Op::Replace(route("10.2.0.0/24", KernelTarget::Blackhole));
-    assert_eq!(table.plan(), [replace.clone()]);
+    assert_eq!(table.plan(), std::slice::from_ref(&replace));
     table.done(replace);
     assert_eq!(table.plan(), []);
     table.desire_exactly(&[via("10.1.0.0/24", &["192.0.2.1"]), blackhole("10.2.0.0/24")]);
