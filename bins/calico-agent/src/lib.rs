@@ -11,3 +11,4 @@ pub mod peering;
 pub mod progress;
 pub mod router;
 pub mod routing;
+pub mod run;

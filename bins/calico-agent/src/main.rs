@@ -1,3 +1,65 @@
-//! calico-agent.
+//! The node agent of Calico in Rust; see the library `calico_agent` for what it does.
 
-fn main() {}
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use calico_agent::config::Config;
+use calico_agent::run::run;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Node agent: policy, routes, BGP and the CNI service of this host.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, default_value = "/etc/calico/agent.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("calico-agent: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let config = Config::read(&arguments.config)?;
+    if arguments.check {
+        let node = config.node_name()?;
+        println!("{} is valid: node {node}", arguments.config.display());
+        return Ok(());
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // The agent waits for the kernel and the network, not for processors.
+    runtime.worker_threads(2).max_blocking_threads(16).enable_all();
+    runtime.build()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(run(config, shutdown).await?)
+    })
+}

@@ -4,8 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use calico_core::dataplane::VerdictEvent;
+use calico_datastore::remote::Listen;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
@@ -34,10 +35,10 @@ pub struct Control {
 
 impl Control {
     /// Serves clients of `listener` until the future is dropped.
-    pub async fn serve(self, listener: UnixListener) {
+    pub async fn serve(self, mut listener: impl Listen<Io = UnixStream>) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let control = self.clone();
                     tokio::spawn(async move {
                         if let Err(error) = control.client(stream).await {

@@ -1,0 +1,139 @@
+//! Composition: opens what the node needs, joins it, and runs until told to stop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use calico_core::Datastore;
+use calico_core::dataplane::{Dataplane, DataplaneError, VerdictEvent};
+use calico_core::datastore::StoreError;
+use calico_datastore::config::{self, DatastoreConfig};
+use calico_datastore::embedded::Durability;
+use calico_datastore::remote::{LocalListener, Server};
+use calico_netlink::dataplane::LinuxDataplane;
+use calico_netlink::route::{RouteConfig, RouteSync};
+use calico_netlink::rtnl::RtnlError;
+use calico_netlink::sysctl::{self, SysctlError};
+use futures_util::StreamExt;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::brain::Brain;
+use crate::config::{Config, ConfigError, Store};
+use crate::control::Control;
+use crate::node::Node;
+use crate::progress::{Progress, Watcher};
+use crate::router::Router;
+
+/// Verdicts kept for slow listeners of the control service.
+const VERDICTS: usize = 1024;
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration does not suffice.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The datastore cannot be opened.
+    #[error("cannot open the datastore")]
+    Store(#[from] StoreError),
+    /// The kernel cannot be used.
+    #[error("cannot use the kernel's nf_tables")]
+    Dataplane(#[from] DataplaneError),
+    /// The kernel's routes cannot be read.
+    #[error("cannot use the kernel's routes")]
+    Routes(#[from] RtnlError),
+    /// The host cannot be made to forward packets.
+    #[error("cannot prepare the host")]
+    Sysctl(#[from] SysctlError),
+    /// A socket or directory cannot be made.
+    #[error("cannot use {path}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Runs the agent of a node until `shutdown` completes. Traffic and routes outlive it.
+///
+/// # Errors
+///
+/// [`RunError`] if it cannot start. Once it runs, it keeps trying.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let node = config.node_name()?;
+    for directory in [&config.run_dir, &config.state_dir] {
+        std::fs::create_dir_all(directory).map_err(file(directory))?;
+    }
+    let mut services = JoinSet::new();
+    let store = open_store(&config)?;
+    serve_store(&config, &store, &mut services)?;
+    for note in sysctl::prepare_host()? {
+        info!(note, "a kernel setting is not available");
+    }
+    let routes = Arc::new(RouteSync::open(RouteConfig::default())?);
+    let dataplane: Arc<dyn Dataplane> = Arc::new(LinuxDataplane::open(routes).await?);
+
+    let (progress, watcher) = watch::channel(Progress::default());
+    let watcher = Watcher::new(watcher);
+    let router = Router::new(config.bgp.as_ref(), &config.run_dir);
+    let verdicts = broadcast::Sender::new(VERDICTS);
+    services.spawn(publish(Arc::clone(&dataplane), verdicts.clone()));
+    let control =
+        Control { node: node.clone(), progress: watcher.clone(), bgp: router.view(), verdicts };
+    services.spawn(control.serve(listen(&config.control_socket())?));
+    info!(node, run_dir = %config.run_dir.display(), "the agent runs");
+
+    let brain = Brain::new(&node);
+    Node { brain, store, dataplane, router, progress }.run(shutdown).await;
+    info!("the agent stops; traffic and routes stay");
+    services.shutdown().await;
+    Ok(())
+}
+
+fn open_store(config: &Config) -> Result<Arc<dyn Datastore>, RunError> {
+    let settings = match config.datastore.clone() {
+        Store::Embedded(path) => {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(file(parent))?;
+            }
+            DatastoreConfig::Embedded { path, durability: Durability::default() }
+        }
+        Store::Remote(socket) => DatastoreConfig::Remote { socket },
+    };
+    Ok(config::open(&settings)?)
+}
+
+/// Serves the store to the programs of this host, and to agents that have none of their own.
+fn serve_store(
+    config: &Config,
+    store: &Arc<dyn Datastore>,
+    services: &mut JoinSet<()>,
+) -> Result<(), RunError> {
+    let path = config.datastore_socket();
+    let store = Arc::clone(store);
+    let server = Server::run(listen(&path)?, store, std::future::pending());
+    services.spawn(server);
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<LocalListener, RunError> {
+    LocalListener::bind(path).map_err(file(path))
+}
+
+async fn publish(dataplane: Arc<dyn Dataplane>, verdicts: broadcast::Sender<VerdictEvent>) {
+    let mut events = dataplane.verdicts();
+    while let Some(event) = events.next().await {
+        // Fails only while nobody listens.
+        let _ = verdicts.send(event);
+    }
+    warn!("the dataplane reports no verdicts any more");
+}
+
+fn file(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
+    let path = path.to_owned();
+    move |source| RunError::File { path, source }
+}
