@@ -4,21 +4,25 @@
 //! views of one table: a destination holds all its paths, attributes are shared, and what a peer
 //! was told is a map from prefix to shared attributes.
 
+mod adj_in;
+mod adj_out;
 mod decision;
 mod export;
 mod intern;
 mod path;
 mod policy;
+mod rank;
 mod table;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub use adj_out::ExportBatch;
 pub use decision::{Candidate, Decision, compare};
 pub use export::NextHopMode;
 pub use intern::AttributeStore;
 pub use path::{PeerFacts, PeerId, PeerKind};
 pub use policy::{Policy, PolicyRoute, PrefixList, PrefixRule, RoutePolicy, Verdict};
-pub use table::{ExportBatch, PeerRouting, Rib, RibConfig};
+pub use table::{PeerRouting, Rib, RibConfig};
 pub use view::{BestRoute, PathView, RouteSource, RouteView};

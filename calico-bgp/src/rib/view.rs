@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Decision, PeerId, PeerKind};
-use crate::wire::PathAttributes;
+use super::decision::compare;
+use super::path::Path;
+use super::table::Destination;
+use super::{Decision, PeerId, PeerKind, Rib};
+use crate::wire::{NextHop, PathAttributes};
 
 /// Where a route comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,4 +67,77 @@ pub struct RouteView {
     pub prefix: IpNet,
     /// Its paths.
     pub paths: Vec<PathView>,
+}
+
+impl Rib {
+    /// The best route to a prefix.
+    pub fn best(&self, prefix: &IpNet) -> Option<BestRoute> {
+        let destination = self.table.get(prefix)?;
+        let best = destination.paths.first().filter(|_| destination.active > 0)?;
+        Some(BestRoute {
+            prefix: *prefix,
+            next_hops: next_hops(&destination.paths[..usize::from(destination.active)]),
+            source: self.source(best.source),
+            attributes: Arc::clone(&best.attributes),
+        })
+    }
+
+    /// All best routes, in no order.
+    pub fn best_routes(&self) -> impl Iterator<Item = BestRoute> {
+        self.table.keys().filter_map(|p| self.best(p))
+    }
+
+    /// One destination with all paths and the reasons for their order.
+    pub fn route(&self, prefix: &IpNet) -> Option<RouteView> {
+        self.table.get(prefix).map(|d| self.view(prefix, d))
+    }
+
+    /// The whole table, in no order.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> {
+        self.table.iter().map(|(p, d)| self.view(p, d))
+    }
+}
+
+impl Rib {
+    fn source(&self, id: PeerId) -> RouteSource {
+        let facts = self.facts(id);
+        if id == PeerId::LOCAL {
+            return RouteSource::Local;
+        }
+        RouteSource::Peer { id, address: facts.address, asn: facts.asn, kind: facts.kind }
+    }
+
+    fn view(&self, prefix: &IpNet, destination: &Destination) -> RouteView {
+        let paths = &destination.paths;
+        let active = usize::from(destination.active);
+        let best = paths.first().filter(|_| active > 0).and_then(|p| self.candidate(p));
+        let step = |path: &Path| match (&best, self.candidate(path)) {
+            (Some(best), Some(other)) => compare(best, &other).1,
+            _ => Decision::NotEligible,
+        };
+        let runner_up = paths[1.min(paths.len())..].iter().map(step).max();
+        let view = |(at, path): (usize, &Path)| PathView {
+            source: self.source(path.source),
+            attributes: Arc::clone(&path.attributes),
+            best: at == 0 && active > 0,
+            multipath: at < active,
+            stale: path.stale,
+            decided_by: match (at, active) {
+                (0, 1..) => runner_up
+                    .filter(|step| *step != Decision::NotEligible)
+                    .unwrap_or(Decision::OnlyPath),
+                _ => step(path),
+            },
+        };
+        RouteView { prefix: *prefix, paths: paths.iter().enumerate().map(view).collect() }
+    }
+}
+
+/// The distinct next hops of paths, sorted.
+fn next_hops(paths: &[Path]) -> Vec<IpAddr> {
+    let mut hops: Vec<IpAddr> =
+        paths.iter().filter_map(|p| p.attributes.next_hop.map(NextHop::address)).collect();
+    hops.sort_unstable();
+    hops.dedup();
+    hops
 }

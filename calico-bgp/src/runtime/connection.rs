@@ -101,11 +101,16 @@ impl Up {
 
     /// Ends the connection. The returned task is gone once the last bytes are, or cannot be.
     pub(super) fn close(mut self, last: Bytes) -> Option<JoinHandle<()>> {
-        let writer = self.writer.take()?;
+        let mut writer = self.writer.take()?;
         if self.output.try_send(Output::Last(last)).is_err() {
             writer.abort();
         }
-        Some(writer)
+        Some(tokio::spawn(async move {
+            // Nothing is left to do for a peer that does not take its last words.
+            if tokio::time::timeout(LAST_WORDS, &mut writer).await.is_err() {
+                writer.abort();
+            }
+        }))
     }
 }
 
@@ -184,12 +189,10 @@ async fn write_all(
                 }
             },
             Output::Last(bytes) => {
-                let last = async {
-                    write.write_all(&bytes).await?;
-                    write.shutdown().await
-                };
-                // Nothing is left to do for a peer that does not take its last words.
-                let _ = tokio::time::timeout(LAST_WORDS, last).await;
+                // The connection ends either way.
+                if write.write_all(&bytes).await.is_ok() {
+                    let _ = write.shutdown().await;
+                }
                 return;
             }
         }

@@ -1,8 +1,9 @@
 //! Listening for peers.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ pub(super) struct Accepted {
 /// Binds all addresses, or none.
 pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, SpawnError> {
     let bind = |address: SocketAddr| {
-        let listen = || {
+        let listen = |address: SocketAddr| {
             let socket =
                 if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_reuseaddr(true)?;
@@ -35,9 +36,20 @@ pub(super) fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, SpawnEr
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
-        listen().map_err(|source| SpawnError::Listen { address, source })
+        match listen(address) {
+            // A host without IPv6: its wildcard means IPv4 there.
+            Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && is_family_missing(&e) => {
+                listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+            }
+            result => result,
+        }
+        .map_err(|source| SpawnError::Listen { address, source })
     };
     addresses.iter().copied().map(bind).collect()
+}
+
+fn is_family_missing(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
 }
 
 /// Accepts until the other side of the queue is gone. The queue is short: a flood waits in the

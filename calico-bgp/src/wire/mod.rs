@@ -15,8 +15,10 @@ mod message;
 mod nlri;
 mod notification;
 mod open;
+mod packer;
 mod reader;
 mod update;
+mod update_decoder;
 
 #[cfg(test)]
 mod tests;
@@ -35,4 +37,5 @@ pub use notification::{
     RouteRefreshErrorCode, UpdateErrorCode,
 };
 pub use open::Open;
-pub use update::{MpReach, Update, UpdateContext, UpdatePacker};
+pub use packer::UpdatePacker;
+pub use update::{MpReach, Update, UpdateContext};

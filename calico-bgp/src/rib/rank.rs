@@ -1,0 +1,93 @@
+//! Loc-RIB: choosing the best path of a destination and those that share its traffic.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::decision::{Candidate, Decision, compare};
+use super::path::Path;
+use super::{PeerId, PeerKind, Rib};
+use crate::wire::PathAttributes;
+
+impl Rib {
+    /// Chooses the best path again. With `force`, peers and listeners look again even if the
+    /// choice is the same: an active path was replaced or removed, or its source changed.
+    pub(super) fn evaluate(&mut self, prefix: &IpNet, force: bool) {
+        let Some(mut destination) = self.table.remove(prefix) else { return };
+        let active_before = usize::from(destination.active);
+        let before: Vec<(PeerId, Arc<PathAttributes>)> = destination.paths
+            [..active_before.min(destination.paths.len())]
+            .iter()
+            .map(|p| (p.source, Arc::clone(&p.attributes)))
+            .collect();
+        let active = self.rank(&mut destination.paths);
+        destination.active = u16::try_from(active).unwrap_or(u16::MAX);
+        let after = &destination.paths[..active];
+        let same = !force
+            && before.len() == after.len()
+            && before
+                .iter()
+                .zip(after)
+                .all(|((s, a), p)| *s == p.source && Arc::ptr_eq(a, &p.attributes));
+        if !destination.paths.is_empty() {
+            self.table.insert(*prefix, destination);
+        }
+        if !same {
+            self.note_change(prefix);
+        }
+    }
+
+    pub(super) fn candidate<'a>(&'a self, path: &'a Path) -> Option<Candidate<'a>> {
+        let metric = match path.attributes.next_hop {
+            Some(hop) => self.next_hops.get(&hop.address()).copied().unwrap_or(Some(0)),
+            None => Some(0),
+        };
+        let igp_metric = metric.filter(|_| path.accepted)?;
+        let peer = self.facts(path.source);
+        Some(Candidate { attributes: &path.attributes, peer, igp_metric })
+    }
+
+    /// Puts the best path first and those that share its traffic behind it; returns how many.
+    fn rank(&self, paths: &mut [Path]) -> usize {
+        let Some(best) = self.best_index(paths) else { return 0 };
+        paths.swap(0, best);
+        let mut active = 1;
+        for at in 1..paths.len() {
+            if active < self.config.max_paths && self.shares(&paths[0], &paths[at]) {
+                paths.swap(active, at);
+                active += 1;
+            }
+        }
+        // A fixed order among equals, so that a re-evaluation that changes nothing is seen as
+        // one.
+        paths[1..active].sort_by_key(|p| p.source);
+        active
+    }
+
+    /// The best path: first the best of each neighbouring AS, then the best of those, so that
+    /// MULTI_EXIT_DISC gives the same answer in whatever order the paths came.
+    fn best_index(&self, paths: &[Path]) -> Option<usize> {
+        let mut winners: Vec<(u32, usize, Candidate<'_>)> = Vec::new();
+        for (at, path) in paths.iter().enumerate() {
+            let Some(candidate) = self.candidate(path) else { continue };
+            let neighbor = candidate.neighbor_as();
+            match winners.iter_mut().find(|(n, ..)| *n == neighbor) {
+                Some(winner) if compare(&candidate, &winner.2).0.is_lt() => {
+                    *winner = (neighbor, at, candidate);
+                }
+                Some(_) => {}
+                None => winners.push((neighbor, at, candidate)),
+            }
+        }
+        winners.into_iter().min_by(|a, b| compare(&a.2, &b.2).0).map(|(_, at, _)| at)
+    }
+
+    fn shares(&self, best: &Path, other: &Path) -> bool {
+        let (Some(a), Some(b)) = (self.candidate(best), self.candidate(other)) else {
+            return false;
+        };
+        a.peer.kind != PeerKind::Local
+            && compare(&a, &b).1 > Decision::IgpMetric
+            && (self.config.multipath_relax || a.attributes.as_path == b.attributes.as_path)
+    }
+}

@@ -1,0 +1,331 @@
+//! Reading path attributes by the rules of RFC 7606.
+
+use bytes::Bytes;
+
+use super::attributes::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE, code};
+use super::reader::Reader;
+use super::{
+    AS_TRANS, Aggregator, AsPath, AttributeError, AttributeFault, Community, ErrorClass,
+    ExtendedCommunity, Family, LargeCommunity, MpReach, NextHop, NlriList, Origin, PathAttributes,
+    UnknownAttribute, Update, UpdateContext, WireError,
+};
+
+/// Collects the attributes of one UPDATE and what is wrong with them.
+pub(super) struct AttributeDecoder<'a> {
+    context: &'a UpdateContext,
+    attributes: PathAttributes,
+    seen: [u64; 4],
+    any: bool,
+    as4_path: Option<AsPath>,
+    as4_aggregator: Option<Aggregator>,
+    mp_reach: Option<MpReach>,
+    mp_unreach: Option<NlriList>,
+    errors: Vec<AttributeError>,
+}
+
+/// How one attribute went wrong: what, and what it costs.
+type Fault = (AttributeFault, ErrorClass);
+
+const WITHDRAW: ErrorClass = ErrorClass::TreatAsWithdraw;
+const DISCARD: ErrorClass = ErrorClass::AttributeDiscard;
+const RESET: ErrorClass = ErrorClass::SessionReset;
+
+impl<'a> AttributeDecoder<'a> {
+    pub(super) fn new(context: &'a UpdateContext) -> Self {
+        Self {
+            context,
+            attributes: PathAttributes::default(),
+            seen: [0; 4],
+            any: false,
+            as4_path: None,
+            as4_aggregator: None,
+            mp_reach: None,
+            mp_unreach: None,
+            errors: Vec::new(),
+        }
+    }
+
+    pub(super) fn read_all(&mut self, attributes: Bytes) -> Result<(), WireError> {
+        let mut r = Reader::new(attributes);
+        while !r.is_empty() {
+            let (Some(flags), Some(code)) = (r.u8(), r.u8()) else {
+                return self.fail(0, (AttributeFault::Overrun, WITHDRAW));
+            };
+            let length = if flags & EXTENDED_LENGTH != 0 {
+                r.u16().map(usize::from)
+            } else {
+                r.u8().map(usize::from)
+            };
+            // The NLRI fields lie outside the list, so they can still be found (RFC 7606,
+            // section 4): the routes are withdrawn and the session lives.
+            let Some(value) = length.and_then(|n| r.take(n)) else {
+                return self.fail(code, (AttributeFault::Overrun, WITHDRAW));
+            };
+            if self.is_duplicate(code)? {
+                continue;
+            }
+            if let Err(fault) = self.read(flags & !EXTENDED_LENGTH, code, value)? {
+                self.fail(code, fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an error, or turns it into a session reset.
+    fn fail(&mut self, attribute: u8, (fault, class): Fault) -> Result<(), WireError> {
+        let error = AttributeError { attribute, fault, class };
+        if class == RESET {
+            return Err(WireError::Attribute(error));
+        }
+        self.errors.push(error);
+        Ok(())
+    }
+
+    /// All but the first of a kind are dropped, except that two MP attributes of one kind end
+    /// the session (RFC 7606, section 3 g).
+    fn is_duplicate(&mut self, code: u8) -> Result<bool, WireError> {
+        let (word, bit) = (usize::from(code / 64), 1u64 << (code % 64));
+        let duplicate = self.seen[word] & bit != 0;
+        self.seen[word] |= bit;
+        if duplicate {
+            let mp = matches!(code, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI);
+            self.fail(code, (AttributeFault::Duplicate, if mp { RESET } else { DISCARD }))?;
+        }
+        Ok(duplicate)
+    }
+
+    fn has(&self, code: u8) -> bool {
+        self.seen[usize::from(code / 64)] & 1u64 << (code % 64) != 0
+    }
+
+    /// Reads one attribute. The outer error ends the session, the inner one does what it says.
+    fn read(&mut self, flags: u8, code: u8, value: Bytes) -> Result<Result<(), Fault>, WireError> {
+        self.any |= code != code::MP_UNREACH_NLRI;
+        if let Err(fault) = check_flags(flags, code) {
+            return Ok(Err(fault));
+        }
+        match code {
+            code::MP_REACH_NLRI => {
+                self.mp_reach = Some(self.read_mp_reach(value)?);
+                Ok(Ok(()))
+            }
+            code::MP_UNREACH_NLRI => {
+                self.mp_unreach = Some(self.read_mp_unreach(value)?);
+                Ok(Ok(()))
+            }
+            _ => Ok(self.read_plain(flags, code, value)),
+        }
+    }
+
+    fn read_plain(&mut self, flags: u8, code: u8, value: Bytes) -> Result<(), Fault> {
+        let a = &mut self.attributes;
+        let external = self.context.external;
+        match code {
+            code::ORIGIN => {
+                let [octet] = fixed::<1>(&value, WITHDRAW)?;
+                a.origin = Origin::from_value(octet).ok_or((AttributeFault::Value, WITHDRAW))?;
+            }
+            code::AS_PATH => {
+                a.as_path = AsPath::decode(value, self.context.four_octet_as)
+                    .ok_or((AttributeFault::Value, WITHDRAW))?;
+            }
+            code::NEXT_HOP => {
+                a.next_hop = Some(NextHop::V4(fixed::<4>(&value, WITHDRAW)?.into()));
+            }
+            code::MULTI_EXIT_DISC => {
+                a.med = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+            }
+            // From an external peer these three are dropped whatever they say (RFC 7606, 7.5,
+            // 7.9, 7.10); BGP as deployed sends LOCAL_PREF there, so that is not even noted.
+            code::LOCAL_PREF if external => {}
+            code::ORIGINATOR_ID | code::CLUSTER_LIST if external => {
+                return Err((AttributeFault::NotFromExternal, DISCARD));
+            }
+            code::LOCAL_PREF => {
+                a.local_pref = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+            }
+            code::ATOMIC_AGGREGATE => {
+                fixed::<0>(&value, DISCARD)?;
+                a.atomic_aggregate = true;
+            }
+            code::AGGREGATOR => {
+                a.aggregator = Some(read_aggregator(&value, self.context.four_octet_as)?);
+            }
+            code::COMMUNITIES => {
+                a.communities = list(&value, |c: [u8; 4]| Community(u32::from_be_bytes(c)))?;
+            }
+            code::EXTENDED_COMMUNITIES => {
+                a.extended_communities = list(&value, ExtendedCommunity)?;
+            }
+            code::LARGE_COMMUNITIES => a.large_communities = list(&value, large_community)?,
+            code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(&value, WITHDRAW)?.into()),
+            code::CLUSTER_LIST => a.cluster_list = list(&value, |c: [u8; 4]| c.into())?,
+            // A peer that speaks four octets must not send the AS4 attributes (RFC 6793, 4.1).
+            code::AS4_PATH | code::AS4_AGGREGATOR if self.context.four_octet_as => {}
+            code::AS4_PATH => {
+                let path = AsPath::decode(value, true).ok_or((AttributeFault::Value, DISCARD))?;
+                self.as4_path = Some(path.without_confederation());
+            }
+            code::AS4_AGGREGATOR => self.as4_aggregator = Some(read_aggregator(&value, true)?),
+            _ if flags & OPTIONAL == 0 => {
+                return Err((AttributeFault::UnrecognizedWellKnown, RESET));
+            }
+            _ => {
+                // A copy: a route may live for months and must not keep a receive buffer alive.
+                let value = Bytes::copy_from_slice(&value);
+                a.unknown.push(UnknownAttribute { flags, code, value });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_mp_reach(&self, value: Bytes) -> Result<MpReach, WireError> {
+        let bad = |fault| {
+            WireError::Attribute(AttributeError {
+                attribute: code::MP_REACH_NLRI,
+                fault,
+                class: RESET,
+            })
+        };
+        let short = bad(AttributeFault::Length(value.len()));
+        let mut r = Reader::new(value);
+        let (Some(afi), Some(safi), Some(length)) = (r.u16(), r.u8(), r.u8()) else {
+            return Err(short);
+        };
+        let raw_next_hop = r.take(length.into()).ok_or_else(|| short.clone())?;
+        r.u8().ok_or(short)?;
+        let family = Family { afi, safi };
+        let known = family.max_prefix_len().is_some();
+        let next_hop = NextHop::decode(&raw_next_hop);
+        // IPv6 over an IPv4 next hop has no meaning; the other way round is RFC 8950.
+        let fits = match next_hop {
+            Some(NextHop::V4(_)) => family == Family::IPV4_UNICAST,
+            Some(_) => true,
+            None => false,
+        };
+        if known && !fits {
+            return Err(bad(AttributeFault::Value));
+        }
+        let add_path = self.context.add_path.contains(&family);
+        let nlri = NlriList::parse(family, add_path, r.rest())?;
+        if known {
+            return Ok(MpReach { next_hop, raw_next_hop: Bytes::new(), nlri });
+        }
+        Ok(MpReach { next_hop: None, raw_next_hop, nlri })
+    }
+
+    fn read_mp_unreach(&self, value: Bytes) -> Result<NlriList, WireError> {
+        let short = WireError::Attribute(AttributeError {
+            attribute: code::MP_UNREACH_NLRI,
+            fault: AttributeFault::Length(value.len()),
+            class: RESET,
+        });
+        let mut r = Reader::new(value);
+        let (Some(afi), Some(safi)) = (r.u16(), r.u8()) else { return Err(short) };
+        let family = Family { afi, safi };
+        NlriList::parse(family, self.context.add_path.contains(&family), r.rest())
+    }
+
+    pub(super) fn finish(mut self, withdrawn: NlriList, announced: NlriList) -> Update {
+        let announces = !announced.is_empty()
+            || self.mp_reach.as_ref().is_some_and(|reach| !reach.nlri.is_empty());
+        let mut mandatory = vec![];
+        if announces {
+            mandatory.extend([code::ORIGIN, code::AS_PATH]);
+        }
+        if !announced.is_empty() {
+            mandatory.push(code::NEXT_HOP);
+        }
+        for attribute in mandatory {
+            if !self.has(attribute) {
+                let fault = AttributeFault::Missing;
+                self.errors.push(AttributeError { attribute, fault, class: WITHDRAW });
+            }
+        }
+        self.merge_as4();
+        Update {
+            withdrawn,
+            mp_unreach: self.mp_unreach,
+            attributes: self.any.then_some(self.attributes),
+            mp_reach: self.mp_reach,
+            announced,
+            errors: self.errors,
+        }
+    }
+
+    /// RFC 6793, section 4.2.3.
+    fn merge_as4(&mut self) {
+        if let (Some(four), Some(two)) = (self.as4_aggregator, self.attributes.aggregator) {
+            if two.asn != u32::from(AS_TRANS) {
+                // The aggregator changed on the way: both AS4 attributes are out of date.
+                return;
+            }
+            self.attributes.aggregator = Some(four);
+        }
+        if let Some(four) = self.as4_path.take() {
+            self.attributes.as_path = std::mem::take(&mut self.attributes.as_path).merge_as4(four);
+        }
+    }
+}
+
+/// Compares the optional and transitive bits with the attribute's definition (RFC 7606,
+/// section 3 c).
+fn check_flags(flags: u8, code: u8) -> Result<(), Fault> {
+    let expected = match code {
+        code::ORIGIN
+        | code::AS_PATH
+        | code::NEXT_HOP
+        | code::LOCAL_PREF
+        | code::ATOMIC_AGGREGATE => TRANSITIVE,
+        code::MULTI_EXIT_DISC
+        | code::ORIGINATOR_ID
+        | code::CLUSTER_LIST
+        | code::MP_REACH_NLRI
+        | code::MP_UNREACH_NLRI => OPTIONAL,
+        code::AGGREGATOR
+        | code::COMMUNITIES
+        | code::EXTENDED_COMMUNITIES
+        | code::AS4_PATH
+        | code::AS4_AGGREGATOR
+        | code::LARGE_COMMUNITIES => OPTIONAL | TRANSITIVE,
+        _ => return Ok(()),
+    };
+    if flags & (OPTIONAL | TRANSITIVE) == expected {
+        return Ok(());
+    }
+    // Without the multiprotocol attributes nobody knows which routes to withdraw.
+    let mp = matches!(code, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI);
+    Err((AttributeFault::Flags(flags), if mp { RESET } else { WITHDRAW }))
+}
+
+fn fixed<const N: usize>(value: &[u8], class: ErrorClass) -> Result<[u8; N], Fault> {
+    value.try_into().map_err(|_length| (AttributeFault::Length(value.len()), class))
+}
+
+/// A list of fixed-size items, at least one (RFC 7606, sections 7.8, 7.10, 7.14).
+fn list<const N: usize, T>(value: &[u8], item: impl Fn([u8; N]) -> T) -> Result<Vec<T>, Fault> {
+    let (items, rest) = value.as_chunks::<N>();
+    if items.is_empty() || !rest.is_empty() {
+        return Err((AttributeFault::Length(value.len()), WITHDRAW));
+    }
+    Ok(items.iter().map(|i| item(*i)).collect())
+}
+
+fn large_community(octets: [u8; 12]) -> LargeCommunity {
+    let part = |at: usize| {
+        u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
+    };
+    LargeCommunity { global: part(0), local1: part(4), local2: part(8) }
+}
+
+fn read_aggregator(value: &[u8], four_octet: bool) -> Result<Aggregator, Fault> {
+    if four_octet {
+        let v: [u8; 8] = fixed(value, DISCARD)?;
+        let asn = u32::from_be_bytes([v[0], v[1], v[2], v[3]]);
+        Ok(Aggregator { asn, router_id: [v[4], v[5], v[6], v[7]].into() })
+    } else {
+        let v: [u8; 6] = fixed(value, DISCARD)?;
+        let asn = u32::from(u16::from_be_bytes([v[0], v[1]]));
+        Ok(Aggregator { asn, router_id: [v[2], v[3], v[4], v[5]].into() })
+    }
+}
