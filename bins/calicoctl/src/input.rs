@@ -1,0 +1,136 @@
+//! Resources from files, directories and the standard input.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use calico_core::resource::{AnyResource, MAX_MANIFEST_SIZE, Mode, read_manifest};
+
+use crate::failure::Failure;
+
+/// Directories nested deeper than this are not looked at.
+const MAX_DEPTH: usize = 32;
+
+/// Reads `path`: a file, a directory (its `.yaml`, `.yml` and `.json` files, in order of name), or
+/// `-` for `stdin`. Every mistake of a file is reported at once.
+pub(crate) fn read(
+    path: &Path,
+    recursive: bool,
+    skip_empty: bool,
+    stdin: &mut dyn Read,
+) -> Result<Vec<AnyResource>, Failure> {
+    let mut resources = Vec::new();
+    if path == Path::new("-") {
+        let mut text = String::new();
+        // One byte more than is allowed, so that too much is noticed.
+        stdin
+            .take(MAX_MANIFEST_SIZE as u64 + 1)
+            .read_to_string(&mut text)
+            .map_err(|source| failed(path, source))?;
+        resources = parse(path, &text)?;
+    } else {
+        let mut files = Vec::new();
+        match fs::metadata(path).map_err(|source| failed(path, source))?.is_dir() {
+            true => collect(path, recursive, MAX_DEPTH, &mut files)?,
+            false => files.push(path.to_owned()),
+        }
+        for file in files {
+            let text = fs::read_to_string(&file).map_err(|source| failed(&file, source))?;
+            resources.extend(parse(&file, &text)?);
+        }
+    }
+    if resources.is_empty() && !skip_empty {
+        return Err(Failure::Empty { path: path.to_owned() });
+    }
+    Ok(resources)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<AnyResource>, Failure> {
+    read_manifest(text, Mode::Strict)
+        .map_err(|errors| Failure::Manifest { path: path.to_owned(), errors })
+}
+
+fn collect(
+    directory: &Path,
+    recursive: bool,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), Failure> {
+    let entries = fs::read_dir(directory).map_err(|source| failed(directory, source))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|source| failed(directory, source))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        let is_directory = fs::metadata(&path).map_err(|source| failed(&path, source))?.is_dir();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if is_directory {
+            if recursive && depth > 0 {
+                collect(&path, recursive, depth - 1, files)?;
+            }
+        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, source: std::io::Error) -> Failure {
+    Failure::Read { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POOL: &str = "{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: NAME}, \
+                        spec: {cidr: 10.0.0.0/16}}\n";
+
+    fn pool(name: &str) -> String {
+        POOL.replace("NAME", name)
+    }
+
+    fn names(found: Result<Vec<AnyResource>, Failure>) -> Vec<String> {
+        found.unwrap().iter().map(|resource| resource.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn directories_are_read_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        for (file, text) in [
+            ("b.yml", pool("b")),
+            ("a.yaml", format!("{}---\n{}", pool("a1"), pool("a2"))),
+            ("c.json", "[]".to_owned()),
+            ("notes.txt", "nothing: [of ours".to_owned()),
+            ("sub/d.yaml", pool("d")),
+        ] {
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        let read = |recursive| read(dir.path(), recursive, false, &mut std::io::empty());
+        assert_eq!(names(read(false)), ["a1", "a2", "b"]);
+        assert_eq!(names(read(true)), ["a1", "a2", "b", "d"]);
+    }
+
+    #[test]
+    fn standard_input_and_nothing_at_all() {
+        let dash = Path::new("-");
+        assert_eq!(names(read(dash, false, false, &mut pool("x").as_bytes())), ["x"]);
+        assert_eq!(names(read(dash, false, true, &mut &b""[..])), [""; 0]);
+        assert!(matches!(read(dash, false, false, &mut &b""[..]), Err(Failure::Empty { .. })));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_line_and_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pool.yaml");
+        let text = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: x}\nspec:\n  \
+                    cidr: 10.0.0.0/16\n  natOutgoin: true\n";
+        fs::write(&file, text).unwrap();
+        let error = read(&file, false, false, &mut std::io::empty()).unwrap_err().to_string();
+        for part in ["pool.yaml", "line 6", "spec.natOutgoin", "did you mean `natOutgoing`?"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

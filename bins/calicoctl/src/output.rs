@@ -1,0 +1,5 @@
+//! Tables and documents.
+
+pub(crate) mod columns;
+pub(crate) mod number;
+pub(crate) mod table;
