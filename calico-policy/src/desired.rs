@@ -30,6 +30,9 @@ pub struct Desired {
     pub host: Option<HostSettings>,
     /// Whether the state was declared complete.
     pub in_sync: bool,
+    /// What is in sets, for people; see [`Graph::describe_sets`](crate::Graph::describe_sets).
+    /// Updates say nothing about it.
+    pub descriptions: BTreeMap<SetId, String>,
 }
 
 /// What is in a set.
@@ -170,6 +173,10 @@ impl SetLookup for Desired {
     fn has_port(&self, set: &SetId, address: IpAddr, protocol: u8, port: u16) -> bool {
         let member = SetMember::Port { address, protocol, port };
         self.sets.get(set).is_some_and(|set| set.members.contains(&member))
+    }
+
+    fn describe(&self, set: &SetId) -> Option<&str> {
+        self.descriptions.get(set).map(String::as_str)
     }
 }
 

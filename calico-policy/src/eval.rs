@@ -4,8 +4,8 @@
 //! the incremental graph can be tested against it. It is slow, and meant to be.
 
 mod mismatch;
+mod show;
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use calico_core::dataplane::{
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub(crate) use mismatch::protocol_name;
 pub use mismatch::{Mismatch, mismatch};
 
 use crate::desired::Desired;
@@ -42,6 +43,11 @@ pub trait SetLookup {
 
     /// Whether address, protocol and port are in a set of ports. False for an unknown set.
     fn has_port(&self, set: &SetId, address: IpAddr, protocol: u8, port: u16) -> bool;
+
+    /// What is in the set, for people: the selector behind it. `None` if only its id is known.
+    fn describe(&self, _set: &SetId) -> Option<&str> {
+        None
+    }
 }
 
 /// What becomes of a packet at one endpoint, and why.
@@ -258,69 +264,6 @@ impl Explanation {
         let egress = self.egress.as_ref().map(|decision| (Direction::Egress, decision));
         let ingress = self.ingress.as_ref().map(|decision| (Direction::Ingress, decision));
         ingress.or(egress)
-    }
-}
-
-impl fmt::Display for Explanation {
-    /// The whole trace, one line a step, for people.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.is_allowed() { "allowed" } else { "denied" };
-        writeln!(f, "{}: {verdict}", self.packet)?;
-        let both = [("egress", &self.egress), ("ingress", &self.ingress)];
-        for (name, decision) in both {
-            if let Some(decision) = decision {
-                writeln!(f, "{name}:\n{decision}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Decision {
-    /// One line a step, indented.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
-            writeln!(f, "  {step}")?;
-        }
-        let verdict = if self.verdict == Verdict::Allowed { "allowed" } else { "denied" };
-        write!(f, "  => {verdict} by ")?;
-        match &self.cause {
-            VerdictCause::Rule(id) => id.fmt(f),
-            VerdictCause::EndOfTier(tier) => write!(f, "the end of tier {tier}"),
-            VerdictCause::NoProfileMatch => f.write_str("default: no profile allowed it"),
-            VerdictCause::Spoofed => f.write_str("the check of source addresses"),
-            VerdictCause::UnknownEndpoint => f.write_str("default: the endpoint is unknown"),
-            _ => f.write_str("another cause"),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tier(tier) => write!(f, "tier {tier}"),
-            Self::Rule { id, action, mismatch: None } => write!(f, "  {id}: {action:?}, matches"),
-            Self::Rule { id, action, mismatch: Some(why) } => {
-                write!(f, "  {id}: {action:?}, no match: {why}")
-            }
-            Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
-            Self::Profiles => f.write_str("profiles"),
-            Self::End => f.write_str("  nothing matched: Deny"),
-            Self::Spoofed => f.write_str("the source is not an address of the endpoint: Deny"),
-        }
-    }
-}
-
-impl fmt::Display for Packet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", self.source, self.destination)?;
-        match (self.ports, self.icmp) {
-            (Some((_, port)), _) => write!(f, " {}/{port}", mismatch::protocol(self.protocol)),
-            (None, Some((kind, code))) => {
-                write!(f, " {} type {kind} code {code}", mismatch::protocol(self.protocol))
-            }
-            (None, None) => write!(f, " {}", mismatch::protocol(self.protocol)),
-        }
     }
 }
 

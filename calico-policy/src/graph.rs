@@ -194,6 +194,12 @@ impl Graph {
         std::mem::take(&mut self.warnings)
     }
 
+    /// What is in each set that was sent, for people: `app == "web"`, or
+    /// `http/TCP of app == "web"` for a named port.
+    pub fn describe_sets(&self) -> impl Iterator<Item = (&SetId, &str)> {
+        self.sets.describe()
+    }
+
     /// How much there is.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -16,18 +16,21 @@
 mod expr;
 mod idset;
 mod intern;
+mod parent;
 mod postings;
+mod query;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use calico_core::selector::Selector;
 pub(crate) use idset::IdSet;
 pub(crate) use intern::{IdMap, Interner, Symbol};
 
 use expr::Expr;
-use postings::{Postings, Restriction};
+use parent::Parent;
+use postings::Postings;
+use query::Query;
 
 /// Number of an item; allotted by the caller, dense numbers keep the index small.
 pub(crate) type ItemId = u32;
@@ -65,9 +68,6 @@ pub(crate) struct LabelIndex {
     mentions: IdMap<Symbol, IdSet>,
 }
 
-/// With more queries to look at than this, an item's own anchors are the shorter way.
-const FEW_QUERIES: usize = 16;
-
 /// 56 bytes, 8 for each label, 4 for each parent and for each query that matches.
 #[derive(Debug)]
 struct Item {
@@ -75,30 +75,6 @@ struct Item {
     parents: Box<[Symbol]>,
     /// Sorted.
     matches: Vec<QueryId>,
-}
-
-#[derive(Debug)]
-struct Parent {
-    id: u32,
-    labels: Labels,
-    items: IdSet,
-    /// Whether the profile exists, or is only named by items.
-    defined: bool,
-}
-
-#[derive(Debug)]
-struct Query {
-    expr: Expr,
-    anchor: Anchor,
-    items: IdSet,
-}
-
-/// Where a query is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Anchor {
-    None,
-    Key(Symbol),
-    Values(Symbol, Vec<Symbol>),
 }
 
 impl LabelIndex {
@@ -163,120 +139,6 @@ impl LabelIndex {
             self.leave_parent(names, parent, id);
             names.release(parent);
         }
-    }
-
-    /// Says which labels items inherit from a parent; `None` if it does not exist (any more).
-    pub(crate) fn put_parent(
-        &mut self,
-        names: &mut Interner,
-        name: &str,
-        labels: Option<&BTreeMap<String, String>>,
-        changes: &mut Vec<Change>,
-    ) {
-        let symbol = names.acquire(name);
-        let new = labels.map_or_else(Box::default, |labels| acquire(names, labels));
-        let parent = self.parent(names, symbol);
-        let (id, items) = (parent.id, parent.items.clone());
-        parent.defined = labels.is_some();
-        let old = std::mem::replace(&mut parent.labels, new.clone());
-        if old != new {
-            self.inherited.insert(&new, id);
-            let gone = old.iter().filter(|label| new.binary_search(label).is_err());
-            self.inherited.remove(gone.copied(), id);
-            let queries = self.mentioning(&old, &new);
-            for item in items.iter() {
-                if queries.len() > FEW_QUERIES {
-                    self.test_item(names, item, changes);
-                } else {
-                    queries.iter().for_each(|q| self.test_pair(names, item, *q, changes));
-                }
-            }
-        }
-        release(names, &old);
-        self.forget_parent(names, symbol);
-        names.release(symbol);
-    }
-
-    /// Adds a query and returns nothing but the changes: one for each item that matches.
-    pub(crate) fn add_query(
-        &mut self,
-        names: &mut Interner,
-        id: QueryId,
-        selector: &Selector,
-        changes: &mut Vec<Change>,
-    ) {
-        let expr = Expr::acquire(names, selector.expr());
-        let restrictions = Restriction::of(names, selector);
-        // Parents count for all their items; both sums are estimates that only steer the choice.
-        let size = |r: &Restriction| {
-            let parents = self.inherited.ids(r).filter_map(|id| self.parent_by_id(id));
-            self.own.count(r) + parents.map(|parent| parent.items.len()).sum::<usize>()
-        };
-        // While the index is still empty, sizes say nothing: then values before mere presence, and
-        // what has the fewest queries so far.
-        let rank = |r: &Restriction| (size(r), r.values.is_none(), self.queries_under(r));
-        let best = restrictions.iter().min_by_key(|r| rank(r));
-        let anchor = best.map_or(Anchor::None, |r| match &r.values {
-            Some(values) => Anchor::Values(r.label, values.clone()),
-            None => Anchor::Key(r.label),
-        });
-        let mut items = IdSet::default();
-        {
-            let mut test = |id: ItemId| {
-                if self.matches(names, id, &expr) {
-                    items.insert(id);
-                }
-            };
-            match best {
-                None => self.items.keys().copied().for_each(test),
-                Some(restriction) => {
-                    self.own.ids(restriction).for_each(&mut test);
-                    for parent in self.inherited.ids(restriction) {
-                        let parent = self.parent_by_id(parent);
-                        parent.into_iter().flat_map(|p| p.items.iter()).for_each(&mut test);
-                    }
-                }
-            }
-        }
-        for item in items.iter() {
-            if let Some(known) = self.items.get_mut(&item)
-                && let Err(at) = known.matches.binary_search(&id)
-            {
-                known.matches.insert(at, id);
-            }
-            changes.push(Change { query: id, item, matches: true });
-        }
-        self.anchored(&anchor, |queries| {
-            queries.insert(id);
-        });
-        expr.labels(&mut |label| {
-            self.mentions.entry(label).or_default().insert(id);
-        });
-        self.queries.insert(id, Query { expr, anchor, items });
-    }
-
-    /// Takes a query out. No changes are reported: nobody asks any more.
-    pub(crate) fn remove_query(&mut self, names: &mut Interner, id: QueryId) {
-        let Some(query) = self.queries.remove(&id) else { return };
-        self.anchored(&query.anchor, |queries| {
-            queries.remove(id);
-        });
-        for item in query.items.iter() {
-            if let Some(known) = self.items.get_mut(&item)
-                && let Ok(at) = known.matches.binary_search(&id)
-            {
-                known.matches.remove(at);
-            }
-        }
-        query.expr.labels(&mut |label| {
-            if let Some(queries) = self.mentions.get_mut(&label) {
-                queries.remove(id);
-                if queries.is_empty() {
-                    self.mentions.remove(&label);
-                }
-            }
-        });
-        query.expr.release(names);
     }
 
     /// The queries that match an item, sorted.
@@ -354,17 +216,6 @@ impl LabelIndex {
         changes.push(Change { query, item: id, matches });
     }
 
-    /// The queries that mention a label in which the two differ, sorted.
-    fn mentioning(&self, old: &Labels, new: &Labels) -> Vec<QueryId> {
-        let gone = old.iter().filter(|label| new.binary_search(label).is_err());
-        let come = new.iter().filter(|label| old.binary_search(label).is_err());
-        let sets = gone.chain(come).filter_map(|(key, _)| self.mentions.get(key));
-        let mut queries: Vec<QueryId> = sets.flat_map(IdSet::iter).collect();
-        queries.sort_unstable();
-        queries.dedup();
-        queries
-    }
-
     fn matches(&self, names: &Interner, id: ItemId, expr: &Expr) -> bool {
         let Some(item) = self.items.get(&id) else { return false };
         expr.holds(names, &|key| {
@@ -376,83 +227,6 @@ impl LabelIndex {
                 },
             )
         })
-    }
-
-    /// How many queries stand under a restriction.
-    fn queries_under(&self, restriction: &Restriction) -> usize {
-        let len = |queries: Option<&IdSet>| queries.map_or(0, IdSet::len);
-        match &restriction.values {
-            None => len(self.by_key.get(&restriction.label)),
-            Some(values) => {
-                let each = values.iter().map(|v| len(self.by_value.get(&(restriction.label, *v))));
-                each.max().unwrap_or(0)
-            }
-        }
-    }
-
-    fn anchored(&mut self, anchor: &Anchor, change: impl Fn(&mut IdSet)) {
-        fn at<K: std::hash::Hash + Eq>(
-            map: &mut IdMap<K, IdSet>,
-            key: K,
-            change: impl Fn(&mut IdSet),
-        ) {
-            match map.entry(key) {
-                std::collections::hash_map::Entry::Occupied(mut entry) => {
-                    change(entry.get_mut());
-                    if entry.get().is_empty() {
-                        entry.remove();
-                    }
-                }
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    change(entry.insert(IdSet::default()));
-                }
-            }
-        }
-        match anchor {
-            Anchor::None => change(&mut self.unanchored),
-            Anchor::Key(key) => at(&mut self.by_key, *key, change),
-            Anchor::Values(key, values) => {
-                for value in values {
-                    at(&mut self.by_value, (*key, *value), &change);
-                }
-            }
-        }
-    }
-
-    /// The parent, made if it is new; then it holds a use of its symbol.
-    fn parent(&mut self, names: &mut Interner, symbol: Symbol) -> &mut Parent {
-        self.parents.entry(symbol).or_insert_with(|| {
-            names.acquire_again(symbol);
-            let id = self.free_parents.pop().unwrap_or_else(|| {
-                self.parent_of_id.push(None);
-                u32::try_from(self.parent_of_id.len() - 1).expect("fewer than 2^32 profiles")
-            });
-            self.parent_of_id[id as usize] = Some(symbol);
-            Parent { id, labels: Labels::default(), items: IdSet::default(), defined: false }
-        })
-    }
-
-    fn parent_by_id(&self, id: u32) -> Option<&Parent> {
-        let symbol = self.parent_of_id.get(id as usize).copied().flatten()?;
-        self.parents.get(&symbol)
-    }
-
-    fn leave_parent(&mut self, names: &mut Interner, symbol: Symbol, item: ItemId) {
-        if let Some(parent) = self.parents.get_mut(&symbol) {
-            parent.items.remove(item);
-        }
-        self.forget_parent(names, symbol);
-    }
-
-    fn forget_parent(&mut self, names: &mut Interner, symbol: Symbol) {
-        let unused = |parent: &Parent| !parent.defined && parent.items.is_empty();
-        if self.parents.get(&symbol).is_some_and(unused)
-            && let Some(parent) = self.parents.remove(&symbol)
-        {
-            self.parent_of_id[parent.id as usize] = None;
-            self.free_parents.push(parent.id);
-            names.release(symbol);
-        }
     }
 }
 

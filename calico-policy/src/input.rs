@@ -6,8 +6,8 @@ use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet, IpPool, NetworkPolicy,
-    NetworkSet, Node, Profile, Resource, Spec, Tier, WorkloadEndpoint,
+    AnyResource, FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet, IpPool,
+    NetworkPolicy, NetworkSet, Node, Profile, Resource, Spec, Tier, WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -59,6 +59,22 @@ macro_rules! objects {
                         object.metadata.name.clone_from(name);
                         object.metadata.namespace = namespace.clone().unwrap_or_default();
                         Some(object.into())
+                    })*
+                    _ => None,
+                })
+            }
+
+            /// Types a resource of any kind, such as one from a manifest; `None` if it has no say
+            /// in policy.
+            ///
+            /// # Errors
+            ///
+            /// The first field that does not fit the kind.
+            pub fn from_resource(resource: &AnyResource) -> Result<Option<Self>, FieldError> {
+                Ok(match resource.kind {
+                    $(Kind::$kind => {
+                        let typed: $kind = resource.typed()?;
+                        Some(typed.into())
                     })*
                     _ => None,
                 })

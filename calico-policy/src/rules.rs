@@ -1,6 +1,7 @@
 //! From the rules of a resource to the rule IR and the sets that it refers to.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use calico_core::dataplane::{
@@ -9,6 +10,8 @@ use calico_core::dataplane::{
 use calico_core::key::Family;
 use calico_core::resource::{self, EntityRule, FieldError, Icmp, Port, Protocol};
 use calico_core::selector::{self, Selector};
+
+use crate::eval;
 
 /// Rules, ready for a dataplane, and the sets that it must have before.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,6 +29,16 @@ pub(crate) struct SetSpec {
     pub(crate) selector: Selector,
     /// If given, only their ports of this name and protocol, with the addresses.
     pub(crate) port: Option<(Box<str>, u8)>,
+}
+
+impl fmt::Display for SetSpec {
+    /// `app == "web"`, or `http/TCP of app == "web"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((name, protocol)) = &self.port {
+            write!(f, "{name}/{} of ", eval::protocol_name(*protocol))?;
+        }
+        self.selector.fmt(f)
+    }
 }
 
 /// Compiles the rules of a policy of `namespace` (empty for a global one or a profile).

@@ -75,6 +75,8 @@ pub(crate) struct Sets {
 #[derive(Debug)]
 struct Set {
     id: SetId,
+    /// What is in it, for people.
+    description: Box<str>,
     filter: Option<PortFilter>,
     /// Policies and profiles that use it.
     users: u32,
@@ -106,6 +108,7 @@ impl Sets {
             .unwrap_or_else(|| u32::try_from(self.sets.len()).expect("fewer than 2^32 sets"));
         let set = Set {
             id: id.clone(),
+            description: spec.to_string().into(),
             filter,
             users: 1,
             members: HashMap::new(),
@@ -172,6 +175,11 @@ impl Sets {
             }
         }
         changes
+    }
+
+    /// What is in each set, for people.
+    pub(crate) fn describe(&self) -> impl Iterator<Item = (&SetId, &str)> {
+        self.sets.values().map(|set| (&set.id, &*set.description))
     }
 
     /// Number of sets.

@@ -4,7 +4,8 @@ mod support;
 
 use calico_core::datastore::{Entry, Revision};
 use calico_core::key::Key;
-use calico_policy::{Graph, Input, Rejected};
+use calico_core::resource::AnyResource;
+use calico_policy::{Graph, Input, Object, Rejected};
 use support::{NODE, Rig, explain, inputs, outcome};
 
 /// The problem that a statement is refused for; what comes after `...` is somebody else's text.
@@ -181,6 +182,45 @@ ingress:
   => denied by default: no profile allowed it
 ";
     assert_eq!(found, expected);
+}
+
+#[test]
+fn sets_are_explained_by_their_selectors() {
+    let mut rig = Rig::of(&inputs(
+        "
+        pod a/x 10.0.0.1 app=x @http=tcp:8080 !
+        gnp g {selector: has(app), ingress: [
+            {action: Allow, source: {selector: \"app == 'y'\"}},
+            {action: Allow, source: {notSelector: \"app != 'y'\"}},
+            {action: Allow, protocol: TCP, destination: {selector: has(app), ports: [http, 22]}}]}
+        ",
+    ));
+    let flow = "10.0.0.1 -> a/x tcp/80";
+    let wanted = |rig: &Rig| {
+        let explanation = explain(&rig.desired, flow);
+        let json = serde_json::to_value(&explanation).expect("plain data");
+        let steps = json["ingress"]["steps"].as_array().cloned().unwrap_or_default();
+        let texts = steps.iter().filter_map(|step| step["rule"]["mismatch"]["wanted"].as_str());
+        texts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(wanted(&rig)[0].starts_with("a member of s:"), "{:?}", wanted(&rig));
+    let described = rig.graph.describe_sets();
+    rig.desired.descriptions = described.map(|(id, text)| (id.clone(), text.to_owned())).collect();
+    assert_eq!(
+        wanted(&rig),
+        [r#"app == "y""#, r#"anything but app != "y""#, "22, http/TCP of has(app)"],
+    );
+}
+
+#[test]
+fn resources_of_manifests_are_typed() {
+    let text = r#"{"kind": "Tier", "metadata": {"name": "t"}, "spec": {"order": 5}}"#;
+    let any: AnyResource = serde_json::from_str(text).expect("a resource");
+    let object = Object::from_resource(&any).expect("a tier").expect("tiers have a say");
+    assert_eq!(object.key().to_string(), "/calico/resources/v3/projectcalico.org/tiers/t");
+    let text = r#"{"kind": "BGPPeer", "metadata": {"name": "p"}, "spec": {}}"#;
+    let any: AnyResource = serde_json::from_str(text).expect("a resource");
+    assert_eq!(Object::from_resource(&any), Ok(None));
 }
 
 #[test]

@@ -44,12 +44,12 @@ fn header(rule: &Rule, packet: &Packet) -> Option<Mismatch> {
     if let Some(wanted) = rule.protocol
         && wanted != packet.protocol
     {
-        return no("protocol", protocol(wanted), protocol(packet.protocol));
+        return no("protocol", protocol_name(wanted), protocol_name(packet.protocol));
     }
     if let Some(unwanted) = rule.not_protocol
         && unwanted == packet.protocol
     {
-        return no("notProtocol", Not(protocol(unwanted)), protocol(packet.protocol));
+        return no("notProtocol", Not(protocol_name(unwanted)), protocol_name(packet.protocol));
     }
     let icmp = |wanted: IcmpMatch| {
         packet.icmp.is_some_and(|(kind, code)| {
@@ -117,10 +117,10 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
         return no(end.not_nets, Not(net), address);
     }
     if let Some(set) = side.sets.iter().find(|set| !sets.has_address(set, address)) {
-        return no(end.selector, Member(set), address);
+        return no(end.selector, Member(set, sets), address);
     }
     if let Some(set) = side.not_sets.iter().find(|set| sets.has_address(set, address)) {
-        return no(end.not_selector, Not(Member(set)), address);
+        return no(end.not_selector, Not(Member(set, sets)), address);
     }
     let in_set =
         |set: &SetId| port.is_some_and(|port| sets.has_port(set, address, packet.protocol, port));
@@ -130,7 +130,7 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
     let any_port = side.ports.is_empty() && side.port_sets.is_empty();
     if !any_port && !side.ports.iter().any(in_range) && !side.port_sets.iter().any(in_set) {
         let ranges = side.ports.iter().map(range_text);
-        let named = side.port_sets.iter().map(|set| format!("the named port {set}"));
+        let named = side.port_sets.iter().map(|set| Member(set, sets).to_string());
         let wanted: Vec<String> = ranges.chain(named).collect();
         return no(end.ports, wanted.join(", "), found());
     }
@@ -138,7 +138,7 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
         return no(end.not_ports, Not(range_text(range)), found());
     }
     if let Some(set) = side.not_port_sets.iter().find(|set| in_set(set)) {
-        return no(end.not_ports, Not(format!("the named port {set}")), found());
+        return no(end.not_ports, Not(Member(set, sets)), found());
     }
     None
 }
@@ -151,11 +151,14 @@ impl<T: fmt::Display> fmt::Display for Not<T> {
     }
 }
 
-struct Member<'a>(&'a SetId);
+struct Member<'a>(&'a SetId, &'a dyn SetLookup);
 
 impl fmt::Display for Member<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a member of {}", self.0)
+        match self.1.describe(self.0) {
+            Some(description) => f.write_str(description),
+            None => write!(f, "a member of {}", self.0),
+        }
     }
 }
 
@@ -185,7 +188,7 @@ fn icmp_text(icmp: IcmpMatch) -> String {
 }
 
 /// A protocol's usual name, or its number.
-pub(super) fn protocol(number: u8) -> Cow<'static, str> {
+pub(crate) fn protocol_name(number: u8) -> Cow<'static, str> {
     match number {
         1 => "ICMP".into(),
         6 => "TCP".into(),

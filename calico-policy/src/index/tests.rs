@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use calico_core::selector::Selector;
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,70 @@
+//! Traces for people.
+
+use std::fmt;
+
+use calico_core::dataplane::{Verdict, VerdictCause};
+
+use super::{Decision, Explanation, Packet, Step, protocol_name};
+
+impl fmt::Display for Explanation {
+    /// The whole trace, one line a step, for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_allowed() { "allowed" } else { "denied" };
+        writeln!(f, "{}: {verdict}", self.packet)?;
+        let both = [("egress", &self.egress), ("ingress", &self.ingress)];
+        for (name, decision) in both {
+            if let Some(decision) = decision {
+                writeln!(f, "{name}:\n{decision}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Decision {
+    /// One line a step, indented.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        let verdict = if self.verdict == Verdict::Allowed { "allowed" } else { "denied" };
+        write!(f, "  => {verdict} by ")?;
+        match &self.cause {
+            VerdictCause::Rule(id) => id.fmt(f),
+            VerdictCause::EndOfTier(tier) => write!(f, "the end of tier {tier}"),
+            VerdictCause::NoProfileMatch => f.write_str("default: no profile allowed it"),
+            VerdictCause::Spoofed => f.write_str("the check of source addresses"),
+            VerdictCause::UnknownEndpoint => f.write_str("default: the endpoint is unknown"),
+            _ => f.write_str("another cause"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tier(tier) => write!(f, "tier {tier}"),
+            Self::Rule { id, action, mismatch: None } => write!(f, "  {id}: {action:?}, matches"),
+            Self::Rule { id, action, mismatch: Some(why) } => {
+                write!(f, "  {id}: {action:?}, no match: {why}")
+            }
+            Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
+            Self::Profiles => f.write_str("profiles"),
+            Self::End => f.write_str("  nothing matched: Deny"),
+            Self::Spoofed => f.write_str("the source is not an address of the endpoint: Deny"),
+        }
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.source, self.destination)?;
+        match (self.ports, self.icmp) {
+            (Some((_, port)), _) => write!(f, " {}/{port}", protocol_name(self.protocol)),
+            (None, Some((kind, code))) => {
+                write!(f, " {} type {kind} code {code}", protocol_name(self.protocol))
+            }
+            (None, None) => write!(f, " {}", protocol_name(self.protocol)),
+        }
+    }
+}
