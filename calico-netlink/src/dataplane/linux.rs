@@ -53,6 +53,8 @@ struct Inner {
     /// Whether the kernel's table and routes were compared with complete desired state since we
     /// started.
     adopted: bool,
+    /// Whether that included the routes over other routers.
+    swept: bool,
 }
 
 impl LinuxDataplane {
@@ -69,7 +71,7 @@ impl LinuxDataplane {
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
         let causes = Causes::default();
         let state = State::new(Tracker::new(Family::Inet, TABLE), causes.clone());
-        let mut inner = Inner { socket, state, generation, adopted: false };
+        let mut inner = Inner { socket, state, generation, adopted: false, swept: false };
         if table.is_none() {
             inner.commit().await.map_err(unsupported)?;
         } else {
@@ -118,8 +120,8 @@ impl LinuxDataplane {
             }
         }
         inner.state.table().observed(None, false);
-        inner.adopted = false;
-        self.routes.replace_all(&[]).await.map(|_removed| ())
+        (inner.adopted, inner.swept) = (false, false);
+        self.routes.replace_all(&[], true).await.map(|_removed| ())
     }
 }
 
@@ -139,14 +141,15 @@ impl Dataplane for LinuxDataplane {
             // Policy first: a route leads to a workload only once its policy is in force.
             inner.commit().await.map_err(failed)?;
             inner.forget_released().await;
-            if inner.adopted {
+            let learned = inner.state.learned_in_sync();
+            if inner.adopted && inner.swept == learned {
                 let (have, gone) = inner.state.route_changes();
                 if !(have.is_empty() && gone.is_empty()) {
                     self.routes.change(&have, &gone).await?;
                 }
             } else {
-                self.routes.replace_all(&inner.state.routes()).await?;
-                inner.adopted = true;
+                self.routes.replace_all(&inner.state.routes(), learned).await?;
+                (inner.adopted, inner.swept) = (true, learned);
             }
             inner.state.routes_done();
         }
@@ -165,8 +168,9 @@ impl Dataplane for LinuxDataplane {
             return Ok(Drift::default());
         }
         inner.commit().await.map_err(failed)?;
-        repaired.extend(self.routes.replace_all(&inner.state.routes()).await?);
-        inner.adopted = true;
+        let learned = inner.state.learned_in_sync();
+        repaired.extend(self.routes.replace_all(&inner.state.routes(), learned).await?);
+        (inner.adopted, inner.swept) = (true, learned);
         inner.state.routes_done();
         Ok(Drift { repaired })
     }

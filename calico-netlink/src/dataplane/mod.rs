@@ -32,6 +32,7 @@
 mod base;
 mod causes;
 mod check;
+mod elements;
 mod endpoint;
 mod linux;
 mod lower;

@@ -16,11 +16,16 @@ pub trait RouteProgrammer: fmt::Debug + Send + Sync {
     /// When the kernel refuses one; the others are programmed nevertheless.
     async fn change(&self, have: &[Route], gone: &[IpNet]) -> Result<(), DataplaneError>;
 
-    /// Makes exactly these our routes. Returns what was missing or wrong, one line each.
+    /// Makes exactly these our routes. Returns what was missing or wrong, one line each. Unless
+    /// `learned`, routes over other routers that an earlier run left stay.
     ///
     /// # Errors
     /// As [`change`](Self::change).
-    async fn replace_all(&self, routes: &[Route]) -> Result<Vec<String>, DataplaneError>;
+    async fn replace_all(
+        &self,
+        routes: &[Route],
+        learned: bool,
+    ) -> Result<Vec<String>, DataplaneError>;
 }
 
 /// Programs no routes: for hosts whose routes others manage, and for tests of policy alone.
@@ -33,7 +38,11 @@ impl RouteProgrammer for NoRoutes {
         Ok(())
     }
 
-    async fn replace_all(&self, _routes: &[Route]) -> Result<Vec<String>, DataplaneError> {
+    async fn replace_all(
+        &self,
+        _routes: &[Route],
+        _learned: bool,
+    ) -> Result<Vec<String>, DataplaneError> {
         Ok(Vec::new())
     }
 }

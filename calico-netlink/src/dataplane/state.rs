@@ -13,8 +13,9 @@ use calico_core::key::Family;
 use ipnet::IpNet;
 
 use super::causes::Causes;
+use super::elements::{address_bytes, element, interface_key, net, net_elements};
 use super::lower::{self, address_key};
-use super::matches::{self, Constant};
+use super::matches::Constant;
 use super::{base, endpoint, names};
 use crate::nft::wire::{Element, KeyType, Verdict};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
@@ -54,6 +55,7 @@ pub(super) struct State {
     dirty_endpoints: BTreeSet<EndpointId>,
     dirty_rules: BTreeSet<RulesKey>,
     in_sync: bool,
+    learned_in_sync: bool,
 }
 
 impl State {
@@ -81,6 +83,7 @@ impl State {
             dirty_endpoints: BTreeSet::new(),
             dirty_rules: BTreeSet::new(),
             in_sync: false,
+            learned_in_sync: false,
         };
         base::put_sets(&mut state.table);
         state.put_base();
@@ -89,6 +92,11 @@ impl State {
 
     pub(super) fn table(&mut self) -> &mut Tracker {
         &mut self.table
+    }
+
+    /// Whether the routes over other routers were declared complete, too.
+    pub(super) fn learned_in_sync(&self) -> bool {
+        self.learned_in_sync
     }
 
     /// Whether a complete desired state was described.
@@ -191,6 +199,7 @@ impl State {
             Update::Pools(pools) => self.put_pools(&pools),
             Update::Host(host) => self.put_host(host),
             Update::InSync => self.in_sync = true,
+            Update::LearnedInSync => self.learned_in_sync = true,
             other => tracing::warn!(?other, "an update this dataplane does not know is ignored"),
         }
     }
@@ -460,57 +469,5 @@ fn dispatch_map(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => names::TO_WORKLOAD,
         Direction::Egress => names::FROM_WORKLOAD,
-    }
-}
-
-/// The kernel compares whole names, padded with NUL to `IFNAMSIZ`.
-fn interface_key(interface: &str) -> Vec<u8> {
-    let mut key = interface.as_bytes().to_vec();
-    key.resize(KeyType::IfName.size(), 0);
-    key
-}
-
-fn net(member: &SetMember) -> Option<IpNet> {
-    match member {
-        SetMember::Net(net) => Some(net.trunc()),
-        SetMember::Port { .. } => None,
-    }
-}
-
-fn net_elements<'a>(
-    family: Family,
-    nets: impl IntoIterator<Item = &'a IpNet>,
-) -> BTreeSet<Element> {
-    let len = address_key(family).size();
-    let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
-    let ranges = matches::net_ranges(family, nets);
-    let element = |(first, last): (u128, u128)| Element {
-        key_end: Some(bytes(last)),
-        ..Element::key(bytes(first))
-    };
-    ranges.into_iter().map(element).collect()
-}
-
-fn element(family: Family, member: &SetMember) -> Option<Element> {
-    match member {
-        SetMember::Net(net) => {
-            (Family::of_net(net) == family).then(|| Element::key(address_bytes(net.addr())))
-        }
-        SetMember::Port { address, protocol, port } => {
-            (Family::of(*address) == family).then(|| {
-                // Each field is padded to four bytes.
-                let [high, low] = port.to_be_bytes();
-                let mut key = address_bytes(*address);
-                key.extend_from_slice(&[*protocol, 0, 0, 0, high, low, 0, 0]);
-                Element::key(key)
-            })
-        }
-    }
-}
-
-fn address_bytes(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }

@@ -9,6 +9,7 @@ use calico_core::dataplane::{
     RuleOwner, RuleSet, SetId, SetKind, SetMember, TierPolicies, Transaction, Update,
     WorkloadEndpoint,
 };
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -63,9 +64,12 @@ fn set_id(set: u8) -> SetId {
 /// Set 0 holds addresses, set 1 prefixes that overlap, set 2 ports.
 fn member(set: u8, m: u8) -> SetMember {
     match set {
-        0 if m % 2 == 0 => SetMember::Net(format!("10.0.0.{m}/32").parse().unwrap()),
+        0 if m < 3 => SetMember::Net(format!("10.0.0.{m}/32").parse().unwrap()),
         0 => SetMember::Net(format!("fd00::{m}/128").parse().unwrap()),
-        1 => SetMember::Net(format!("10.{}.0.0/{}", m / 2, 14 + m % 3).parse().unwrap()),
+        1 => {
+            let net: IpNet = format!("10.{}.0.0/{}", m / 2, 14 + m % 3).parse().unwrap();
+            SetMember::Net(net.trunc())
+        }
         _ => SetMember::Port { address: [10, 0, 0, m].into(), protocol: 6, port: 80 },
     }
 }
@@ -196,7 +200,7 @@ impl World {
             Op::Pools(pools) => {
                 let pool = |m: &u8| Pool {
                     cidr: format!("10.{m}.0.0/{}", 14 + m % 3).parse().unwrap(),
-                    nat_outgoing: m % 2 == 0,
+                    nat_outgoing: *m < 3,
                 };
                 self.pools = pools.iter().map(pool).collect();
                 Update::Pools(self.pools.clone())

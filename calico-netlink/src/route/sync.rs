@@ -96,16 +96,21 @@ impl RouteSync {
     }
 
     /// Desires exactly these routes: the desired state is complete. Compares with the kernel,
-    /// repairs, and removes those of ours that are not desired. Safe to drop, like
+    /// repairs, and removes those of ours that are not desired; without `learned` not those over
+    /// other routers, which may still be learned. Safe to drop, like
     /// [`change`](Self::change).
     ///
     /// # Errors
     ///
     /// See [`change`](Self::change).
-    pub async fn replace_all(&self, routes: &[Route]) -> Result<RouteReport, RtnlError> {
+    pub async fn replace_all(
+        &self,
+        routes: &[Route],
+        learned: bool,
+    ) -> Result<RouteReport, RtnlError> {
         let routes = routes.to_vec();
         self.with_core(move |core| {
-            core.table.desire_exactly(&routes);
+            core.table.desire_exactly(&routes, learned);
             core.resync()
         })
         .await
@@ -146,8 +151,12 @@ impl RouteProgrammer for RouteSync {
         self.change(have, gone).await.map(drop).map_err(unavailable)
     }
 
-    async fn replace_all(&self, routes: &[Route]) -> Result<Vec<String>, DataplaneError> {
-        self.replace_all(routes).await.map(|report| report.drift).map_err(unavailable)
+    async fn replace_all(
+        &self,
+        routes: &[Route],
+        learned: bool,
+    ) -> Result<Vec<String>, DataplaneError> {
+        self.replace_all(routes, learned).await.map(|report| report.drift).map_err(unavailable)
     }
 }
 

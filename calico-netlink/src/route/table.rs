@@ -66,6 +66,7 @@ pub struct RouteTable {
     forgotten: BTreeSet<IpNet>,
     standing: BTreeMap<IpNet, Standing>,
     complete: bool,
+    learned_complete: bool,
 }
 
 impl RouteTable {
@@ -82,6 +83,7 @@ impl RouteTable {
             forgotten: BTreeSet::new(),
             standing: BTreeMap::new(),
             complete: false,
+            learned_complete: false,
         }
     }
 
@@ -113,8 +115,9 @@ impl RouteTable {
         self.dirty.insert(destination);
     }
 
-    /// Desires exactly these, and no others of ours.
-    pub fn desire_exactly(&mut self, routes: &[Route]) {
+    /// Desires exactly these, and no others of ours. Unless `learned` is (or was) set, routes over
+    /// other routers that were never desired stay: their peers may still be about to tell them.
+    pub fn desire_exactly(&mut self, routes: &[Route], learned: bool) {
         let wanted: BTreeSet<IpNet> =
             routes.iter().map(|route| route.destination.trunc()).collect();
         let gone: Vec<_> =
@@ -125,8 +128,9 @@ impl RouteTable {
         for route in routes {
             self.desire(route.clone());
         }
-        if !self.complete {
+        if !self.complete || (learned && !self.learned_complete) {
             self.complete = true;
+            self.learned_complete |= learned;
             self.dirty.extend(self.kernel.keys());
         }
     }
@@ -226,9 +230,10 @@ impl RouteTable {
             {
                 None => {
                     self.standing.remove(&destination);
-                    if self.forgotten.remove(&destination) || self.complete {
-                        go.extend(known.iter().cloned().map(Op::Remove));
-                    }
+                    let forgotten = self.forgotten.remove(&destination);
+                    let unwanted =
+                        known.iter().filter(|known| forgotten || self.is_unwanted(known));
+                    go.extend(unwanted.cloned().map(Op::Remove));
                     continue;
                 }
                 Some(Err(standing)) => {
@@ -351,7 +356,7 @@ impl RouteTable {
         let known = self.kernel.get(&destination).map_or(&[][..], Vec::as_slice);
         match self.desired.get(&destination) {
             None => {
-                let unwanted = known.first().filter(|_| self.complete)?;
+                let unwanted = known.iter().find(|known| self.is_unwanted(known))?;
                 Some(format!("unwanted route {unwanted}"))
             }
             Some(target) => {
@@ -363,6 +368,15 @@ impl RouteTable {
                 }
             }
         }
+    }
+
+    /// Whether a route of ours that nobody desires has to go.
+    fn is_unwanted(&self, route: &KernelRoute) -> bool {
+        let via = match &route.target {
+            KernelTarget::Hops(hops) => hops.iter().any(|hop| hop.gateway.is_some()),
+            KernelTarget::Blackhole | KernelTarget::Other => false,
+        };
+        self.complete && (self.learned_complete || !via)
     }
 
     /// The kernel drops the routes of an interface that goes down, silently.

@@ -108,10 +108,10 @@ fn full() -> Vec<Route> {
 fn routes_look_as_upstream_makes_them() {
     let Some(net) = node("route-look") else { return };
     inside(&net, async |sync| {
-        let report = sync.replace_all(&full()).await.unwrap();
+        let report = sync.replace_all(&full(), true).await.unwrap();
         assert_eq!((report.changed, report.standing), (6, vec![]));
         assert_eq!(shown(&net), FULL);
-        let again = sync.replace_all(&full()).await.unwrap();
+        let again = sync.replace_all(&full(), true).await.unwrap();
         assert_eq!((again.changed, again.drift), (0, vec![]));
     });
 }
@@ -119,7 +119,7 @@ fn routes_look_as_upstream_makes_them() {
 #[test]
 fn an_earlier_run_is_adopted_and_swept_only_when_complete() {
     let Some(net) = node("route-adopt") else { return };
-    inside(&net, async |sync| drop(sync.replace_all(&full()).await.unwrap()));
+    inside(&net, async |sync| drop(sync.replace_all(&full(), true).await.unwrap()));
     ip(&net, "route add blackhole 10.99.0.0/26 proto bird");
     ip(&net, "route add 10.65.0.99/32 dev cali1 scope link");
     ip(&net, "-6 route add fd00:99::/122 via 2001:db8::9 proto bird");
@@ -127,7 +127,7 @@ fn an_earlier_run_is_adopted_and_swept_only_when_complete() {
         let report = sync.change(&full(), &[]).await.unwrap();
         assert_eq!(report.changed, 0, "identical routes stay untouched");
         assert_eq!(shown(&net).len(), 9, "nothing is swept before the state is complete");
-        let report = sync.replace_all(&full()).await.unwrap();
+        let report = sync.replace_all(&full(), true).await.unwrap();
         assert_eq!(report.changed, 3);
         assert_eq!(shown(&net), FULL);
     });
@@ -149,7 +149,7 @@ fn routes_of_others_stay_whatever_happens() {
     }
     let before = shown(&net);
     inside(&net, async |sync| {
-        sync.replace_all(&[]).await.unwrap();
+        sync.replace_all(&[], true).await.unwrap();
         assert_eq!(shown(&net), before);
         // Even where one of ours should be: the conflict is told, the others are made.
         let wanted = [
@@ -158,15 +158,15 @@ fn routes_of_others_stay_whatever_happens() {
             blackhole("fd00:1::/64"),
             blackhole("10.3.0.0/24"),
         ];
-        let report = sync.replace_all(&wanted).await.unwrap();
+        let report = sync.replace_all(&wanted, true).await.unwrap();
         let refused: Vec<_> = report.standing.iter().map(|(at, _)| at.to_string()).collect();
         assert_eq!(refused, ["10.1.0.0/24", "10.2.0.0/24", "fd00:1::/64"]);
         let Standing::Refused { reason } = &report.standing[0].1 else { panic!("{report:?}") };
         assert!(reason.contains("not ours"), "{reason}");
-        sync.replace_all(&[]).await.unwrap();
+        sync.replace_all(&[], true).await.unwrap();
         assert_eq!(shown(&net), before);
         // When the other one leaves, ours takes its place by itself.
-        sync.replace_all(&[blackhole("10.1.0.0/24")]).await.unwrap();
+        sync.replace_all(&[blackhole("10.1.0.0/24")], true).await.unwrap();
         ip(&net, "route del 10.1.0.0/24");
         for _ in 0..100 {
             if shown(&net).contains(&"blackhole 10.1.0.0/24 proto bird".to_owned()) {
@@ -229,7 +229,7 @@ fn routes_wait_for_their_interface_and_return_with_it() {
     let Some(net) = node("route-wait") else { return };
     inside(&net, async |sync| {
         let routes = [to_workload("10.65.0.3/32", "cali2"), to_workload("fd00:65::3/128", "cali2")];
-        let report = sync.replace_all(&routes).await.unwrap();
+        let report = sync.replace_all(&routes, true).await.unwrap();
         let waiting = Standing::Waiting { interface: "cali2".into() };
         assert!(report.standing.iter().all(|(_, standing)| *standing == waiting));
         assert_eq!((report.changed, report.standing.len()), (0, 2));
@@ -254,7 +254,7 @@ fn routes_wait_for_their_interface_and_return_with_it() {
 fn what_others_remove_or_change_is_repaired_by_itself() {
     let Some(net) = node("route-repair") else { return };
     inside(&net, async |sync| {
-        sync.replace_all(&full()).await.unwrap();
+        sync.replace_all(&full(), true).await.unwrap();
         for damage in [
             "route del 192.200.203.0/26",
             "route replace 192.200.203.0/26 via 192.0.2.9 proto bird",
@@ -272,7 +272,7 @@ fn what_others_remove_or_change_is_repaired_by_itself() {
 fn resync_tells_what_was_wrong() {
     let Some(net) = node("route-drift") else { return };
     inside(&net, async |sync| {
-        sync.replace_all(&full()).await.unwrap();
+        sync.replace_all(&full(), true).await.unwrap();
         // Not followed while this thread is busy.
         ip(&net, "route del 192.200.203.0/26");
         ip(&net, "route replace 192.200.59.192/26 via 192.0.2.9 proto bird");
@@ -289,7 +289,7 @@ fn resync_tells_what_was_wrong() {
 fn a_route_that_the_cni_program_made_is_adopted() {
     let Some(net) = node("route-cni") else { return };
     inside(&net, async |sync| {
-        sync.replace_all(&[]).await.unwrap();
+        sync.replace_all(&[], true).await.unwrap();
         ip(&net, "route add 10.65.0.2/32 dev cali1 scope link");
         let early = ["10.65.0.2 dev cali1 scope link"];
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -308,7 +308,7 @@ fn an_unreachable_gateway_is_told_and_tried_again() {
     let Some(net) = node("route-gateway") else { return };
     inside(&net, async |sync| {
         let routes = [via("10.8.0.0/26", &["198.51.100.7"]), via("10.9.0.0/26", &["192.0.2.7"])];
-        let report = sync.replace_all(&routes).await.unwrap();
+        let report = sync.replace_all(&routes, true).await.unwrap();
         assert_eq!(report.changed, 1);
         let (at, standing) = &report.standing[0];
         assert_eq!(at.to_string(), "10.8.0.0/26");
@@ -333,10 +333,10 @@ fn thousands_of_routes_take_one_call() {
         .collect();
     inside(&net, async |sync| {
         let start = std::time::Instant::now();
-        assert_eq!(sync.replace_all(&routes).await.unwrap().changed, 5000);
+        assert_eq!(sync.replace_all(&routes, true).await.unwrap().changed, 5000);
         println!("5000 routes in {:?}", start.elapsed());
-        assert_eq!(sync.replace_all(&routes).await.unwrap().changed, 0);
-        assert_eq!(sync.replace_all(&[]).await.unwrap().changed, 5000);
+        assert_eq!(sync.replace_all(&routes, true).await.unwrap().changed, 0);
+        assert_eq!(sync.replace_all(&[], true).await.unwrap().changed, 5000);
         assert_eq!(shown(&net), [""; 0]);
     });
 }
@@ -365,6 +365,21 @@ fn a_plan_is_the_smallest_difference_and_removes_nothing_early() {
     assert_eq!(table.plan(), std::slice::from_ref(&replace));
     table.done(replace);
     assert_eq!(table.plan(), []);
-    table.desire_exactly(&[via("10.1.0.0/24", &["192.0.2.1"]), blackhole("10.2.0.0/24")]);
+    table.desire_exactly(&[via("10.1.0.0/24", &["192.0.2.1"]), blackhole("10.2.0.0/24")], true);
     assert_eq!(table.plan(), [Op::Remove(stale)]);
+}
+
+#[test]
+fn learned_routes_of_an_earlier_run_wait_for_the_peers() {
+    let Some(net) = node("route-learned") else { return };
+    inside(&net, async |sync| drop(sync.replace_all(&full(), true).await.unwrap()));
+    inside(&net, async |sync| {
+        sync.replace_all(&[], false).await.unwrap();
+        let via: Vec<_> = FULL.iter().copied().filter(|line| line.contains(" via ")).collect();
+        assert_eq!(shown(&net), via, "the peers have not told their routes yet");
+        sync.replace_all(&[], false).await.unwrap();
+        assert_eq!(shown(&net), via);
+        sync.replace_all(&[], true).await.unwrap();
+        assert_eq!(shown(&net), [] as [&str; 0]);
+    });
 }

@@ -137,14 +137,15 @@ pub(super) fn forward() {
     }
 }
 
-/// Runs `ip` in the namespace of this thread.
-pub(super) fn ip(arguments: &str) {
+/// Runs `ip` in the namespace of this thread; returns what it prints.
+pub(super) fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
         .expect("ip is needed: apt-get install iproute2");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs `nft` in the namespace of this thread: the oracle, and the other program that meddles.
