@@ -14,7 +14,7 @@ use calico_bgp::runtime::{RouteUpdate, Shutdown, SpawnError, SpeakerHandle};
 use calico_bgp::session::State;
 use calico_bgp::speaker::{Config, ConfigError, PeerConfig};
 use calico_bgp::wire::{
-    AsPath, Capability, Family, Framer, Message, NextHop, Open, PathAttributes, Update,
+    AsPath, Capability, Community, Family, Framer, Message, NextHop, Open, PathAttributes, Update,
     UpdateContext, UpdatePacker,
 };
 use ipnet::IpNet;
@@ -94,6 +94,24 @@ impl Client {
         self.stream.write_all(&out).await.unwrap();
     }
 
+    /// Announces prefixes in groups of five with long attributes of their own.
+    async fn announce_one_by_one(&mut self, prefixes: &[IpNet]) {
+        let mut out = BytesMut::new();
+        let packer = UpdatePacker::new(&self.context, Family::IPV4_UNICAST);
+        for chunk in prefixes.chunks(5) {
+            let IpAddr::V4(first) = chunk[0].addr() else { panic!("IPv4 only") };
+            let seed = first.to_bits() >> 8;
+            let attributes = PathAttributes {
+                next_hop: Some(NextHop::V4([10, 0, 0, 2].into())),
+                local_pref: Some(100),
+                communities: (0..200).map(|c| Community(c << 24 | seed)).collect(),
+                ..Default::default()
+            };
+            packer.announce(&attributes, chunk, &mut out).unwrap();
+        }
+        self.stream.write_all(&out).await.unwrap();
+    }
+
     /// The next message, or `None` at the end of the stream.
     async fn receive(&mut self) -> Option<Message> {
         loop {
@@ -154,20 +172,8 @@ async fn a_peer_that_does_not_read_stalls_nobody() {
     let mut stuck = Client::establish(&speaker, 4).await;
     // Many attribute sets, so that the bytes are too many for the stuck one's socket buffers.
     let all = prefixes(20, 60_000);
-    for (i, chunk) in all.chunks(5).enumerate() {
-        let attributes = PathAttributes {
-            next_hop: Some(NextHop::V4([10, 0, 0, 2].into())),
-            local_pref: Some(100),
-            communities: (0..200)
-                .map(|c| calico_bgp::wire::Community(c << 16 | i as u32))
-                .collect(),
-            ..Default::default()
-        };
-        let mut out = BytesMut::new();
-        UpdatePacker::new(&sender.context, Family::IPV4_UNICAST)
-            .announce(&attributes, chunk, &mut out)
-            .unwrap();
-        sender.stream.write_all(&out).await.unwrap();
+    for chunk in all.chunks(4096) {
+        sender.announce_one_by_one(chunk).await;
     }
     assert_eq!(reader.receive_prefixes(all.len()).await, all.len());
     let peers = speaker.peers().await.unwrap();
@@ -178,8 +184,18 @@ async fn a_peer_that_does_not_read_stalls_nobody() {
     sender.announce(2, &prefixes(30, 1)).await;
     assert_eq!(reader.receive_prefixes(1).await, 1);
     assert!(start.elapsed() < Duration::from_secs(5));
-    // And the stuck one gets everything when it reads at last.
+    // The stuck one gets everything when it reads at last.
     assert_eq!(stuck.receive_prefixes(all.len() + 1).await, all.len() + 1);
+    // And one that is stuck for good does not hold up the end.
+    for n in 0..15 {
+        sender.announce_one_by_one(&prefixes(40 + n, 4096)).await;
+    }
+    assert_eq!(reader.receive_prefixes(15 * 4096).await, 15 * 4096);
+    let stuck_at = speaker.peers().await.unwrap()[2].prefixes_advertised;
+    assert!(stuck_at < all.len() + 1 + 15 * 4096, "it is stuck again");
+    let start = Instant::now();
+    speaker.shutdown(Shutdown::Cease("bye".to_owned())).await;
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

@@ -88,29 +88,26 @@ pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
         |c: &Candidate<'_>| c.attributes.originator_id.unwrap_or(c.peer.router_id).to_bits();
     let med = |p: &PathAttributes| p.med.unwrap_or(0);
 
-    let steps: [(Decision, &dyn Fn() -> Ordering); 10] = [
-        (Decision::Local, &|| {
-            (a.peer.kind != PeerKind::Local).cmp(&(b.peer.kind != PeerKind::Local))
-        }),
-        (Decision::LocalPref, &|| local_pref(y).cmp(&local_pref(x))),
-        (Decision::AsPathLength, &|| x.as_path.hop_count().cmp(&y.as_path.hop_count())),
-        (Decision::Origin, &|| x.origin.cmp(&y.origin)),
-        (Decision::Med, &|| {
-            if a.neighbor_as() == b.neighbor_as() { med(x).cmp(&med(y)) } else { Ordering::Equal }
-        }),
-        (Decision::ExternalOverInternal, &|| {
-            a.peer.kind.is_internal().cmp(&b.peer.kind.is_internal())
-        }),
-        (Decision::IgpMetric, &|| a.igp_metric.cmp(&b.igp_metric)),
-        (Decision::RouterId, &|| router_id(a).cmp(&router_id(b))),
-        (Decision::ClusterListLength, &|| x.cluster_list.len().cmp(&y.cluster_list.len())),
-        (Decision::PeerAddress, &|| a.peer.address.cmp(&b.peer.address)),
-    ];
-    for (decision, step) in steps {
-        let order = step();
-        if order.is_ne() {
-            return (order, decision);
-        }
+    /// Returns if the step decides.
+    macro_rules! step {
+        ($decision:ident, $order:expr) => {
+            let order = $order;
+            if order.is_ne() {
+                return (order, Decision::$decision);
+            }
+        };
     }
+    step!(Local, (a.peer.kind != PeerKind::Local).cmp(&(b.peer.kind != PeerKind::Local)));
+    step!(LocalPref, local_pref(y).cmp(&local_pref(x)));
+    step!(AsPathLength, x.as_path.hop_count().cmp(&y.as_path.hop_count()));
+    step!(Origin, x.origin.cmp(&y.origin));
+    if a.neighbor_as() == b.neighbor_as() {
+        step!(Med, med(x).cmp(&med(y)));
+    }
+    step!(ExternalOverInternal, a.peer.kind.is_internal().cmp(&b.peer.kind.is_internal()));
+    step!(IgpMetric, a.igp_metric.cmp(&b.igp_metric));
+    step!(RouterId, router_id(a).cmp(&router_id(b)));
+    step!(ClusterListLength, x.cluster_list.len().cmp(&y.cluster_list.len()));
+    step!(PeerAddress, a.peer.address.cmp(&b.peer.address));
     (Ordering::Equal, Decision::PeerAddress)
 }

@@ -1,34 +1,26 @@
 //! Loc-RIB: choosing the best path of a destination and those that share its traffic.
 
-use std::sync::Arc;
-
 use ipnet::IpNet;
 
 use super::decision::{Candidate, Decision, compare};
 use super::path::Path;
 use super::{PeerId, PeerKind, Rib};
-use crate::wire::PathAttributes;
 
 impl Rib {
     /// Chooses the best path again. With `force`, peers and listeners look again even if the
     /// choice is the same: an active path was replaced or removed, or its source changed.
     pub(super) fn evaluate(&mut self, prefix: &IpNet, force: bool) {
         let Some(mut destination) = self.table.remove(prefix) else { return };
-        let active_before = usize::from(destination.active);
-        let before: Vec<(PeerId, Arc<PathAttributes>)> = destination.paths
-            [..active_before.min(destination.paths.len())]
-            .iter()
-            .map(|p| (p.source, Arc::clone(&p.attributes)))
-            .collect();
+        // The sources tell: whoever replaces or removes an active path says so with `force`. A
+        // destination with one path, the common case, allocates nothing here.
+        let active = usize::from(destination.active).min(destination.paths.len());
+        let mut before = destination.paths[..active].iter().map(|p| p.source);
+        let best_before = before.next();
+        let others_before: Vec<PeerId> = before.collect();
         let active = self.rank(&mut destination.paths);
         destination.active = u16::try_from(active).unwrap_or(u16::MAX);
-        let after = &destination.paths[..active];
-        let same = !force
-            && before.len() == after.len()
-            && before
-                .iter()
-                .zip(after)
-                .all(|((s, a), p)| *s == p.source && Arc::ptr_eq(a, &p.attributes));
+        let mut after = destination.paths[..active].iter().map(|p| p.source);
+        let same = !force && after.next() == best_before && after.eq(others_before);
         if !destination.paths.is_empty() {
             self.table.insert(*prefix, destination);
         }
@@ -67,6 +59,9 @@ impl Rib {
     /// The best path: first the best of each neighbouring AS, then the best of those, so that
     /// MULTI_EXIT_DISC gives the same answer in whatever order the paths came.
     fn best_index(&self, paths: &[Path]) -> Option<usize> {
+        if let [only] = paths {
+            return self.candidate(only).map(|_| 0);
+        }
         let mut winners: Vec<(u32, usize, Candidate<'_>)> = Vec::new();
         for (at, path) in paths.iter().enumerate() {
             let Some(candidate) = self.candidate(path) else { continue };

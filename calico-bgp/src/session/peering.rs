@@ -312,7 +312,8 @@ impl Peering {
         c.heard(now);
         match (c.phase, message) {
             (_, Message::Notification(n)) => {
-                self.forget(now, serial, DownReason::NotificationReceived(n));
+                // The peer should close now, but it is not waited for.
+                self.close(now, serial, DownReason::NotificationReceived(n));
             }
             (Phase::OpenSent, Message::Open(open)) => self.handle_open(now, serial, &open),
             (Phase::OpenConfirm, Message::Keepalive) => self.establish(now, serial),

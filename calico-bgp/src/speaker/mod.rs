@@ -12,6 +12,8 @@ mod graceful;
 mod peer;
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod tests;
 
 pub use self::core::Speaker;
