@@ -24,6 +24,12 @@ pub enum PodError {
         /// The address.
         address: IpAddr,
     },
+    /// The caller's: the namespace of the pod is the host's own, whose interfaces are not a pod's.
+    #[error("{} is the host's own network namespace, not a pod's", netns.display())]
+    HostNamespace {
+        /// The path that led there.
+        netns: PathBuf,
+    },
     /// The pod's namespace is gone or no namespace.
     #[error(transparent)]
     Netns(#[from] NetnsError),

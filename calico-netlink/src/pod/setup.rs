@@ -23,6 +23,9 @@ use crate::rtnl::Connection;
 pub fn setup(spec: &PodSpec) -> Result<PodInterfaces, PodError> {
     spec.validate()?;
     let netns = Netns::open(&spec.netns)?;
+    if netns.is_same(&Netns::current()?)? {
+        return Err(PodError::HostNamespace { netns: spec.netns.clone() });
+    }
     let mut host = Connection::open().step(|| "reach the kernel".into())?;
     let mtu = match spec.mtu {
         0 => link::fabric_mtu(&mut host).step(|| "find the MTU of the fabric".into())?,
@@ -68,15 +71,21 @@ pub fn teardown(host_ifname: &str, netns: Option<&Path>, ifname: &str) -> Result
     // Takes the pod's end along, and the addresses and routes of both.
     link::delete(&mut host, host_ifname).step(|| format!("remove {host_ifname}"))?;
     let Some(path) = netns else { return Ok(()) };
-    let inside = match Netns::open(path).and_then(|netns| netns.run(Connection::open)) {
-        Ok(connection) => connection,
-        Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => return Ok(()),
+    let netns = match Netns::open(path) {
+        // Never look for a pod's interface among the host's own.
+        Ok(netns) if netns.is_same(&Netns::current()?)? => return Ok(()),
+        Ok(netns) => netns,
+        Err(NetnsError::Gone { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let mut inside = inside.step(|| "reach the kernel".into())?;
-    link::delete(&mut inside, ifname)
-        .step(|| format!("remove {ifname} in {}", path.display()))
-        .map(drop)
+    let mut inside = match netns.run(Connection::open) {
+        Ok(connection) => connection.step(|| "reach the kernel".into())?,
+        // The mount is gone, the file it covered is not: a crash of the runtime leaves this.
+        Err(NetnsError::NotANamespace { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let step = || format!("remove {ifname} in {}", path.display());
+    link::delete(&mut inside, ifname).step(step).map(drop)
 }
 
 /// [`teardown`] for asynchronous programs. Safe to drop, like [`setup_async`].
