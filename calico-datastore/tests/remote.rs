@@ -379,3 +379,39 @@ async fn a_large_store_is_listed_and_too_large_a_request_is_explained() {
     assert!(matches!(failed.error, StoreError::Unsupported { .. }), "{:?}", failed.error);
     assert!(store.get(&node("m0")).await.is_err());
 }
+
+const AS_NOBODY: &str = "CALICO_TEST_SOCKET_AS_NOBODY";
+
+/// Not a test of its own: what the child of the next test does.
+#[tokio::test]
+async fn child() {
+    let Some(socket) = std::env::var_os(AS_NOBODY) else { return };
+    let error = RemoteStore::connect(PathBuf::from(socket)).get(&node("a")).await.unwrap_err();
+    println!("said: {error}");
+}
+
+/// Needs root, to become another user.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_refused_even_if_the_socket_lets_everyone_in() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+    if std::env::var_os("CALICO_SKIP_PRIVILEGED").is_some_and(|value| value == "1") {
+        println!("SKIPPED (CALICO_SKIP_PRIVILEGED=1)");
+        return;
+    }
+    let (dir, socket) = place();
+    let _server = serve(&socket, Arc::new(MemoryStore::new()));
+    let program = dir.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (path, mode) in [(dir.path(), 0o755), (&program, 0o755), (&socket, 0o666)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let output = std::process::Command::new(&program)
+        .args(["child", "--exact", "--nocapture"])
+        .env(AS_NOBODY, &socket)
+        .uid(65534)
+        .output()
+        .expect("this test needs root; set CALICO_SKIP_PRIVILEGED=1 to skip it");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("user 65534 may not use it; run as root"), "{text}");
+}

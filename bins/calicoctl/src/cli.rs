@@ -18,8 +18,9 @@ pub(crate) struct Cli {
 /// Where the datastore is.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StoreArgs {
-    /// Unix socket of the agent that serves the datastore [default: /var/run/calico/datastore.sock]
-    #[arg(long, global = true, env = "CALICO_DATASTORE_SOCKET", value_name = "PATH")]
+    /// Unix socket of the agent that serves the datastore [default: $CALICO_DATASTORE_SOCKET, else
+    /// /var/run/calico/datastore.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// File that says how to reach the datastore [default: /etc/calico/calicoctl.cfg, if it exists]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -80,6 +81,24 @@ pub(crate) enum Command {
         /// Leave out what belongs to this cluster alone, for resources given by name
         #[arg(long)]
         export: bool,
+    },
+    /// Set or remove a label of a resource
+    Label {
+        /// Kind of resource
+        kind: String,
+        /// Name of the resource
+        name: String,
+        /// `key=value`, or only `key` with --remove
+        label: String,
+        /// Change a label that has another value
+        #[arg(long, conflicts_with = "remove")]
+        overwrite: bool,
+        /// Remove the label
+        #[arg(long)]
+        remove: bool,
+        /// Namespace [default: default]
+        #[arg(short, long)]
+        namespace: Option<String>,
     },
     /// Check files without a datastore
     Validate {

@@ -10,6 +10,7 @@ mod failure;
 mod get;
 mod input;
 mod ipam;
+mod label;
 mod node;
 mod output;
 mod run;

@@ -15,6 +15,7 @@ use crate::change::{self, Verb};
 use crate::cli::{Cli, Command, InputArgs, IpamCommand, NodeCommand, SelectArgs, StoreArgs};
 use crate::failure::Failure;
 use crate::get::{self, Format, Query};
+use crate::label::{self, Change};
 use crate::stored::{Stamp, place};
 use crate::{cascade, input, ipam, node, settings, version};
 
@@ -48,6 +49,13 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
         }
         Command::Get { select, all_namespaces, output, export } => {
             return show(&store, &select, all_namespaces, &output, export, stdin).await;
+        }
+        Command::Label { kind, name, label, overwrite, remove, namespace } => {
+            let kind: Kind = kind.parse()?;
+            refuse_namespace(kind, namespace.as_deref())?;
+            let change = Change::parse(&label, remove, overwrite)?;
+            let key = Key::resource(kind, namespace.as_deref(), &name);
+            label::carry_out(&*store()?, &key, &change).await.map(line)?
         }
         Command::Validate { input } => validate(&input, stdin)?,
         Command::Ipam { command } => {

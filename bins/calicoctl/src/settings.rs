@@ -34,13 +34,19 @@ struct Spec {
 
 /// Finds the datastore. `env` reads an environment variable.
 ///
-/// `--socket` wins over a settings file, and that over `DATASTORE_TYPE`.
+/// What the command line says wins, then `CALICO_DATASTORE_SOCKET`, the default settings file,
+/// and `DATASTORE_TYPE`.
 pub(crate) fn datastore(
     args: &StoreArgs,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<DatastoreConfig, Failure> {
     if let Some(socket) = &args.socket {
         return Ok(DatastoreConfig::Remote { socket: socket.clone() });
+    }
+    if args.config.is_none()
+        && let Some(socket) = env("CALICO_DATASTORE_SOCKET").filter(|path| !path.is_empty())
+    {
+        return Ok(DatastoreConfig::Remote { socket: socket.into() });
     }
     let (path, required) = match &args.config {
         Some(path) => (path.clone(), true),
@@ -106,9 +112,20 @@ mod tests {
 
     #[test]
     fn the_command_line_wins() {
+        let env = |name: &str| match name {
+            "CALICO_DATASTORE_SOCKET" => Some("/env".to_owned()),
+            _ => Some("etcdv3".to_owned()),
+        };
+        let remote = |socket: &str| DatastoreConfig::Remote { socket: socket.into() };
         let args = StoreArgs { socket: Some("/s".into()), ..StoreArgs::default() };
-        let found = datastore(&args, |_| Some("etcdv3".into())).unwrap();
-        assert_eq!(found, DatastoreConfig::Remote { socket: "/s".into() });
+        assert_eq!(datastore(&args, env).unwrap(), remote("/s"));
+        assert_eq!(datastore(&StoreArgs::default(), env).unwrap(), remote("/env"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "{apiVersion: projectcalico.org/v3, kind: CalicoAPIConfig, \
+                    spec: {datastoreType: remote, socket: /file}}";
+        std::fs::write(file.path(), text).unwrap();
+        let args = StoreArgs { config: Some(file.path().to_owned()), ..StoreArgs::default() };
+        assert_eq!(datastore(&args, env).unwrap(), remote("/file"));
     }
 
     #[test]

@@ -85,7 +85,8 @@ pub(crate) fn next_text(mut resource: AnyResource, current: &Entry, stamp: &Stam
     }
 }
 
-fn text(mut resource: AnyResource) -> String {
+/// The text to store.
+pub(crate) fn text(mut resource: AnyResource) -> String {
     resource.metadata.resource_version.clear();
     resource.metadata.self_link.clear();
     resource.to_value().to_string()

@@ -382,3 +382,29 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_a_newer_version_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calico.db");
+        let newer = "/calico/resources/v3/projectcalico.org/gadgets/x";
+        let record = |revision, value| Record { path: newer, value: Some(value), revision };
+        let mut bytes = Header { base: 0, count: 0 }.encode().to_vec();
+        format::encode([record(1, "old"), record(2, "new")], 0, &mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+
+        let (mut log, table) = open(&path, Options::new()).unwrap();
+        assert_eq!((table.len(), table.revision()), (0, Revision(2)), "it takes up revisions");
+        log.compact(&table.list(&calico_core::key::Scope::All)).unwrap();
+        let change = Change { key: Key::IpamConfig, value: None, revision: Revision(3) };
+        log.append(&[change]).unwrap();
+        drop(log);
+        let (log, table) = open(&path, Options::new()).unwrap();
+        assert_eq!(table.revision(), Revision(3));
+        assert_eq!(log.foreign[newer], (2, "new".to_owned()));
+    }
+}
