@@ -12,9 +12,10 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
-/// What the tests run besides: a container runtime.
+/// What the tests run besides: a container runtime, and what its containers hold.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
+    "busybox-static",
     "containerd",
     "containernetworking-plugins",
     "iproute2",

@@ -402,7 +402,9 @@ impl Lab {
         Ok(network)
     }
 
-    fn run_dir(&self, member: &str) -> PathBuf {
+    /// Directory of a member's sockets, settings and logs.
+    #[must_use]
+    pub fn run_dir(&self, member: &str) -> PathBuf {
         record::directory(&self.topology.name).join(member)
     }
 
