@@ -16,8 +16,10 @@
 //!
 //! One process has the file open at a time. Others reach the store through [`crate::remote`].
 
+mod explain;
 mod file;
 mod format;
+mod lock;
 mod scan;
 mod writer;
 

@@ -1,26 +1,22 @@
-//! The log file: lock, opening, appending, replacing.
+//! The log file: opening, appending, replacing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use calico_core::datastore::{Listing, Revision, StoreError};
 use calico_core::key::Key;
 use calico_core::memory::{Change, Table};
 
-use super::format::{self, BadHeader, HEADER, Header, Record, VERSION};
+use super::explain::{bad_header, cannot, damaged};
+use super::format::{self, HEADER, Header, Record};
+use super::lock::lock;
 use super::scan::scan;
 use super::{Durability, Options};
-
-/// A holder that is on its way out, such as the program that is being restarted, gets this long.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open log.
 #[derive(Debug)]
@@ -286,97 +282,12 @@ fn cut(path: &Path, file: &File, bytes: &[u8], good: usize) -> Result<(), StoreE
     Ok(())
 }
 
-/// Keeps other processes out. The lock has a file of its own because compaction replaces the log.
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let name = beside(path, "lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&name)
-        .map_err(|error| cannot("open", &name, &error))?;
-    let mut patience = LOCK_TRIES;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if patience > 0 => {
-                patience -= 1;
-                thread::sleep(LOCK_PAUSE);
-            }
-            Err(TryLockError::WouldBlock) => return Err(in_use(path, &mut file)),
-            Err(TryLockError::Error(error)) => return Err(cannot("lock", &name, &error)),
-        }
-    }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| cannot("write", &name, &error))?;
-    Ok(file)
-}
-
-fn in_use(path: &Path, lock: &mut File) -> StoreError {
-    let mut text = String::new();
-    // The number only makes the message better.
-    let _ = lock.take(32).read_to_string(&mut text);
-    let holder = match text.trim().parse::<u32>() {
-        Ok(pid) => match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
-            Ok(name) => format!("process {pid} ({})", name.trim()),
-            Err(_) => format!("process {pid}"),
-        },
-        Err(_) => "another process".to_owned(),
-    };
-    StoreError::Unavailable {
-        reason: format!(
-            "{} is in use by {holder}; one process at a time may open it, connect to that \
-             process's socket instead",
-            path.display()
-        ),
-    }
-}
-
-fn bad_header(path: &Path, bad: BadHeader) -> StoreError {
-    let shown = path.display();
-    match bad {
-        BadHeader::Version(version) => StoreError::Unsupported {
-            what: format!(
-                "{shown} has format version {version}, this program knows version {VERSION}; use \
-                 a newer program, the file is left as it is"
-            ),
-        },
-        BadHeader::NotAStore => StoreError::Corrupt {
-            reason: format!(
-                "{shown} does not start as a Calico store does; name another file, or move this \
-                 one away"
-            ),
-        },
-        BadHeader::Damaged => damaged(path, 0, "the header is damaged"),
-    }
-}
-
-fn damaged(path: &Path, at: usize, what: &str) -> StoreError {
-    StoreError::Corrupt { reason: format!("{}: {what} at offset {at}; {REMEDY}", path.display()) }
-}
-
-const REMEDY: &str = "the file is left as it is. Check the disk, then restore the file from a \
-                      backup, or move it away to start with an empty store";
-
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> StoreError {
-    let advice = match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run as root, or choose a path that you may write",
-        io::ErrorKind::StorageFull => "; free some space",
-        io::ErrorKind::IsADirectory => "; give the path of a file",
-        _ => "",
-    };
-    StoreError::Unavailable { reason: format!("cannot {verb} {}: {error}{advice}", path.display()) }
-}
-
 fn open_rw(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
 /// `<path>.<suffix>`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name: OsString = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
