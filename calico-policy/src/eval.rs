@@ -162,6 +162,14 @@ impl Desired {
         Explanation { packet: *packet, egress, ingress }
     }
 
+    /// As [`explain`](Self::explain), between the endpoints that have the packet's addresses.
+    #[must_use]
+    pub fn explain_packet(&self, packet: &Packet) -> Explanation {
+        let from = self.endpoint_of(packet.source).map(|endpoint| &endpoint.id);
+        let to = self.endpoint_of(packet.destination).map(|endpoint| &endpoint.id);
+        self.explain(from, to, packet)
+    }
+
     fn decide(
         &self,
         endpoint: &WorkloadEndpoint,

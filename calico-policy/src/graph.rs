@@ -14,6 +14,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{Tier, TierAction};
 
+use crate::desired::Desired;
 use crate::index::{IdMap, Interner, ItemId, LabelIndex, QueryId};
 use crate::input::{Input, Object, Rejected, Warning};
 use crate::rules::Compiled;
@@ -170,9 +171,12 @@ impl Graph {
                 Ok(())
             }
         };
+        if let Err(errors) = result {
+            return Err(Rejected::Invalid { key, errors });
+        }
         let warnings = problems.into_iter().map(|problem| Warning { key: key.clone(), problem });
         self.warnings.extend(warnings);
-        result.map_err(|errors| Rejected::Invalid { key, errors })
+        Ok(())
     }
 
     /// Takes in a stored object. Objects that have no say in policy are passed over.
@@ -192,6 +196,24 @@ impl Graph {
     /// What was accepted since the last call but does not do what it says.
     pub fn take_warnings(&mut self) -> Vec<Warning> {
         std::mem::take(&mut self.warnings)
+    }
+
+    /// The state that all flushes up to now add up to, with descriptions of its sets: for a backend
+    /// that starts anew, or to explain verdicts. Call it after a [`flush`](Self::flush), when there
+    /// is nothing left to say.
+    #[must_use]
+    pub fn desired(&self) -> Desired {
+        let rules = self.sent.rules.iter();
+        let describe = |(id, text): (&SetId, &str)| (id.clone(), text.to_owned());
+        Desired {
+            sets: self.sets.sent().collect(),
+            rules: rules.map(|(owner, sent)| (owner.clone(), (*sent.rules).clone())).collect(),
+            endpoints: self.sent.endpoints.clone().into_iter().collect(),
+            pools: self.host.sent_pools().to_vec(),
+            host: self.host.sent_settings().cloned(),
+            in_sync: false,
+            descriptions: self.describe_sets().map(describe).collect(),
+        }
     }
 
     /// What is in each set that was sent, for people: `app == "web"`, or

@@ -37,8 +37,7 @@
 //!     println!("{update:?}");
 //!     desired.apply(&update)?;
 //! }
-//! let db = desired.endpoint_of("10.0.0.2".parse()?).expect("it was announced");
-//! let from = |source: &str| desired.explain(None, Some(&db.id), &Packet::to_port(
+//! let from = |source: &str| desired.explain_packet(&Packet::to_port(
 //!     source.parse().unwrap(), "10.0.0.2".parse().unwrap(), 6, 5432,
 //! ));
 //! assert!(from("10.0.0.1").is_allowed());

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use calico_core::dataplane::{SetId, SetKind, SetMember, Update};
 use ipnet::IpNet;
 
+use crate::desired::Members;
 use crate::index::{IdMap, Interner, QueryId, Symbol};
 use crate::rules::SetSpec;
 
@@ -182,6 +183,14 @@ impl Sets {
         self.sets.values().map(|set| (&set.id, &*set.description))
     }
 
+    /// The sets that were sent, with their members as of now.
+    pub(crate) fn sent(&self) -> impl Iterator<Item = (SetId, Members)> {
+        self.sets.values().filter(|set| set.sent).map(|set| {
+            let members = set.members.keys().copied().collect();
+            (set.id.clone(), Members { kind: set.kind(), members })
+        })
+    }
+
     /// Number of sets.
     pub(crate) fn len(&self) -> usize {
         self.sets.len()
@@ -200,9 +209,12 @@ impl Set {
     fn whole(&self) -> Update {
         let mut members: Vec<SetMember> = self.members.keys().copied().collect();
         members.sort_unstable();
+        Update::Set { id: self.id.clone(), kind: self.kind(), members }
+    }
+
+    const fn kind(&self) -> SetKind {
         // A network set with a wide prefix may join a selector's set at any time.
-        let kind = if self.filter.is_some() { SetKind::AddressPort } else { SetKind::Net };
-        Update::Set { id: self.id.clone(), kind, members }
+        if self.filter.is_some() { SetKind::AddressPort } else { SetKind::Net }
     }
 
     fn delta(&mut self) -> Option<Update> {

@@ -204,8 +204,7 @@ fn sets_are_explained_by_their_selectors() {
         texts.map(str::to_owned).collect::<Vec<_>>()
     };
     assert!(wanted(&rig)[0].starts_with("a member of s:"), "{:?}", wanted(&rig));
-    let described = rig.graph.describe_sets();
-    rig.desired.descriptions = described.map(|(id, text)| (id.clone(), text.to_owned())).collect();
+    rig.desired = rig.graph.desired();
     assert_eq!(
         wanted(&rig),
         [r#"app == "y""#, r#"anything but app != "y""#, "22, http/TCP of has(app)"],

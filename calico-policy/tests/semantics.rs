@@ -276,6 +276,34 @@ fn namespaces_and_accounts_are_selected_by_inherited_labels() {
 }
 
 #[test]
+fn spoofed_sources_are_dropped_unless_they_were_allowed() {
+    let mut inputs = support::inputs("pod a/x 10.0.0.1 10.0.0.1 !projectcalico-default-allow");
+    let Some(calico_policy::Input::Put(calico_policy::Object::WorkloadEndpoint(endpoint))) =
+        inputs.first_mut()
+    else {
+        panic!("one endpoint")
+    };
+    let allowed = "10.7.0.1/16".parse().expect("a prefix");
+    endpoint.spec.allow_spoofed_source_prefixes.push(allowed);
+    let rig = support::Rig::of(&inputs);
+    for (flow, expected) in [
+        (
+            "10.0.0.1@a/x -> 9.9.9.9 tcp/1",
+            "allowed by Profile projectcalico-default-allow egress rule 0",
+        ),
+        (
+            "10.7.9.9@a/x -> 9.9.9.9 tcp/1",
+            "allowed by Profile projectcalico-default-allow egress rule 0",
+        ),
+        ("10.8.9.9@a/x -> 9.9.9.9 tcp/1", "denied by the check of source addresses (out)"),
+    ] {
+        assert_eq!(support::outcome(&support::explain(&rig.desired, flow)), expected, "{flow}");
+    }
+    let endpoint = rig.desired.endpoints.values().next().expect("it is local");
+    assert_eq!(endpoint.addresses.len(), 1, "each address counts once");
+}
+
+#[test]
 fn network_sets_stay_in_their_namespace() {
     check(
         "

@@ -83,7 +83,12 @@ impl Graph {
             let message = format!("must have 1 to {MAX_INTERFACE_NAME} bytes");
             return Err(vec![FieldError::new("spec.interfaceName", message)]);
         }
-        let addresses: Box<[IpAddr]> = spec.ip_networks.iter().map(|net| net.addr()).collect();
+        let mut addresses: Vec<IpAddr> = Vec::with_capacity(spec.ip_networks.len());
+        for address in spec.ip_networks.iter().map(|net| net.addr()) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         let ports = spec.ports.iter().filter(|port| !port.name.is_empty());
         let ports: Box<[NamedPort]> = ports
             .map(|port| NamedPort {
@@ -96,11 +101,11 @@ impl Graph {
             item: 0,
             interface: spec.interface_name.as_str().into(),
             addresses: addresses.iter().map(|address| IpNet::from(*address)).collect(),
-            allowed_sources: spec.allow_spoofed_source_prefixes.clone(),
+            allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
             profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
         });
         let labels = endpoint.selector_labels();
-        let contribution = Contribution::Endpoint { addresses, ports };
+        let contribution = Contribution::Endpoint { addresses: addresses.into(), ports };
         let id = self.put_item(key, contribution, &labels, &spec.profiles, is_local);
         if let Some(local) = local {
             self.put_local(Local { item: id, ..local });

@@ -50,6 +50,14 @@ impl Host {
         self.clean &= !known;
     }
 
+    pub(super) fn sent_pools(&self) -> &[Pool] {
+        self.sent_pools.as_deref().unwrap_or_default()
+    }
+
+    pub(super) const fn sent_settings(&self) -> Option<&HostSettings> {
+        self.sent_settings.as_ref()
+    }
+
     /// Settings and pools, as far as they changed.
     pub(super) fn flush(&mut self, node: Option<&str>) -> Vec<Update> {
         let mut updates = Vec::new();

@@ -87,6 +87,8 @@ pub(crate) fn check_orders(inputs: &[Input], expected: &Desired) {
                 rig.desired
             );
             assert_eq!(rig.flush(), [], "{way}: nothing is left to say");
+            let whole = Desired { descriptions: Default::default(), ..rig.graph.desired() };
+            assert_eq!(whole, rig.desired, "{way}: the sum is what was said");
         }
     }
     check_teardown(&squashed);
