@@ -16,6 +16,8 @@ mod table;
 mod view;
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod tests;
 
 pub use adj_out::ExportBatch;

@@ -12,18 +12,18 @@ use crate::wire::{
 };
 
 const LOCAL_AS: u32 = 64512;
-const V4: Family = Family::IPV4_UNICAST;
+pub(super) const V4: Family = Family::IPV4_UNICAST;
 const V6: Family = Family::IPV6_UNICAST;
 
-fn ip(n: u8) -> Ipv4Addr {
+pub(super) fn ip(n: u8) -> Ipv4Addr {
     [192, 0, 2, n].into()
 }
 
-fn net(s: &str) -> IpNet {
+pub(super) fn net(s: &str) -> IpNet {
     s.parse().unwrap()
 }
 
-fn facts(n: u8, kind: PeerKind) -> PeerFacts {
+pub(super) fn facts(n: u8, kind: PeerKind) -> PeerFacts {
     PeerFacts {
         kind,
         asn: if kind == PeerKind::External { 65000 + u32::from(n) } else { LOCAL_AS },
@@ -35,7 +35,7 @@ fn facts(n: u8, kind: PeerKind) -> PeerFacts {
 }
 
 /// A table with peers 1, 2, … of the given kinds, all up.
-fn rib(kinds: &[PeerKind]) -> Rib {
+pub(super) fn rib(kinds: &[PeerKind]) -> Rib {
     let mut rib = Rib::new(RibConfig::new(ip(254)));
     for (i, kind) in kinds.iter().enumerate() {
         let n = i as u8 + 1;
@@ -47,12 +47,12 @@ fn rib(kinds: &[PeerKind]) -> Rib {
     rib
 }
 
-fn attributes(hop: u8, path: &[u32]) -> PathAttributes {
+pub(super) fn attributes(hop: u8, path: &[u32]) -> PathAttributes {
     let as_path = if path.is_empty() { AsPath::empty() } else { AsPath::sequence(path.to_vec()) };
     PathAttributes { as_path, next_hop: Some(NextHop::V4(ip(hop))), ..Default::default() }
 }
 
-fn announce(rib: &mut Rib, peer: u32, prefix: &str, attributes: PathAttributes) {
+pub(super) fn announce(rib: &mut Rib, peer: u32, prefix: &str, attributes: PathAttributes) {
     let update = Update {
         announced: NlriList::from_prefixes(V4, [net(prefix)]),
         attributes: Some(attributes),
@@ -61,7 +61,7 @@ fn announce(rib: &mut Rib, peer: u32, prefix: &str, attributes: PathAttributes) 
     rib.handle_update(PeerId(peer), &update);
 }
 
-fn withdraw(rib: &mut Rib, peer: u32, prefix: &str) {
+pub(super) fn withdraw(rib: &mut Rib, peer: u32, prefix: &str) {
     let update =
         Update { withdrawn: NlriList::from_prefixes(V4, [net(prefix)]), ..Default::default() };
     rib.handle_update(PeerId(peer), &update);
@@ -434,188 +434,4 @@ fn an_own_route_wins_and_has_no_next_hop() {
     assert_eq!(rib.poll_export(PeerId(2), 10).announce[0].0.next_hop, Some(NextHop::V4(ip(254))));
     rib.withdraw(net("10.0.0.0/24"));
     assert_eq!(best_peer(&rib, "10.0.0.0/24"), Some(1));
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Announce { peer: u32, prefix: u8, med: u32, length: usize },
-    Withdraw { peer: u32, prefix: u8 },
-    Local { prefix: u8, there: bool },
-    Down { peer: u32, keep: bool },
-    Up { peer: u32 },
-    Sweep { peer: u32 },
-    Client { peer: u32, client: bool },
-    Metric { peer: u32, metric: Option<u32> },
-    Refresh { peer: u32 },
-    Drain { peer: u32 },
-}
-
-mod history {
-    use std::collections::BTreeMap;
-
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const PEERS: [PeerKind; 4] =
-        [PeerKind::Internal, PeerKind::Client, PeerKind::External, PeerKind::External];
-
-    fn arb_step() -> impl Strategy<Value = Step> {
-        let (peer, prefix) = (1u32..=4, 0u8..4);
-        prop_oneof![
-            6 => (peer.clone(), prefix.clone(), 0u32..3, 1usize..3)
-                .prop_map(|(peer, prefix, med, length)| Step::Announce { peer, prefix, med, length }),
-            3 => (peer.clone(), prefix.clone())
-                .prop_map(|(peer, prefix)| Step::Withdraw { peer, prefix }),
-            1 => (prefix, any::<bool>()).prop_map(|(prefix, there)| Step::Local { prefix, there }),
-            1 => (peer.clone(), any::<bool>()).prop_map(|(peer, keep)| Step::Down { peer, keep }),
-            2 => peer.clone().prop_map(|peer| Step::Up { peer }),
-            1 => peer.clone().prop_map(|peer| Step::Sweep { peer }),
-            1 => (1u32..=2, any::<bool>())
-                .prop_map(|(peer, client)| Step::Client { peer, client }),
-            1 => (peer.clone(), proptest::option::of(0u32..3))
-                .prop_map(|(peer, metric)| Step::Metric { peer, metric }),
-            1 => peer.clone().prop_map(|peer| Step::Refresh { peer }),
-            3 => peer.prop_map(|peer| Step::Drain { peer }),
-        ]
-    }
-
-    fn prefix_of(n: u8) -> String {
-        format!("10.{n}.0.0/16")
-    }
-
-    /// The table, and what each peer was told and has not been told otherwise.
-    struct World {
-        rib: Rib,
-        kinds: [PeerKind; 4],
-        up: [bool; 4],
-        told: [BTreeMap<IpNet, PathAttributes>; 4],
-        followed: BTreeMap<IpNet, BestRoute>,
-    }
-
-    impl World {
-        fn apply(&mut self, step: &Step) {
-            match *step {
-                Step::Announce { peer, prefix, med, length } if self.up[peer as usize - 1] => {
-                    // Odd peers share a neighbouring AS, so MULTI_EXIT_DISC plays a part.
-                    let path: Vec<u32> = (0..length as u32).map(|i| 70 + peer % 2 + i).collect();
-                    let a = PathAttributes { med: Some(med), ..attributes(peer as u8, &path) };
-                    announce(&mut self.rib, peer, &prefix_of(prefix), a);
-                }
-                Step::Withdraw { peer, prefix } if self.up[peer as usize - 1] => {
-                    withdraw(&mut self.rib, peer, &prefix_of(prefix));
-                }
-                Step::Local { prefix, there } => {
-                    let prefix = net(&prefix_of(prefix));
-                    if there {
-                        self.rib.announce(prefix, PathAttributes::default());
-                    } else {
-                        self.rib.withdraw(prefix);
-                    }
-                }
-                Step::Down { peer, keep } => {
-                    self.rib.peer_down(PeerId(peer), if keep { &[V4] } else { &[] });
-                    self.up[peer as usize - 1] = false;
-                    self.told[peer as usize - 1].clear();
-                }
-                Step::Up { peer } if !self.up[peer as usize - 1] => self.up(peer),
-                Step::Sweep { peer } => self.rib.sweep_stale(PeerId(peer), V4),
-                Step::Client { peer, client } => {
-                    let kind = if client { PeerKind::Client } else { PeerKind::Internal };
-                    self.kinds[peer as usize - 1] = kind;
-                    self.rib.set_routing(PeerId(peer), kind, PeerRouting::default());
-                }
-                Step::Metric { peer, metric } => {
-                    self.rib.set_next_hop_metric(ip(peer as u8).into(), metric);
-                }
-                Step::Refresh { peer } => self.rib.refresh(PeerId(peer), V4),
-                Step::Drain { peer } => self.drain(peer),
-                _ => {}
-            }
-        }
-
-        fn up(&mut self, peer: u32) {
-            let at = peer as usize - 1;
-            self.up[at] = true;
-            self.rib.peer_up(PeerId(peer), facts(peer as u8, self.kinds[at]), vec![V4]);
-        }
-
-        fn drain(&mut self, peer: u32) {
-            let told = &mut self.told[peer as usize - 1];
-            loop {
-                let batch = self.rib.poll_export(PeerId(peer), 2);
-                if batch.is_empty() && !self.rib.has_export(PeerId(peer)) {
-                    break;
-                }
-                for prefix in batch.withdraw {
-                    assert!(told.remove(&prefix).is_some(), "withdrawn without being announced");
-                }
-                for (attributes, prefixes) in batch.announce {
-                    for prefix in prefixes {
-                        told.insert(prefix, PathAttributes::clone(&attributes));
-                    }
-                }
-            }
-        }
-
-        fn follow(&mut self) {
-            while let Some(prefix) = self.rib.poll_change() {
-                match self.rib.best(&prefix) {
-                    Some(route) => self.followed.insert(prefix, route),
-                    None => self.followed.remove(&prefix),
-                };
-            }
-        }
-    }
-
-    fn fresh() -> World {
-        let mut world = World {
-            rib: rib(&[]),
-            kinds: PEERS,
-            up: [false; 4],
-            told: Default::default(),
-            followed: BTreeMap::new(),
-        };
-        for peer in 1..=4u32 {
-            let facts = facts(peer as u8, PEERS[peer as usize - 1]);
-            world.rib.add_peer(PeerId(peer), facts, PeerRouting::default());
-            world.up(peer);
-        }
-        world
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
-
-        /// Whoever followed the changes ends with the same as who comes new and is told all:
-        /// nothing is lost and nothing is left over by working on changes only.
-        #[test]
-        fn following_changes_equals_starting_anew(steps in vec(arb_step(), 1..120)) {
-            let mut world = fresh();
-            for step in &steps {
-                world.apply(step);
-                if matches!(step, Step::Drain { .. }) {
-                    world.follow();
-                }
-            }
-            world.follow();
-            let anew: BTreeMap<_, _> =
-                world.rib.best_routes().map(|r| (r.prefix, r)).collect();
-            prop_assert_eq!(&world.followed, &anew);
-            for peer in 1..=4u32 {
-                let at = peer as usize - 1;
-                if !world.up[at] {
-                    continue;
-                }
-                world.drain(peer);
-                let followed = std::mem::take(&mut world.told[at]);
-                // Coming new must not change the peer's own routes, so it is told all again.
-                world.rib.peer_up(PeerId(peer), facts(peer as u8, world.kinds[at]), vec![V4]);
-                world.drain(peer);
-                prop_assert_eq!(&followed, &world.told[at], "peer {}", peer);
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! The speaker as Calico's [`RouteDistributor`].
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -38,13 +39,15 @@ impl RouteDistributor for SpeakerHandle {
     }
 
     fn learned(&self) -> RouteStream {
-        Box::pin(Learned { routes: self.subscribe() })
+        Box::pin(Learned { routes: self.subscribe(), known: HashSet::new() })
     }
 }
 
 /// The best routes without this speaker's own.
 struct Learned {
     routes: RouteSubscription,
+    /// What was handed out, so that only that is taken back: 18 octets per route.
+    known: HashSet<IpNet>,
 }
 
 impl Stream for Learned {
@@ -56,28 +59,39 @@ impl Stream for Learned {
                 return Poll::Ready(None);
             };
             let event = match update {
-                RouteUpdate::Begin => RouteEvent::Begin,
+                RouteUpdate::Begin => {
+                    self.known.clear();
+                    RouteEvent::Begin
+                }
                 RouteUpdate::Ready => RouteEvent::Ready,
-                RouteUpdate::Gone(prefix) => RouteEvent::Gone(prefix),
-                RouteUpdate::Item(route) => match learned(route) {
-                    Ok(route) => RouteEvent::Item(route),
-                    Err(_own) => continue,
-                },
+                RouteUpdate::Item(route) if is_learned(&route) => {
+                    self.known.insert(route.prefix);
+                    RouteEvent::Item(learned(route))
+                }
+                RouteUpdate::Put(route) if is_learned(&route) => {
+                    self.known.insert(route.prefix);
+                    RouteEvent::Put(learned(route))
+                }
                 // A learned route that our own takes the place of is gone.
-                RouteUpdate::Put(route) => match learned(route) {
-                    Ok(route) => RouteEvent::Put(route),
-                    Err(prefix) => RouteEvent::Gone(prefix),
-                },
+                RouteUpdate::Item(BestRoute { prefix, .. })
+                | RouteUpdate::Put(BestRoute { prefix, .. })
+                | RouteUpdate::Gone(prefix) => {
+                    if !self.known.remove(&prefix) {
+                        continue;
+                    }
+                    RouteEvent::Gone(prefix)
+                }
             };
             return Poll::Ready(Some(event));
         }
     }
 }
 
-/// The route if it leads somewhere else, or its prefix.
-fn learned(route: BestRoute) -> Result<LearnedRoute, IpNet> {
-    if route.next_hops.is_empty() {
-        return Err(route.prefix);
-    }
-    Ok(LearnedRoute { prefix: route.prefix, next_hops: route.next_hops })
+/// Whether the route leads somewhere else; this speaker's own have no next hop.
+const fn is_learned(route: &BestRoute) -> bool {
+    !route.next_hops.is_empty()
+}
+
+fn learned(route: BestRoute) -> LearnedRoute {
+    LearnedRoute { prefix: route.prefix, next_hops: route.next_hops }
 }

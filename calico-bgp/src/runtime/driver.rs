@@ -13,6 +13,7 @@ use super::connection::{AbortOnDrop, Connection, Input, Up, connect};
 use super::handle::{Command, Shutdown, Subscribers};
 use super::listener::{Accepted, accept_all};
 use super::subscription::Shared;
+use crate::session::State;
 use crate::speaker::{ConnectionId, Speaker, SpeakerAction, SpeakerEvent};
 
 /// Reads and reports that wait while the speaker is busy.
@@ -282,6 +283,9 @@ impl Drop for Driver {
 
 fn log(event: &SpeakerEvent) {
     match event {
+        SpeakerEvent::StateChanged { peer, to: State::Established, .. } => {
+            tracing::info!(%peer, "BGP session established");
+        }
         SpeakerEvent::StateChanged { peer, from, to } => {
             tracing::debug!(%peer, %from, %to, "BGP session state");
         }

@@ -9,6 +9,7 @@
 mod config;
 mod connection;
 mod event;
+mod machine;
 mod peering;
 
 #[cfg(test)]

@@ -7,16 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ipnet::IpNet;
 
+use super::events::write_batch;
 use super::peer::Peer;
 use super::{
     AcceptError, Config, ConfigError, ConnectionId, PeerChanges, PeerConfig, PeerStatus,
     SpeakerAction, SpeakerEvent,
 };
-use crate::rib::{BestRoute, ExportBatch, PeerId, Rib, RouteView};
-use crate::session::{Action, DownReason, Negotiated, PeeringEvent, State};
-use crate::wire::{
-    CeaseCode, Family, Notification, NotificationCode, PathAttributes, Update, UpdatePacker,
-};
+use crate::rib::{BestRoute, PeerId, Rib, RouteView};
+use crate::wire::{CeaseCode, Notification, NotificationCode, PathAttributes};
 
 /// No more UPDATEs are written for a peer while this many octets wait to be sent to it.
 const OUTPUT_HIGH_WATER: usize = 64 * 1024;
@@ -27,27 +25,27 @@ const SETTLE_TIME: Duration = Duration::from_secs(12);
 
 /// While a restarted speaker holds its routes back (RFC 4724, section 4.1).
 #[derive(Debug)]
-struct Deferral {
+pub(super) struct Deferral {
     /// From then on only peers that are up are waited for.
-    settled_at: Instant,
+    pub(super) settled_at: Instant,
     /// That time has come.
-    settled: bool,
+    pub(super) settled: bool,
     /// Then it ends in any case.
-    until: Instant,
+    pub(super) until: Instant,
 }
 
 /// A BGP speaker: see the [module](super).
 #[derive(Debug)]
 pub struct Speaker {
-    config: Config,
-    seed: u64,
-    peers: BTreeMap<PeerId, Peer>,
-    by_key: HashMap<SocketAddr, PeerId>,
-    next_peer: u32,
-    rib: Rib,
-    deferral: Option<Deferral>,
-    actions: VecDeque<SpeakerAction>,
-    events: VecDeque<SpeakerEvent>,
+    pub(super) config: Config,
+    pub(super) seed: u64,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) by_key: HashMap<SocketAddr, PeerId>,
+    pub(super) next_peer: u32,
+    pub(super) rib: Rib,
+    pub(super) deferral: Option<Deferral>,
+    pub(super) actions: VecDeque<SpeakerAction>,
+    pub(super) events: VecDeque<SpeakerEvent>,
 }
 
 impl Speaker {
@@ -304,185 +302,6 @@ impl Speaker {
     }
 }
 
-impl Speaker {
-    fn add(&mut self, now: Instant, config: PeerConfig) {
-        let id = PeerId(self.next_peer);
-        self.next_peer += 1;
-        self.by_key.insert(config.key(), id);
-        let restarting = self.deferral.is_some();
-        let mut peer = Peer::new(id, config, &self.config, restarting, self.seed, now);
-        self.rib.add_peer(id, peer.facts(&self.config), peer.config.routing());
-        peer.peering.start(now);
-        self.peers.insert(id, peer);
-        self.settle(now, id);
-    }
-
-    fn remove(&mut self, now: Instant, key: SocketAddr, code: CeaseCode) {
-        let Some(id) = self.by_key.remove(&key) else { return };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.peering.stop(now, Some(Notification::new(NotificationCode::Cease(code))));
-        }
-        self.settle(now, id);
-        self.peers.remove(&id);
-        self.rib.remove_peer(id);
-        self.check_deferral(now);
-    }
-
-    /// Takes over what a peering has to say.
-    fn settle(&mut self, now: Instant, id: PeerId) {
-        while let Some(event) = self.peers.get_mut(&id).and_then(|p| p.peering.poll_event()) {
-            self.handle_event(now, id, event);
-        }
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        while let Some(action) = peer.peering.poll_action() {
-            self.actions.push_back(match action {
-                Action::Connect { serial } => SpeakerAction::Connect {
-                    id: ConnectionId { peer: id, serial },
-                    remote: peer.config.key(),
-                    local: peer.config.local_address,
-                },
-                Action::Close { serial, last } => {
-                    SpeakerAction::Close { id: ConnectionId { peer: id, serial }, last }
-                }
-            });
-        }
-    }
-
-    fn handle_event(&mut self, now: Instant, id: PeerId, event: PeeringEvent) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let key = peer.key();
-        match event {
-            PeeringEvent::StateChanged { from, to } => {
-                peer.since = now;
-                self.events.push_back(SpeakerEvent::StateChanged { peer: key, from, to });
-            }
-            PeeringEvent::Established(negotiated) => self.peer_up(now, id, negotiated),
-            PeeringEvent::Update(update) => self.handle_update(now, id, &update),
-            PeeringEvent::RouteRefresh(family) => self.rib.refresh(id, family),
-            PeeringEvent::Down(reason) => self.peer_down(now, id, reason),
-            PeeringEvent::Failed(reason) => {
-                peer.last_error = Some(reason.clone());
-                self.events.push_back(SpeakerEvent::SessionFailed { peer: key, reason });
-            }
-        }
-    }
-
-    fn peer_up(&mut self, now: Instant, id: PeerId, negotiated: Box<Negotiated>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let gr = negotiated.graceful_restart.as_ref();
-        // Only a peer with graceful restart is sure to send the markers, and one that is itself
-        // restarting waits for ours (RFC 4724, section 4.1).
-        let waited_for = gr.is_some_and(|gr| !gr.restarting);
-        peer.awaited = if waited_for { negotiated.families.clone() } else { Vec::new() };
-        let sweep = peer.helper.handle_back(now, gr);
-        let families = negotiated.families.clone();
-        peer.negotiated = Some(negotiated);
-        peer.counters.established += 1;
-        peer.settle_local();
-        let facts = peer.facts(&self.config);
-        self.rib.peer_up(id, facts, families);
-        for family in sweep {
-            self.rib.sweep_stale(id, family);
-        }
-        self.check_deferral(now);
-    }
-
-    fn peer_down(&mut self, now: Instant, id: PeerId, reason: DownReason) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.counters.lost += 1;
-        peer.awaited.clear();
-        let kept = match &peer.negotiated {
-            Some(n) if reason.keeps_routes() => n.restartable_families(),
-            _ => Vec::new(),
-        };
-        let restart_time = peer
-            .negotiated
-            .as_ref()
-            .and_then(|n| n.graceful_restart.as_ref())
-            .map_or(0, |gr| gr.restart_time);
-        self.rib.peer_down(id, &kept);
-        let routes_kept = !kept.is_empty();
-        peer.helper.handle_lost(now, kept, restart_time);
-        peer.last_error = Some(reason.clone());
-        let peer = peer.key();
-        self.events.push_back(SpeakerEvent::SessionDown { peer, reason, routes_kept });
-        self.check_deferral(now);
-    }
-
-    fn handle_update(&mut self, now: Instant, id: PeerId, update: &Update) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.counters.updates_received += 1;
-        peer.counters.update_errors += update.errors.len() as u64;
-        for error in &update.errors {
-            let event = SpeakerEvent::UpdateError { peer: peer.key(), error: *error };
-            self.events.push_back(event);
-        }
-        let Some(family) = update.is_end_of_rib() else {
-            self.rib.handle_update(id, update);
-            return;
-        };
-        peer.awaited.retain(|f| *f != family);
-        if peer.helper.handle_end_of_rib(family) {
-            self.rib.sweep_stale(id, family);
-        }
-        self.check_deferral(now);
-    }
-
-    /// Ends the deferral after a restart when nobody is left to wait for.
-    fn check_deferral(&mut self, now: Instant) {
-        let Some(deferral) = &mut self.deferral else { return };
-        let told = self.peers.values().all(|p| p.awaited.is_empty());
-        let up = self.peers.values().all(|p| p.peering.state() == State::Established);
-        deferral.settled |= deferral.settled_at <= now;
-        let settled = deferral.settled;
-        let somebody = !self.peers.is_empty();
-        let all_heard = told && ((up && somebody) || settled);
-        if all_heard || deferral.until <= now {
-            self.deferral = None;
-            self.peers.values_mut().for_each(|p| p.peering.clear_restarting());
-            self.events.push_back(SpeakerEvent::Converged);
-        }
-    }
-}
-
 fn next_deadline(peer: &Peer) -> Option<Instant> {
     [peer.peering.poll_timeout(), peer.helper.poll_timeout()].into_iter().flatten().min()
-}
-
-/// Writes a batch into the output of an established session.
-fn write_batch(
-    peer: &mut Peer,
-    batch: &ExportBatch,
-    rib: &mut Rib,
-    events: &mut VecDeque<SpeakerEvent>,
-) {
-    let (id, key) = (peer.id, peer.key());
-    let Some((out, negotiated)) = peer.peering.output() else { return };
-    for family in negotiated.families {
-        let of_family = |prefixes: &[IpNet]| -> Vec<IpNet> {
-            prefixes.iter().filter(|p| Family::of_prefix(p) == family).copied().collect()
-        };
-        let packer = UpdatePacker::new(&negotiated.context, family);
-        let withdrawn = of_family(&batch.withdraw);
-        let fits = packer.withdraw(&withdrawn, out);
-        debug_assert!(fits.is_ok(), "a withdrawal always fits");
-        for (attributes, prefixes) in &batch.announce {
-            let prefixes = of_family(prefixes);
-            if prefixes.is_empty() {
-                continue;
-            }
-            if let Err(error) = packer.announce(attributes, &prefixes, out) {
-                // The peer must not keep an older version of what it cannot be told.
-                let fits = packer.withdraw(&prefixes, out);
-                debug_assert!(fits.is_ok(), "a withdrawal always fits");
-                rib.unexport(id, &prefixes);
-                let routes = prefixes.len();
-                events.push_back(SpeakerEvent::NotSent { peer: key, routes, error });
-            }
-        }
-    }
-    for family in &batch.end_of_rib {
-        peer.peering.send_end_of_rib(*family);
-    }
-    peer.counters.batches_sent += 1;
 }

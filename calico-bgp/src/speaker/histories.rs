@@ -98,7 +98,7 @@ fn encode(message: &Sent, from: u8) -> BytesMut {
                 }));
             }
             // An identifier above and below ours, so that collisions go both ways.
-            let id = if from % 2 == 0 { [1, 0, 0, from] } else { [200, 0, 0, from] };
+            let id = if from.is_multiple_of(2) { [1, 0, 0, from] } else { [200, 0, 0, from] };
             Message::Open(Open::new(asn, 30, id.into(), capabilities))
         }
         Sent::Keepalive => Message::Keepalive,

@@ -8,6 +8,7 @@
 mod config;
 mod core;
 mod event;
+mod events;
 mod graceful;
 mod peer;
 

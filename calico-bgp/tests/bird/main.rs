@@ -125,7 +125,7 @@ async fn both_ways(mut lab: Lab, asn: u32) {
         let next = tokio::time::timeout(Duration::from_secs(5), learned.next()).await;
         match next.expect("an event in time").expect("the speaker runs") {
             RouteEvent::Item(r) | RouteEvent::Put(r) => seen.push((r.prefix, r.next_hops)),
-            RouteEvent::Gone(prefix) => assert_eq!(prefix.prefix_len() % 26, 0, "{prefix}"),
+            RouteEvent::Gone(prefix) => panic!("{prefix} was never there"),
             RouteEvent::Begin | RouteEvent::Ready => {}
         }
     }
