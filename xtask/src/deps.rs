@@ -44,7 +44,7 @@ const ALLOWED: &[Row] = &[
     },
     // The lab runs the programs and checks them by what the kernel and they themselves say, so
     // it shares no code with them but the values of resources and of what an agent sends.
-    Row { from: "calico-lab", uses: &["calico-core"], tests_use: &[] },
+    Row { from: "calico-lab", uses: &["calico-core", "calico-netlink"], tests_use: &[] },
     Row {
         from: "calico-examples",
         uses: &[

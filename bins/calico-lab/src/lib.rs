@@ -25,6 +25,7 @@
 //! # Ok::<(), calico_lab::topology::TopologyError>(())
 //! ```
 
+pub mod bench;
 pub mod builtin;
 pub mod cleanup;
 pub mod cni;

@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use calico_lab::error::describe;
-use calico_lab::{LabError, cleanup, demo};
+use calico_lab::{LabError, bench, cleanup, demo};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +28,12 @@ enum Command {
         /// Leave the lab running.
         #[arg(long)]
         keep: bool,
+    },
+    /// Measure what a pod's network costs, against a peer and the bare kernel calls.
+    Bench {
+        /// How many pods.
+        #[arg(long, default_value_t = 100)]
+        pods: usize,
     },
     /// Build a lab and leave it running.
     Up {
@@ -78,6 +84,7 @@ fn main() -> ExitCode {
             let (topology, text) = calico_lab::builtin::find(&topology)?;
             demo::run(topology, &text, keep).await
         }),
+        Command::Bench { pods } => interruptible(async || bench::run(pods).await),
         Command::Up { topology } => interruptible(async || commands::up(&topology).await),
         Command::Down { lab } => commands::down(lab),
         Command::Exec { lab, member, command } => commands::exec(lab, &member, &command),

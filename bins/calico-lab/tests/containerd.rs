@@ -33,7 +33,8 @@ async fn containerd_runs_a_container_over_our_plugin() {
     // A shell in the container reports its network and reaches a pod of another node, by a
     // route that BGP learned; the pod listens on port 80.
     let web = lab.pod("web").unwrap().address(false).unwrap();
-    let script = format!("ip -4 addr show eth0; ip route; nc -w 5 {web} 80 </dev/null && echo reached");
+    let script =
+        format!("ip -4 addr show eth0; ip route; nc -w 5 {web} 80 </dev/null && echo reached");
     let output = runtime.run("first", &script);
     assert!(output.contains("inet 10.244."), "an address of the pool: {output}");
     assert!(output.contains("default via 169.254.1.1 dev eth0"), "{output}");
@@ -199,7 +200,8 @@ fn image(root: &Path) {
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     fs::write(root.join("config.json"), config.to_string()).unwrap();
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
+    let manifest =
+        json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"] }]);
     fs::write(root.join("manifest.json"), manifest.to_string()).unwrap();
     command(
         "tar",
