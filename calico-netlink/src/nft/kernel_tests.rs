@@ -309,6 +309,87 @@ fn what_nft_makes_is_read_and_replaced() {
     });
 }
 
+/// Rules as `nft` compiles them, in every form that this crate models.
+const BY_NFT: &str = r#"
+table inet calico-test {
+    set addresses { type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2 }; }
+    set nets { type ipv6_addr; flags interval; elements = { fd00::/8, 2001:db8::1-2001:db8::9 }; }
+    set low { type inet_service; flags interval; elements = { 0-1023, 65000-65535 }; }
+    set endpoints {
+        type ipv4_addr . inet_proto . inet_service; elements = { 10.0.0.1 . tcp . 80 };
+    }
+    set ranges {
+        type ipv4_addr . inet_service; flags interval; elements = { 10.0.0.0/24 . 80-90 };
+    }
+    map dispatch {
+        type ifname : verdict; elements = { "cali1" : goto leaf, "cali2" : jump leaf, "x" : drop };
+    }
+    chain leaf {
+        tcp dport 80 counter accept comment "a comment"
+        tcp dport != 1000-2000 return
+    }
+    chain forward {
+        type filter hook forward priority filter - 10; policy drop;
+        ct state established,related accept
+        ct status dnat accept
+        ct mark 0x1 accept
+        meta mark set meta mark and 0xfffeffff or 0x20000
+        meta mark & 0x30000 == 0x10000 return
+        iifname "cali*" oifname "eth0" iif "lo" accept
+        iifname vmap @dispatch
+        ip saddr @addresses ip daddr != 10.0.0.0/9 drop
+        ip6 saddr @nets ip6 daddr fd00::/8 drop
+        ip saddr . meta l4proto . th dport @endpoints accept
+        ip daddr . tcp dport @ranges accept
+        th sport @low counter packets 0 bytes 0 drop
+        meta l4proto 132 accept
+        limit rate 5/second accept comment "an expression that is not modelled"
+        icmp type echo-request icmp code 0 accept
+        icmpv6 type nd-neighbor-solicit accept
+        log prefix "DPI0|gnp/x" group 1 snaplen 64
+        log prefix "to syslog" level info
+        reject with icmpx admin-prohibited
+        meta nfproto ipv4 reject with tcp reset
+    }
+    chain prerouting {
+        type filter hook prerouting priority raw;
+        fib saddr . iif oif missing drop
+        udp dport 4789 notrack
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        ip saddr 10.0.0.0/8 masquerade fully-random,persistent
+        meta nfproto ipv4 snat ip to 192.0.2.1
+    }
+}
+"#;
+
+#[test]
+fn what_nft_compiles_survives_reading_and_writing() {
+    in_new_netns(async || {
+        let status = Command::new("nft").arg(BY_NFT).status().unwrap();
+        assert!(status.success());
+        let by_nft = nft_list();
+        let mut socket = Socket::open().unwrap();
+        let (read, _, foreign) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+        assert!(!foreign);
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        batch.delete_table();
+        socket.commit(&batch, None).await.unwrap();
+        let read = read.unwrap();
+        socket.commit(&tracker(&read).batch(), None).await.unwrap();
+        let (again, ..) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+        assert_eq!(again, Some(read));
+        // nft lists sets and chains in the order they were made in, which is another.
+        let sorted = |text: &str| {
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&nft_list()), sorted(&by_nft));
+    });
+}
+
 #[test]
 fn a_refused_batch_changes_nothing_and_names_each_culprit() {
     in_new_netns(async || {
