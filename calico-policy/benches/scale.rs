@@ -31,8 +31,15 @@ fn main() {
     }
     let sizes: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![10_000, 100_000] } else { sizes };
+    if let [size] = sizes[..] {
+        return run(size);
+    }
+    // A process for each, so that memory freed by one does not hide what the next one takes.
+    let program = std::env::current_exe().unwrap();
     for size in sizes {
-        run(size);
+        let size = size.to_string();
+        let status = std::process::Command::new(&program).args(["--bench", &size]).status();
+        assert!(status.unwrap().success(), "{size} endpoints");
     }
 }
 
