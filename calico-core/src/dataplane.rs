@@ -7,6 +7,7 @@
 mod endpoint;
 mod route;
 mod rule;
+mod show;
 mod verdict;
 
 use std::fmt;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::field::describe;
 use super::nearest::nearest;
 use super::*;
+use crate::key::Key;
 use crate::kind::{API_VERSION, Kind};
 
 /// How unknown fields are treated.
@@ -140,6 +141,12 @@ impl AnyResource {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.metadata.namespace
+    }
+
+    /// Its name in a datastore.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::resource(self.kind, Some(self.namespace()), self.name())
     }
 
     /// The typed resource; unknown fields come along.

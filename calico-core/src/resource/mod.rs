@@ -49,6 +49,7 @@ pub mod values;
 mod workload;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -79,6 +80,7 @@ pub use self::tier::*;
 pub use self::values::*;
 pub use self::workload::*;
 
+use crate::key::Key;
 use crate::kind::{API_VERSION, Kind};
 
 /// The `spec` of one kind.
@@ -146,6 +148,20 @@ impl<S: Spec> Resource<S> {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.metadata.namespace
+    }
+
+    /// Its name in a datastore.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::resource(S::KIND, Some(self.namespace()), self.name())
+    }
+
+    /// Its text in a datastore: what [`Datastore::create`](crate::Datastore::create) takes and
+    /// [`Entry::decode`](crate::datastore::Entry::decode) reads.
+    #[must_use]
+    pub fn to_json(&self) -> Arc<str> {
+        let text = serde_json::to_string(self).expect("resource types serialise to JSON");
+        text.into()
     }
 
     /// Writes upstream's defaults into fields that are unset.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::datastore::{Entry, Revision};
 
 fn check(value: Value, expected: Result<(), &[&str]>) {
     let result = AnyResource::from_value(value.clone(), Mode::Strict);
@@ -25,6 +26,19 @@ fn document(kind: &str, spec: Value) -> Value {
         "metadata": {"name": "one", "labels": {"a": "b"}},
         "spec": spec,
     })
+}
+
+#[test]
+fn a_resource_knows_its_place_in_a_datastore() {
+    let policy = NetworkPolicy::namespaced("prod", "db", NetworkPolicySpec::default());
+    let path = "/calico/resources/v3/projectcalico.org/networkpolicies/prod/db";
+    assert_eq!(policy.key().to_string(), path);
+    assert_eq!(AnyResource::from(policy.clone()).key(), policy.key());
+    let tier = Tier::new("default", TierSpec::default());
+    assert_eq!(tier.key(), Key::resource(Kind::Tier, None, "default"));
+
+    let entry = Entry { key: policy.key(), value: policy.to_json(), revision: Revision(1) };
+    assert_eq!(entry.decode::<NetworkPolicy>(), Ok(policy));
 }
 
 #[test]
