@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 pub use named::{NAMED_DIR, create_named, list_named, remove_named};
 
@@ -92,6 +92,26 @@ impl Netns {
     /// [`NetnsError::System`] without a mounted `/proc`.
     pub fn current() -> Result<Self, NetnsError> {
         Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Makes one without a name. It ends with this value, with what it has in it, however the
+    /// process ends. Its [`path`](Self::path) leads there from this process only.
+    ///
+    /// # Errors
+    ///
+    /// [`NetnsError::System`] without root.
+    pub fn create() -> Result<Self, NetnsError> {
+        let system = |source| NetnsError::System { doing: "make", path: "(new)".into(), source };
+        // A thread that is there for it: the caller stays where it is.
+        let made = std::thread::Builder::new().name("netns".into()).spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let joined = made.map_err(system)?.join();
+        let file = joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let file = file.map_err(system)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        Ok(Self { file, path })
     }
 
     /// Opens a namespace by its name in [`NAMED_DIR`].
@@ -194,6 +214,19 @@ mod tests {
         assert!(matches!(Netns::open("/run/netns/cr-none"), Err(NetnsError::Gone { .. })));
         let file = Netns::open("/proc/self/status").unwrap();
         assert!(matches!(file.run(|| ()), Err(NetnsError::NotANamespace { .. })));
+    }
+
+    #[test]
+    fn one_without_a_name_is_reached_by_its_path() {
+        // The same conditions as for a test net, which this one needs nothing else of.
+        if crate::testing::TestNet::new("unnamed").is_none() {
+            return;
+        }
+        let made = Netns::create().unwrap();
+        assert!(!made.is_same(&Netns::current().unwrap()).unwrap());
+        let path = made.path().to_owned();
+        assert!(made.is_same(&Netns::open(&path).unwrap()).unwrap());
+        assert!(made.run(|| Netns::current().unwrap().is_same(&made).unwrap()).unwrap());
     }
 
     #[test]
