@@ -295,8 +295,8 @@ fn log(event: &SpeakerEvent) {
         SpeakerEvent::SessionFailed { peer, reason } => {
             tracing::debug!(%peer, %reason, "BGP session did not come up");
         }
-        SpeakerEvent::UpdateError { peer, error } => {
-            tracing::warn!(%peer, %error, "faulty UPDATE");
+        SpeakerEvent::UpdateError { peer, error, total } => {
+            tracing::warn!(%peer, %error, total, "faulty UPDATE");
         }
         SpeakerEvent::NotSent { peer, routes, error } => {
             tracing::warn!(%peer, routes, %error, "routes do not fit a message");

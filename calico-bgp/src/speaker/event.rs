@@ -70,12 +70,15 @@ pub enum SpeakerEvent {
         /// Why.
         reason: DownReason,
     },
-    /// An UPDATE was faulty, and the session lives on (RFC 7606).
+    /// An UPDATE was faulty, and the session lives on (RFC 7606). Reported for the first, second,
+    /// fourth, eighth, … fault of a peer.
     UpdateError {
         /// The peer.
         peer: SocketAddr,
         /// The fault and what it cost.
         error: AttributeError,
+        /// Faults of the peer so far.
+        total: u64,
     },
     /// Routes could not be sent: their attributes leave no room in a message.
     NotSent {

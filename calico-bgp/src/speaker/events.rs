@@ -120,10 +120,14 @@ impl Speaker {
     fn handle_update(&mut self, now: Instant, id: PeerId, update: &Update) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.counters.updates_received += 1;
-        peer.counters.update_errors += update.errors.len() as u64;
         for error in &update.errors {
-            let event = SpeakerEvent::UpdateError { peer: peer.key(), error: *error };
-            self.events.push_back(event);
+            peer.counters.update_errors += 1;
+            // A peer that sends nothing but faults must not fill the logs.
+            let total = peer.counters.update_errors;
+            if total.is_power_of_two() {
+                let event = SpeakerEvent::UpdateError { peer: peer.key(), error: *error, total };
+                self.events.push_back(event);
+            }
         }
         let Some(family) = update.is_end_of_rib() else {
             self.rib.handle_update(id, update);

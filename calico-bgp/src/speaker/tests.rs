@@ -440,3 +440,33 @@ fn a_v4_mapped_address_finds_its_peer() {
     let mapped = SocketAddr::new(IpAddr::V6(Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped()), 4000);
     assert!(speaker.handle_accepted(now, mapped, SocketAddr::new(ip(1), 179)).is_ok());
 }
+
+#[test]
+fn a_peer_that_sends_only_faults_does_not_fill_the_logs() {
+    let mut network = mesh(2);
+    network.events.clear();
+    let attributes = "40010109 400200 4003040a000002"; // ORIGIN 9, empty AS_PATH, NEXT_HOP
+    let attributes: Vec<u8> = attributes
+        .replace(' ', "")
+        .as_bytes()
+        .chunks(2)
+        .map(|c| u8::from_str_radix(std::str::from_utf8(c).unwrap(), 16).unwrap())
+        .collect();
+    let mut message = vec![0xFF; 16];
+    let length = 19 + 4 + attributes.len() + 2;
+    message.extend_from_slice(&(length as u16).to_be_bytes());
+    message.extend_from_slice(&[2, 0, 0]);
+    message.extend_from_slice(&(attributes.len() as u16).to_be_bytes());
+    message.extend_from_slice(&attributes);
+    message.extend_from_slice(&[8, 20]);
+    let (n, id) = *network.links.iter().flatten().find(|(n, _)| *n == 1).unwrap();
+    let now = network.now;
+    for _ in 0..1000 {
+        network.speaker(n).handle_bytes(now, id, &message);
+    }
+    network.settle();
+    let reported =
+        network.events[&1].iter().filter(|e| matches!(e, SpeakerEvent::UpdateError { .. })).count();
+    assert_eq!(reported, 10, "1, 2, 4, … 512");
+    assert_eq!(network.states(1), [State::Established]);
+}
