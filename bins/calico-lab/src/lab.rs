@@ -122,6 +122,8 @@ impl Lab {
             self.supervise(program)?;
         }
         self.wait_for_store().await?;
+        // A peer that is not there yet would be tried again only after the retry time.
+        self.wait_for_peers().await?;
         self.apply(&self.topology.manifests()).await
     }
 

@@ -116,13 +116,23 @@ async fn show_sessions(screen: &Screen, lab: &Lab) -> Result<(), LabError> {
             rows.push(vec![
                 node.name.clone(),
                 format!("{} AS {}", peer.address, peer.as_number),
-                peer.peer_type,
+                session_kind(&peer.peer_type),
                 peer.state,
             ]);
         }
     }
     table(&rows).iter().for_each(|row| screen.item(row));
     Ok(())
+}
+
+/// In the words of `calicoctl node status`.
+fn session_kind(kind: &str) -> String {
+    match kind {
+        "NodeMesh" => "node-to-node mesh".to_owned(),
+        "NodePeer" => "node specific".to_owned(),
+        "GlobalPeer" => "global".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 async fn add_pods(screen: &Screen, lab: &mut Lab) -> Result<(), LabError> {

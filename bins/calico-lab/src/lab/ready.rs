@@ -1,5 +1,6 @@
 //! Waiting for a lab to be ready, by what can be observed from outside.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use crate::error::LabError;
 use crate::process;
 use crate::topology::{Node, address_of};
 use crate::wait::{Pending, until};
-use crate::{control, ip, probe};
+use crate::{control, ip, netns, probe};
+
+/// TCP port of BGP (RFC 4271).
+const BGP_PORT: u16 = 179;
 
 /// A route of the kernel's main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,21 @@ impl Lab {
         let what = format!("an answer of the agent on {holder}");
         self.wait(&what, async |lab: &mut Self| {
             lab.status(&holder).await.map(drop).map_err(Pending::NotYet)
+        })
+        .await
+    }
+
+    /// Waits until reflectors and routers listen for BGP.
+    pub(super) async fn wait_for_peers(&mut self) -> Result<(), LabError> {
+        self.wait("listening for BGP on all reflectors and routers", async |lab: &mut Self| {
+            let reflectors = lab.topology.reflectors.iter().map(|it| &it.name);
+            let routers = lab.topology.routers.iter().map(|it| &it.name);
+            for member in reflectors.chain(routers) {
+                if !listens(&lab.namespace(member), BGP_PORT)? {
+                    return Err(Pending::NotYet(format!("{member} does not listen yet")));
+                }
+            }
+            Ok(())
         })
         .await
     }
@@ -214,6 +233,25 @@ impl Lab {
     }
 }
 
+/// Whether a TCP socket of the namespace listens on the port, of whichever address and family.
+fn listens(namespace: &str, port: u16) -> Result<bool, LabError> {
+    let tables = netns::enter(namespace, || {
+        ["tcp", "tcp6"].map(|table| {
+            fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default()
+        })
+    })?;
+    Ok(tables.iter().flat_map(|table| table.lines()).any(|line| is_listener(line, port)))
+}
+
+/// Reads a line of /proc/net/tcp: number, local address and port, remote ones, state (proc(5)).
+fn is_listener(line: &str, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let mut words = line.split_whitespace().skip(1);
+    let local = words.next().and_then(|local| local.rsplit_once(':'));
+    local.is_some_and(|(_, local)| u16::from_str_radix(local, 16) == Ok(port))
+        && words.nth(1) == Some(LISTEN)
+}
+
 fn check_status(node: &Node, status: &control::Status, expected: usize) -> Result<(), String> {
     let name = &node.name;
     if !status.ready {
@@ -258,6 +296,15 @@ fn parse_route(route: &Value, v6: bool) -> Option<Route> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn listeners_are_read_as_the_kernel_prints_them() {
+        let line = "   0: 00000000000000000000000000000000:00B3 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1";
+        assert!(is_listener(line, 179));
+        assert!(!is_listener(line, 80));
+        assert!(!is_listener(&line.replace(" 0A ", " 01 "), 179));
+        assert!(!is_listener("  sl  local_address rem_address   st tx_queue", 179));
+    }
 
     #[test]
     fn routes_are_read_as_ip_prints_them() {
