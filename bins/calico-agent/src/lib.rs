@@ -3,8 +3,10 @@
 //! The program `calico-agent` is [`config`] and a call into this library.
 
 pub mod brain;
+pub mod cni;
 pub mod config;
 pub mod control;
+pub mod init;
 pub mod mirror;
 pub mod node;
 pub mod peering;

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use calico_cni::protocol;
 use calico_core::Datastore;
 use calico_core::dataplane::{Dataplane, DataplaneError, VerdictEvent};
 use calico_core::datastore::StoreError;
@@ -17,7 +19,7 @@ use calico_netlink::sysctl::{self, SysctlError};
 use futures_util::StreamExt;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::brain::Brain;
 use crate::config::{Config, ConfigError, Store};
@@ -25,6 +27,7 @@ use crate::control::Control;
 use crate::node::Node;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
+use crate::{cni, init};
 
 /// Verdicts kept for slow listeners of the control service.
 const VERDICTS: usize = 1024;
@@ -87,9 +90,20 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(control.serve(listen(&config.control_socket())?));
     info!(node, run_dir = %config.run_dir.display(), "the agent runs");
 
+    services.spawn(initialize(Arc::clone(&store)));
+    let engine = cni::engine(&node, Arc::clone(&store), watcher, &config.journal());
+    services.spawn(cni::replay(Arc::clone(&engine)));
+    let (stop_calls, stopped) = tokio::sync::oneshot::channel::<()>();
+    let calls = tokio::spawn(protocol::serve(listen(&config.cni_socket())?, engine, async move {
+        drop(stopped.await)
+    }));
     let brain = Brain::new(&node);
     Node { brain, store, dataplane, router, progress }.run(shutdown).await;
     info!("the agent stops; traffic and routes stay");
+    drop(stop_calls);
+    if let Err(error) = calls.await {
+        warn!(%error, "the CNI service ended badly");
+    }
     services.shutdown().await;
     Ok(())
 }
@@ -122,6 +136,18 @@ fn serve_store(
 
 fn listen(path: &Path) -> Result<LocalListener, RunError> {
     LocalListener::bind(path).map_err(file(path))
+}
+
+/// Waits for the datastore if need be: the cluster may be on its way up, too.
+async fn initialize(store: Arc<dyn Datastore>) {
+    let guid = || {
+        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        uuid.trim().replace('-', "")
+    };
+    while let Err(error) = init::ensure_initialized(&*store, guid).await {
+        debug!(%error, "cannot initialize the datastore yet");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 async fn publish(dataplane: Arc<dyn Dataplane>, verdicts: broadcast::Sender<VerdictEvent>) {

@@ -1,0 +1,74 @@
+//! The CNI service of this node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use calico_cni::engine::{Engine, Journal, NetlinkPods, Options, Parts, PolicyGate};
+use calico_core::Datastore;
+use calico_core::dataplane::EndpointId;
+use calico_core::datastore::Revision;
+use calico_ipam::Ipam;
+use tracing::{info, warn};
+
+use crate::progress::Watcher;
+
+/// How often deletions that could not be carried out are tried again.
+const REPLAY: Duration = Duration::from_secs(15);
+
+#[async_trait]
+impl PolicyGate for Watcher {
+    async fn wait_programmed(
+        &self,
+        endpoint: &EndpointId,
+        written: Revision,
+        patience: Duration,
+    ) -> Result<(), String> {
+        Self::wait_programmed(self, endpoint, written, patience)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// What serves the container runtime's calls.
+#[must_use]
+pub fn engine(
+    node: &str,
+    store: Arc<dyn Datastore>,
+    progress: Watcher,
+    journal: &Path,
+) -> Arc<Engine> {
+    let options = calico_ipam::Options::default();
+    Arc::new(Engine::new(Parts {
+        node: node.to_owned(),
+        ipam: Ipam::new(Arc::clone(&store), options),
+        store,
+        network: Arc::new(NetlinkPods),
+        policy: Arc::new(progress),
+        journal: Journal::new(journal),
+        options: Options { clock: Arc::new(SystemTime::now), ..Options::default() },
+    }))
+}
+
+/// Carries out what the journal holds, at once and from time to time.
+pub async fn replay(engine: Arc<Engine>) {
+    let mut ticks = tokio::time::interval(REPLAY);
+    loop {
+        ticks.tick().await;
+        match engine.replay().await {
+            Ok(replayed) => {
+                if replayed.done > 0 {
+                    info!(done = replayed.done, "carried out deletions from the journal");
+                }
+                if replayed.left > 0 {
+                    warn!(left = replayed.left, "deletions wait in the journal");
+                }
+                for file in replayed.unreadable {
+                    warn!(file = %file.display(), "a journal entry cannot be read; remove it");
+                }
+            }
+            Err(error) => warn!(%error, "cannot carry out deletions from the journal"),
+        }
+    }
+}
