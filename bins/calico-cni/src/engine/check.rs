@@ -1,0 +1,47 @@
+use std::net::IpAddr;
+
+use calico_core::resource::WorkloadEndpoint;
+
+use super::Engine;
+use crate::spec::{Call, CniError, Code, NetConf};
+
+impl Engine {
+    /// Sees whether an attachment is as its ADD made it: endpoint, addresses, interfaces, routes.
+    ///
+    /// # Errors
+    ///
+    /// Code 102 names the first thing that is missing or different.
+    pub async fn check(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        let Some(previous) = conf.prev_result()? else {
+            return Err(CniError::new(Code::InvalidConfig, "CHECK needs prevResult")
+                .details("the runtime must pass what ADD answered"));
+        };
+        let id = self.identity(conf, call);
+        let _lock = self.locks.lock(&id.lock_name()).await;
+        let endpoint = match self.store.find(&id.key()).await? {
+            Some(entry) => entry.decode::<WorkloadEndpoint>()?,
+            None => return Err(different(format!("workload endpoint {} is gone", id.endpoint()))),
+        };
+        if endpoint.spec.container_id != call.container {
+            let other = &endpoint.spec.container_id;
+            return Err(different(format!("{} belongs to container {other}", id.endpoint())));
+        }
+        let addresses: Vec<IpAddr> =
+            endpoint.spec.ip_networks.iter().map(|net| net.addr()).collect();
+        let assigned = self.addresses.ipam().addresses_by_handle(&id.handle).await?;
+        for ip in previous.addresses() {
+            if !addresses.contains(&ip) {
+                return Err(different(format!("{} does not have {ip}", id.endpoint())));
+            }
+            if conf.ipam.is_ours() && !assigned.contains(&ip) {
+                return Err(different(format!("{ip} is not assigned to handle {}", id.handle)));
+            }
+        }
+        let spec = self.pod_spec(conf, call, &id, &addresses);
+        self.network.check(spec).await.map_err(|error| different(error.to_string()))
+    }
+}
+
+fn different(details: String) -> CniError {
+    CniError::new(Code::Network, "the attachment is not as it was made").details(details)
+}

@@ -1,0 +1,187 @@
+use std::path::PathBuf;
+
+use calico_core::resource::WorkloadEndpoint;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{Engine, log};
+use crate::naming::Identity;
+use crate::protocol::{PROTOCOL, Plugin, Request};
+use crate::spec::{Call, CniError, Code, NetConf, Verb};
+
+/// What [`Engine::replay`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Deletions carried out.
+    pub done: usize,
+    /// Deletions that still wait.
+    pub left: usize,
+    /// Files of the journal that cannot be read.
+    pub unreadable: Vec<PathBuf>,
+}
+
+/// Whose the endpoint of an attachment's name is.
+enum Holder {
+    /// Nobody's.
+    Nobody,
+    /// This container's, as of this revision.
+    This(calico_core::datastore::Revision),
+    /// Another container's: name and interface are not ours any more.
+    Another,
+}
+
+impl Engine {
+    /// Detaches a container. No error if there is nothing to detach, or only some of it; never waits
+    /// long for the datastore: what cannot be done now goes to the journal.
+    ///
+    /// # Errors
+    ///
+    /// Code 102 if the interface cannot be removed; code 5 if neither the datastore nor the
+    /// journal can be written.
+    pub async fn del(&self, conf: &NetConf, request: &Request) -> Result<(), CniError> {
+        let call = &request.call;
+        let id = self.identity(conf, call);
+        let _lock = self.locks.lock(&id.lock_name()).await;
+        let patience = self.options.store_patience;
+        let holder = timeout(patience, self.holder(call, &id)).await;
+        let holder = holder.unwrap_or_else(|_elapsed| Err(self.slow()));
+        // The host's interface may be the successor's by now; inside of its own namespace, the
+        // container's end is always its own.
+        let host = match &holder {
+            Ok(Holder::Nobody | Holder::This(_)) => Some(id.host_interface.as_str()),
+            Ok(Holder::Another) | Err(_) => None,
+        };
+        self.network.teardown(host, call.netns(), &call.ifname).await?;
+        let forgotten = match holder {
+            Ok(holder) => match timeout(patience, self.forget(conf, call, &id, &holder)).await {
+                Ok(forgotten) => forgotten,
+                Err(_elapsed) => Err(self.slow()),
+            },
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            Ok(()) => {
+                log("detached", &id, "");
+                Ok(())
+            }
+            Err(error) => self.postpone(conf, request, &error),
+        }
+    }
+
+    /// Carries out the deletions of the journal, those that still cannot be done stay there.
+    ///
+    /// # Errors
+    ///
+    /// Code 5 if the journal cannot be read.
+    pub async fn replay(&self) -> Result<Replayed, CniError> {
+        let unreadable = |error: std::io::Error| {
+            CniError::new(Code::Io, "the journal cannot be read").details(error.to_string())
+        };
+        let (pending, bad) = self.journal.pending().map_err(unreadable)?;
+        let mut replayed = Replayed { unreadable: bad, ..Replayed::default() };
+        for path in &replayed.unreadable {
+            warn!(path = %path.display(), "ignoring a file of the journal that cannot be read");
+        }
+        for entry in pending {
+            match self.carry_out(&entry.request).await {
+                Ok(()) => {
+                    self.journal.done(&entry).map_err(unreadable)?;
+                    replayed.done += 1;
+                }
+                Err(error) => {
+                    warn!(%error, container = entry.request.call.container, "a deletion waits");
+                    replayed.left += 1;
+                }
+            }
+        }
+        Ok(replayed)
+    }
+
+    async fn carry_out(&self, request: &Request) -> Result<(), CniError> {
+        let conf = NetConf::parse(&request.config)?;
+        let call = &request.call;
+        let id = self.identity(&conf, call);
+        let _lock = self.locks.lock(&id.lock_name()).await;
+        let work = async {
+            if request.plugin == Plugin::Ipam {
+                return self.release(&conf, call, &id).await;
+            }
+            let holder = self.holder(call, &id).await?;
+            if !matches!(holder, Holder::Another) {
+                // By name only: the path may lead to another container's namespace by now.
+                self.network.teardown(Some(&id.host_interface), None, &call.ifname).await?;
+            }
+            self.forget(&conf, call, &id, &holder).await
+        };
+        timeout(self.options.store_patience, work).await.unwrap_or_else(|_| Err(self.slow()))
+    }
+
+    async fn holder(&self, call: &Call, id: &Identity) -> Result<Holder, CniError> {
+        let Some(entry) = self.store.find(&id.key()).await? else { return Ok(Holder::Nobody) };
+        // One that cannot be read is nobody's to keep.
+        let endpoint = entry.decode::<WorkloadEndpoint>();
+        let other = endpoint.is_ok_and(|endpoint| endpoint.spec.container_id != call.container);
+        Ok(if other { Holder::Another } else { Holder::This(entry.revision) })
+    }
+
+    /// Removes the traces in the datastore. The address goes last: it must not be given to another
+    /// while anything still leads it here.
+    async fn forget(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+        holder: &Holder,
+    ) -> Result<(), CniError> {
+        let mut expected = match holder {
+            Holder::This(revision) => Some(*revision),
+            Holder::Nobody | Holder::Another => None,
+        };
+        while let Some(revision) = expected {
+            match self.store.delete(id.key(), Some(revision)).await {
+                Ok(_) => break,
+                Err(error) if error.is_not_found() => break,
+                Err(error) if error.is_conflict() => {
+                    expected = match self.holder(call, id).await? {
+                        Holder::This(revision) => Some(revision),
+                        Holder::Nobody | Holder::Another => None,
+                    };
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.release(conf, call, id).await
+    }
+
+    /// Notes a deletion in the journal, because of `error`.
+    pub(super) fn postpone(
+        &self,
+        conf: &NetConf,
+        request: &Request,
+        error: &CniError,
+    ) -> Result<(), CniError> {
+        info!(%error, container = request.call.container, "a deletion goes to the journal");
+        self.journal.note(&conf.name, request).map_err(|failed| {
+            CniError::new(Code::Io, "neither the datastore nor the journal can be written")
+                .details(format!("{error}; journal: {failed}"))
+        })
+    }
+
+    /// A deletion of what `call` is about.
+    pub(super) fn deletion(&self, conf: &NetConf, call: &Call) -> Request {
+        // What matters for a deletion; the configuration itself is not at hand here.
+        let config = serde_json::json!({ "name": conf.name, "cniVersion": conf.cni_version });
+        Request {
+            protocol: PROTOCOL,
+            plugin: Plugin::Main,
+            verb: Verb::Del,
+            call: call.clone(),
+            config: config.to_string(),
+        }
+    }
+
+    pub(super) fn slow(&self) -> CniError {
+        let patience = self.options.store_patience;
+        CniError::new(Code::TryAgain, format!("the datastore did not answer within {patience:?}"))
+    }
+}

@@ -1,0 +1,117 @@
+//! Addresses of a container; all that is left when called as `calico-ipam`.
+
+use std::net::IpAddr;
+
+use calico_ipam::AssignRequest;
+use calico_ipam::plan::time::rfc3339;
+use ipnet::IpNet;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::Engine;
+use crate::naming::{Identity, handle};
+use crate::protocol::Request;
+use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
+
+impl Engine {
+    /// Assigns the addresses of an attachment; a repeated call gets the same ones.
+    pub(super) async fn assign(
+        &self,
+        conf: &NetConf,
+        id: &Identity,
+    ) -> Result<Vec<IpAddr>, CniError> {
+        if !conf.ipam.is_ours() {
+            let message = format!("ipam.type {:?} is not supported", conf.ipam.plugin);
+            return Err(CniError::new(Code::UnsupportedField, message)
+                .details("use \"calico-ipam\" in the network configuration"));
+        }
+        let mut request = AssignRequest::new(&self.node)
+            .handle(&id.handle)
+            .attribute("node", &self.node)
+            .attribute("namespace", &id.namespace)
+            .attribute("timestamp", rfc3339((self.options.clock)()))
+            .v4(conf.ipam.assign_ipv4.into())
+            .v6(conf.ipam.assign_ipv6.into())
+            .reuse();
+        if let Some(pod) = &id.pod {
+            request = request.attribute("pod", pod);
+        }
+        request.v4_pools.clone_from(&conf.ipam.ipv4_pools);
+        request.v6_pools.clone_from(&conf.ipam.ipv6_pools);
+        let assigned = self.addresses.auto_assign(request).await?;
+        let addresses = assigned.addresses().map(|address| address.ip).collect();
+        match assigned.complete() {
+            Ok(_) => Ok(addresses),
+            Err(short) => {
+                // One family without the other is of no use: upstream gives it back as well.
+                if let Err(error) = self.addresses.release_by_handle(&id.handle).await {
+                    warn!(%error, handle = id.handle, "addresses of a failed ADD stay assigned");
+                }
+                Err(short.into())
+            }
+        }
+    }
+
+    pub(super) async fn add_addresses(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+    ) -> Result<CniResult, CniError> {
+        self.ready().await?;
+        let id = self.identity(conf, call);
+        let _lock = self.locks.lock(&id.lock_name()).await;
+        let nets: Vec<IpNet> = self.assign(conf, &id).await?.into_iter().map(IpNet::from).collect();
+        let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };
+        let ips = nets.iter().map(ip).collect();
+        Ok(CniResult { interfaces: Vec::new(), ips, routes: nets })
+    }
+
+    pub(super) async fn del_addresses(
+        &self,
+        conf: &NetConf,
+        request: &Request,
+    ) -> Result<(), CniError> {
+        let call = &request.call;
+        let id = self.identity(conf, call);
+        let _lock = self.locks.lock(&id.lock_name()).await;
+        let released = self.release(conf, call, &id);
+        match timeout(self.options.store_patience, released).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => self.postpone(conf, request, &error),
+            Err(_elapsed) => self.postpone(conf, request, &self.slow()),
+        }
+    }
+
+    /// Releases the addresses of a container, also those under the handle of older versions.
+    pub(super) async fn release(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+    ) -> Result<(), CniError> {
+        self.addresses.release_by_handle(&handle(&conf.name, &call.container)).await?;
+        if let Some(pod) = &id.pod {
+            self.addresses.release_by_handle(&format!("{}.{pod}", id.namespace)).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn check_addresses(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+    ) -> Result<(), CniError> {
+        let id = self.identity(conf, call);
+        let found = self.addresses.ipam().addresses_by_handle(&id.handle).await?;
+        let previous = conf.prev_result()?.unwrap_or_default();
+        let ours: Vec<IpAddr> = previous.addresses().collect();
+        match ours.iter().find(|ip| !found.contains(ip)) {
+            None if !found.is_empty() => Ok(()),
+            missing => {
+                let which = missing.map_or_else(|| "any address".into(), ToString::to_string);
+                Err(CniError::new(Code::Network, "the attachment is not as it was made")
+                    .details(format!("handle {} does not have {which}", id.handle)))
+            }
+        }
+    }
+}
