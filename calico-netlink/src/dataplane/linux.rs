@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use calico_core::dataplane::{
@@ -11,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::causes::Causes;
 use super::check;
+use super::guard::Guard;
 use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
@@ -23,6 +25,20 @@ pub const TABLE: &str = "calico";
 /// Attempts to commit while other programs keep changing the ruleset. The last one goes without
 /// the generation check: our table is ours, and a batch that does not fit it is refused.
 const ATTEMPTS: usize = 5;
+
+/// How this backend behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How often to look whether another program changed our table (and to repair it at once);
+    /// absent: only [`Dataplane::resync`] looks.
+    pub guard_interval: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { guard_interval: Some(Duration::from_millis(50)) }
+    }
+}
 
 /// What the rules made from one source counted, all of its compiled forms together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,13 +55,14 @@ pub struct SourceCounter {
 /// namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct LinuxDataplane {
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
     routes: Arc<dyn RouteProgrammer>,
     verdicts: Verdicts,
+    _guard: Option<Guard>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     socket: Socket,
     state: State,
     /// Of the ruleset as we last saw or made it.
@@ -53,6 +70,8 @@ struct Inner {
     /// Whether the kernel's table and routes were compared with complete desired state since we
     /// started.
     adopted: bool,
+    /// Whether the table was removed on request and nothing was applied since.
+    removed: bool,
     /// Whether that included the routes over other routers.
     swept: bool,
 }
@@ -66,18 +85,32 @@ impl LinuxDataplane {
     /// [`DataplaneError::Unsupported`] when the kernel lacks nf_tables or this process the right
     /// to use it.
     pub async fn open(routes: Arc<dyn RouteProgrammer>) -> Result<Self, DataplaneError> {
+        Self::open_with(routes, Settings::default()).await
+    }
+
+    /// [`open`](Self::open), with other than the default settings.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub async fn open_with(
+        routes: Arc<dyn RouteProgrammer>,
+        settings: Settings,
+    ) -> Result<Self, DataplaneError> {
         let mut socket = Socket::open().map_err(failed)?;
         let (table, generation, foreign) =
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
         let causes = Causes::default();
         let state = State::new(Tracker::new(Family::Inet, TABLE), causes.clone());
-        let mut inner = Inner { socket, state, generation, adopted: false, swept: false };
+        let mut inner =
+            Inner { socket, state, generation, adopted: false, swept: false, removed: false };
         if table.is_none() {
             inner.commit().await.map_err(unsupported)?;
         } else {
             inner.state.table().observed(table.as_ref(), foreign);
         }
-        Ok(Self { inner: Mutex::new(inner), routes, verdicts: Verdicts::start(causes) })
+        let inner = Arc::new(Mutex::new(inner));
+        let guard = settings.guard_interval.map(|every| Guard::start(inner.clone(), every));
+        Ok(Self { inner, routes, verdicts: Verdicts::start(causes), _guard: guard })
     }
 
     /// What every source rule counted since its chain was last changed.
@@ -120,6 +153,7 @@ impl LinuxDataplane {
             }
         }
         inner.state.table().observed(None, false);
+        inner.removed = true;
         (inner.adopted, inner.swept) = (false, false);
         self.routes.replace_all(&[], true).await.map(|_removed| ())
     }
@@ -134,6 +168,7 @@ impl Dataplane for LinuxDataplane {
         inner.state.apply(transaction);
         let failed_endpoints = inner.state.failed();
         if inner.state.in_sync() {
+            inner.removed = false;
             // What the kernel has already as it should be is left alone.
             if !inner.adopted {
                 inner.observe().await.map_err(failed)?;
@@ -158,16 +193,11 @@ impl Dataplane for LinuxDataplane {
 
     async fn resync(&self) -> Result<Drift, DataplaneError> {
         let mut inner = self.inner.lock().await;
-        let mut repaired = inner.observe().await.map_err(failed)?;
+        inner.removed = false;
+        let mut repaired = inner.repair().await.map_err(failed)?;
         if !inner.state.in_sync() {
-            // What an earlier run left is right until we know better; nothing at all is not.
-            if inner.state.table().is_absent() {
-                inner.commit().await.map_err(failed)?;
-                return Ok(Drift { repaired });
-            }
-            return Ok(Drift::default());
+            return Ok(Drift { repaired });
         }
-        inner.commit().await.map_err(failed)?;
         let learned = inner.state.learned_in_sync();
         repaired.extend(self.routes.replace_all(&inner.state.routes(), learned).await?);
         (inner.adopted, inner.swept) = (true, learned);
@@ -221,6 +251,26 @@ impl Inner {
         if let Err(error) = self.socket.forget_connections(&released).await {
             tracing::debug!(%error, "connections of removed endpoints stay until they time out");
         }
+    }
+
+    /// Makes the table as it should be; returns how it was not.
+    async fn repair(&mut self) -> Result<Vec<String>, Error> {
+        let drift = self.observe().await?;
+        // What an earlier run left is right until we know better; nothing at all is not.
+        if self.state.in_sync() || self.state.table().is_absent() {
+            self.commit().await?;
+            return Ok(drift);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Repairs the table if anybody but us committed anything since we last looked.
+    pub(super) async fn repair_if_changed(&mut self) -> Result<Vec<String>, Error> {
+        // Removed on purpose, or not begun.
+        if self.removed || self.socket.generation().await? == self.generation {
+            return Ok(Vec::new());
+        }
+        self.repair().await
     }
 
     async fn observe(&mut self) -> Result<Vec<String>, Error> {

@@ -34,6 +34,7 @@ mod causes;
 mod check;
 mod elements;
 mod endpoint;
+mod guard;
 mod linux;
 mod lower;
 mod matches;
@@ -47,6 +48,6 @@ mod kernel_tests;
 #[cfg(test)]
 mod state_tests;
 
-pub use linux::{LinuxDataplane, SourceCounter, TABLE};
+pub use linux::{LinuxDataplane, Settings, SourceCounter, TABLE};
 pub use names::{GROUP_EGRESS, GROUP_INGRESS};
 pub use routes::{NoRoutes, RouteProgrammer};

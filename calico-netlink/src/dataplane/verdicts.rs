@@ -1,5 +1,7 @@
 //! Reports of rules become verdict events for every subscriber.
 
+use std::time::Duration;
+
 use calico_core::dataplane::{VerdictEvent, VerdictStream};
 use nix::net::if_::if_indextoname;
 use tokio::sync::broadcast;
@@ -12,25 +14,22 @@ use crate::nft::{Error, nflog::Listener};
 /// Events a slow subscriber may lag behind before it loses some.
 const BACKLOG: usize = 1024;
 
+/// Between attempts to listen, when another program has our groups or the socket broke.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Reads reports in a task of its own, which ends with this value.
 #[derive(Debug)]
 pub(super) struct Verdicts {
     events: broadcast::Sender<VerdictEvent>,
-    reader: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
 }
 
 impl Verdicts {
-    /// Starts reading. When another program has taken our groups there are no events, which a
+    /// Starts reading. While another program has our groups there are no events, which a
     /// warning tells: enforcement does not depend on them.
     pub(super) fn start(causes: Causes) -> Self {
         let (events, _) = broadcast::channel(BACKLOG);
-        let reader = match Listener::open(&[names::GROUP_INGRESS, names::GROUP_EGRESS]) {
-            Ok(listener) => Some(tokio::spawn(read(listener, causes, events.clone()))),
-            Err(error) => {
-                tracing::warn!(%error, "verdicts are enforced but not reported");
-                None
-            }
-        };
+        let reader = tokio::spawn(run(listen(), causes, events.clone()));
         Self { events, reader }
     }
 
@@ -50,26 +49,51 @@ impl Verdicts {
 
 impl Drop for Verdicts {
     fn drop(&mut self) {
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
+        self.reader.abort();
     }
 }
 
-async fn read(mut listener: Listener, causes: Causes, events: broadcast::Sender<VerdictEvent>) {
+async fn run(
+    mut listener: Result<Listener, Error>,
+    causes: Causes,
+    events: broadcast::Sender<VerdictEvent>,
+) {
+    let mut told = false;
     loop {
-        match listener.receive().await {
-            Ok(packets) => {
-                for event in packets.iter().filter_map(|p| causes.event(p, interface_name)) {
-                    // Nobody listening is no failure.
-                    let _none = events.send(event);
-                }
+        let error = match listener {
+            Ok(listener) => {
+                told = false;
+                read(listener, &causes, &events).await
             }
-            Err(error @ (Error::Socket { .. } | Error::Timeout { .. })) => {
-                tracing::warn!(%error, "reading verdict reports ended");
-                return;
-            }
-            Err(error) => tracing::debug!(%error, "a verdict report was unreadable"),
+            Err(error) => error,
+        };
+        if !told {
+            tracing::warn!(%error, "verdicts are enforced but not reported for now");
+            told = true;
+        }
+        tokio::time::sleep(RETRY).await;
+        listener = listen();
+    }
+}
+
+fn listen() -> Result<Listener, Error> {
+    Listener::open(&[names::GROUP_INGRESS, names::GROUP_EGRESS])
+}
+
+/// Reads until the socket fails.
+async fn read(
+    mut listener: Listener,
+    causes: &Causes,
+    events: &broadcast::Sender<VerdictEvent>,
+) -> Error {
+    loop {
+        let packets = match listener.receive().await {
+            Ok(packets) => packets,
+            Err(error) => return error,
+        };
+        for event in packets.iter().filter_map(|packet| causes.event(packet, interface_name)) {
+            // Nobody listening is no failure.
+            let _none = events.send(event);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The dataplane in the running kernel, judged by real packets. Each test has namespaces of its
 //! own.
 
+mod continuity;
 mod lab;
 mod lifecycle;
 mod policy;
@@ -18,7 +19,9 @@ use futures_util::StreamExt;
 
 use self::lab::Pod;
 use super::{LinuxDataplane, NoRoutes};
+use crate::nft::Socket;
 pub(super) use crate::nft::test_support::in_new_netns;
+use crate::nft::wire::Family;
 
 async fn open() -> LinuxDataplane {
     LinuxDataplane::open(Arc::new(NoRoutes)).await.unwrap()
@@ -111,4 +114,28 @@ fn in_set(id: &str) -> Vec<SetId> {
 async fn next(verdicts: &mut VerdictStream) -> VerdictEvent {
     let event = tokio::time::timeout(Duration::from_secs(2), verdicts.next()).await;
     event.expect("a verdict event within two seconds").expect("the stream goes on")
+}
+
+/// A server that two port ranges of UDP are allowed to, from one client.
+fn everything(server: &Pod, client: &Pod) -> Vec<Update> {
+    let rules = ingress_policy(
+        "udp",
+        &[(Action::Allow, &|rule| {
+            rule.protocol = Some(17);
+            rule.source.sets = in_set("s:client");
+            rule.destination.ports = [ports(7, 9), ports(70, 70)].concat();
+        })],
+    );
+    vec![
+        address_set("s:client", &[client]),
+        open_profile(),
+        rules,
+        Update::Endpoint(endpoint(server, &["udp"], &[])),
+        Update::Endpoint(endpoint(client, &[], &[])),
+        Update::InSync,
+    ]
+}
+
+async fn table() -> Option<crate::nft::Ruleset> {
+    Socket::open().unwrap().read_table(Family::Inet, "calico").await.unwrap().0
 }

@@ -1,0 +1,147 @@
+//! Traffic that policy allows goes on, and what it forbids stays out, while things change.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::lab::{PATIENCE, forward, nft};
+use super::*;
+
+#[test]
+fn a_restart_changes_nothing_and_loses_no_new_flow() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Arc::new(Pod::new(2)));
+        let mut dataplane = open().await;
+        apply(&dataplane, everything(&server, &client)).await;
+        let before = table().await;
+        let handles = || nft(&["-s", "-a", "list", "table", "inet", "calico"]);
+        let handles_before = handles();
+        let stop = Arc::new(AtomicBool::new(false));
+        // Whoever answers must outlast whoever asks.
+        let answered = Arc::new(AtomicBool::new(false));
+        let echo = echo(&server, &answered);
+        let traffic = traffic(&client, &server, &stop, PATIENCE);
+        for _ in 0..10 {
+            drop(dataplane);
+            dataplane = open().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            apply(&dataplane, everything(&server, &client)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (sent, received) = traffic.join().unwrap();
+        answered.store(true, Ordering::Relaxed);
+        echo.join().unwrap();
+        assert!(sent > 100, "{sent} datagrams are too few to show anything");
+        assert_eq!(sent, received);
+        assert_eq!(table().await, before);
+        // Handles would differ had anything been made anew, and counters be lost.
+        assert_eq!(handles(), handles_before);
+        println!("{sent} flows over 10 restarts, none lost");
+    });
+}
+
+#[test]
+fn no_packet_meets_half_of_a_change() {
+    in_new_netns(async || {
+        forward();
+        let server = Pod::new(1);
+        let (friend, foe) = (Arc::new(Pod::new(2)), Arc::new(Pod::new(3)));
+        let dataplane = open().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        // Two ways to say the same, which share nothing: other sets, other policies, and a deny
+        // that must never be without the allow before it, nor the other way round.
+        let by_set = vec![
+            address_set("s:friends", &[&friend]),
+            ingress_policy(
+                "by-set",
+                &[(Action::Allow, &|rule| {
+                    rule.source.sets = in_set("s:friends");
+                })],
+            ),
+            Update::Endpoint(endpoint(&server, &["by-set"], &[])),
+            Update::RulesRemoved(RuleOwner::Policy(policy("by-net"))),
+            Update::SetRemoved("s:foes".into()),
+        ];
+        let by_net = vec![
+            address_set("s:foes", &[&foe]),
+            ingress_policy(
+                "by-net",
+                &[
+                    (Action::Deny, &|rule| rule.source.sets = in_set("s:foes")),
+                    (Action::Allow, &|_| {}),
+                ],
+            ),
+            Update::Endpoint(endpoint(&server, &["by-net"], &[])),
+            Update::RulesRemoved(RuleOwner::Policy(policy("by-set"))),
+            Update::SetRemoved("s:friends".into()),
+        ];
+        let start = vec![
+            open_profile(),
+            Update::Endpoint(endpoint(&friend, &[], &[])),
+            Update::Endpoint(endpoint(&foe, &[], &[])),
+            Update::InSync,
+        ];
+        apply(&dataplane, [by_set.clone(), start].concat()).await;
+        let answered = Arc::new(AtomicBool::new(false));
+        let echo = echo(&server, &answered);
+        let (friendly, hostile) = (
+            traffic(&friend, &server, &stop, PATIENCE),
+            traffic(&foe, &server, &stop, Duration::from_millis(1)),
+        );
+        for _ in 0..200 {
+            apply(&dataplane, by_net.clone()).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            apply(&dataplane, by_set.clone()).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let (sent, received) = friendly.join().unwrap();
+        let (forbidden, _) = hostile.join().unwrap();
+        answered.store(true, Ordering::Relaxed);
+        println!(
+            "over 400 changes, {received} of {sent} allowed flows passed; {forbidden} forbidden"
+        );
+        assert!(sent > 100 && forbidden > 100, "{sent} and {forbidden} show nothing");
+        assert_eq!(sent, received);
+        assert_eq!(echo.join().unwrap(), BTreeSet::from([friend.v4]));
+    });
+}
+
+/// New flows from `from` to port 9 of `to`, each of its own socket, until told to stop. Returns
+/// how many were sent and how many arrived.
+fn traffic(
+    from: &Arc<Pod>,
+    to: &Pod,
+    stop: &Arc<AtomicBool>,
+    patience: Duration,
+) -> std::thread::JoinHandle<(usize, usize)> {
+    let (from, stop, address) = (from.clone(), stop.clone(), to.v4);
+    std::thread::spawn(move || {
+        let (mut sent, mut received) = (0, 0);
+        while !stop.load(Ordering::Relaxed) && sent < 100_000 {
+            let sender = from.host.udp(from.v4, 0);
+            sender.set_read_timeout(Some(patience)).unwrap();
+            sender.send_to(b"x", (address, 9)).unwrap();
+            sent += 1;
+            received += usize::from(sender.recv_from(&mut [0; 8]).is_ok());
+        }
+        (sent, received)
+    })
+}
+
+/// Answers every datagram to port 9 of a pod. Returns who sent some.
+fn echo(pod: &Pod, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<BTreeSet<IpAddr>> {
+    let (socket, stop) = (pod.host.udp(pod.v4, 9), stop.clone());
+    std::thread::spawn(move || {
+        let mut senders = BTreeSet::new();
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok((len, from)) = socket.recv_from(&mut [0; 8]) {
+                senders.insert(from.ip());
+                socket.send_to(&b"xxxxxxxx"[..len], from).unwrap();
+            }
+        }
+        senders
+    })
+}
