@@ -512,3 +512,29 @@ fn traffic_leaving_the_pools_is_masqueraded() {
         assert_eq!(source_seen(pod.v6, "2001:db8::2", 4), "2001:db8::1");
     });
 }
+
+#[test]
+fn tunnelled_packets_of_a_workload_are_dropped() {
+    in_new_netns(async || {
+        forward();
+        let dataplane = open().await;
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let updates = vec![
+            open_profile(),
+            Update::Endpoint(endpoint(&server, &[], &[])),
+            Update::Endpoint(endpoint(&client, &[], &[])),
+            Update::InSync,
+        ];
+        apply(&dataplane, updates).await;
+        for (port, passes) in [(4788, true), (4789, false), (4790, true)] {
+            for (from, to) in [(client.v4, server.v4), (client.v6, server.v6)] {
+                let receiver = server.host.udp(to, port);
+                client.host.udp(from, 0).send_to(b"x", (to, port)).unwrap();
+                assert_eq!(receiver.recv_from(&mut [0; 8]).is_ok(), passes, "{to} port {port}");
+            }
+        }
+        let counters = dataplane.rule_counters().await.unwrap();
+        let of = |identity: &str| counters.iter().find(|c| c.identity == identity).unwrap().packets;
+        assert_eq!((of("VXLAN from a workload"), of("IPIP from a workload")), (2, 0));
+    });
+}
