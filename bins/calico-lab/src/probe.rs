@@ -127,10 +127,16 @@ pub async fn ping(namespace: &str, to: IpAddr, limit: Duration) -> Result<Outcom
     // ping ends with 0 after an answer, 1 without one, 2 if it could not even send (ping(8)).
     let line = |word| text.lines().find(|line| line.contains(word)).map(str::to_owned);
     Ok(match output.status.code() {
-        Some(0) => Outcome::Answered {
-            answer: line("bytes from").unwrap_or_default(),
-            took: started.elapsed(),
-        },
+        Some(0) => {
+            let line = line("bytes from").unwrap_or_default();
+            let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key));
+            let took = value("time=").and_then(|ms| ms.parse::<f64>().ok());
+            Outcome::Answered {
+                answer: format!("echo reply, ttl {}", value("ttl=").unwrap_or("unknown")),
+                took: took
+                    .map_or_else(|| started.elapsed(), |ms| Duration::from_secs_f64(ms / 1e3)),
+            }
+        }
         Some(1) => match line("Unreachable").or_else(|| line("Filtered")) {
             Some(line) => Outcome::Refused(line),
             None => Outcome::Silence(limit),
