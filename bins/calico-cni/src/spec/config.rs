@@ -133,10 +133,15 @@ impl NetConf {
     /// Code 6 for text that is no configuration, 7 for one that makes no sense, 2 for what this
     /// plugin cannot do. The version is checked by [`version`](Self::version).
     pub fn parse(text: &str) -> Result<Self, CniError> {
-        let conf: Self = serde_json::from_str(text).map_err(|error| {
-            CniError::new(Code::Decode, "the network configuration cannot be read")
-                .details(error.to_string())
-        })?;
+        let unreadable = |reason: String| {
+            CniError::new(Code::Decode, "the network configuration cannot be read").details(reason)
+        };
+        // A list of values in the right order would be taken for a structure.
+        if !text.trim_start().starts_with('{') {
+            return Err(unreadable("expected a JSON object on stdin".into()));
+        }
+        let conf: Self =
+            serde_json::from_str(text).map_err(|error| unreadable(where_wrong(text, &error)))?;
         conf.check()?;
         Ok(conf)
     }
@@ -232,6 +237,17 @@ impl Ipam {
     pub fn is_ours(&self) -> bool {
         ["", "calico-ipam"].contains(&self.plugin.as_str())
     }
+}
+
+/// Names the key that an error is about, which the error itself does not.
+fn where_wrong(text: &str, error: &serde_json::Error) -> String {
+    let fields: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    let wrong = fields.into_iter().find_map(|(key, value)| {
+        let alone = serde_json::json!({ key.as_str(): value });
+        let reason = serde_json::from_value::<NetConf>(alone).err()?;
+        Some(format!("{key}: {reason}"))
+    });
+    wrong.unwrap_or_else(|| error.to_string())
 }
 
 /// Upstream writes `"true"` and `"false"` as text; plain booleans are taken too.
