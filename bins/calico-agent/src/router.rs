@@ -276,7 +276,9 @@ fn peer(session: &Session) -> PeerConfig {
     peer.passive = session.passive;
     peer.rr_client = session.reflector_client;
     peer.next_hop = match session.next_hop {
-        resource::NextHopMode::Auto => NextHopMode::Auto,
+        resource::NextHopMode::Auto => {
+            session.subnet.map_or(NextHopMode::Auto, NextHopMode::AutoOnSubnet)
+        }
         resource::NextHopMode::SelfNextHop => NextHopMode::OwnAddress,
         resource::NextHopMode::Keep => NextHopMode::Keep,
     };

@@ -15,6 +15,10 @@ pub enum NextHopMode {
     /// (RFC 4271, section 5.1.3).
     #[default]
     Auto,
+    /// Like `Auto`, but a received next hop on this subnet is told to external peers as it is: they
+    /// are on the subnet, too, and need no detour over this speaker (RFC 4271, section 5.1.3,
+    /// "third party").
+    AutoOnSubnet(IpNet),
     /// Always this speaker, except for reflected routes (RFC 4456, section 10).
     OwnAddress,
     /// The received one, also to external peers.
@@ -51,6 +55,12 @@ pub(super) fn export_attributes(
     let reflected = from.kind.is_internal() && to.kind.is_internal();
     let own = match mode {
         NextHopMode::Auto => to.kind == PeerKind::External,
+        NextHopMode::AutoOnSubnet(subnet) => {
+            let received = out.next_hop.map(NextHop::address);
+            // A peer is never told of its own address.
+            let shared = |hop: IpAddr| subnet.contains(&hop) && hop != to.address;
+            to.kind == PeerKind::External && !received.is_some_and(shared)
+        }
         NextHopMode::OwnAddress => !reflected,
         NextHopMode::Keep => false,
     };

@@ -316,6 +316,10 @@ fn next_hop_modes() {
     assert_eq!(hop([Client, Client], NextHopMode::OwnAddress), theirs);
     assert_eq!(hop([External, External], NextHopMode::Keep), theirs);
     assert_eq!(hop([External, External], NextHopMode::Auto), own);
+    let on = |subnet: &str| NextHopMode::AutoOnSubnet(subnet.parse().unwrap());
+    let beside = |last: u8| format!("{}/32", ip(last));
+    assert_eq!(hop([External, External], on(&beside(1))), theirs, "a third party on the subnet");
+    assert_eq!(hop([External, External], on(&beside(9))), own, "on another subnet");
 }
 
 #[test]

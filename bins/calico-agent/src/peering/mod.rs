@@ -18,6 +18,7 @@ use calico_core::kind::Kind;
 use calico_core::resource::{
     BgpConfiguration, BgpConfigurationSpec, BgpPeer, BgpPeerSpec, NextHopMode, Node,
 };
+use ipnet::IpNet;
 
 use crate::control::PeerType;
 
@@ -40,6 +41,8 @@ pub struct Session {
     pub reflector_client: bool,
     /// Next hop of the routes we send.
     pub next_hop: NextHopMode,
+    /// The subnet that we share with the peer, if so.
+    pub subnet: Option<IpNet>,
     /// Time between keepalives; the hold time is three times this.
     pub keepalive: Option<Duration>,
     /// Restart time that we ask for (RFC 4724).

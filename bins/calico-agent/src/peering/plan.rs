@@ -3,9 +3,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use calico_core::key::Family;
 use calico_core::resource::{
-    BgpPeer, BgpPeerSpec, NextHopMode, Node, ReversePeering, SourceAddress,
+    BgpPeer, BgpPeerSpec, Cidr, NextHopMode, Node, ReversePeering, SourceAddress,
 };
 use calico_core::selector::Selector;
+use ipnet::IpNet;
 use tracing::warn;
 
 use super::{Peering, Session, SpeakerPlan, type_of};
@@ -134,6 +135,7 @@ impl Peering {
             passive: false,
             reflector_client: false,
             next_hop: NextHopMode::Auto,
+            subnet: subnet(me, Family::of(address)).filter(|subnet| subnet.contains(&address)),
             keepalive: None,
             restart_time: None,
             peer_type: PeerType::NodeMesh,
@@ -175,13 +177,20 @@ impl Session {
 }
 
 /// The node's BGP address of a family.
-pub(super) fn address(node: &Node, family: Family) -> Option<IpAddr> {
+fn address(node: &Node, family: Family) -> Option<IpAddr> {
+    cidr(node, family).map(|cidr| cidr.addr())
+}
+
+fn subnet(node: &Node, family: Family) -> Option<IpNet> {
+    cidr(node, family).map(|cidr| cidr.trunc())
+}
+
+fn cidr(node: &Node, family: Family) -> Option<Cidr> {
     let bgp = node.spec.bgp.as_ref()?;
-    let cidr = match family {
+    match family {
         Family::V4 => bgp.ipv4_address,
         Family::V6 => bgp.ipv6_address,
-    };
-    cidr.map(|cidr| cidr.addr())
+    }
 }
 
 fn cluster_id(node: &Node) -> Option<Ipv4Addr> {
