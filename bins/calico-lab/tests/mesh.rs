@@ -29,6 +29,7 @@ async fn three_nodes_in_a_mesh() {
     assert_reaches(&lab, "web", "near").await;
     assert_reaches(&lab, "client", "near").await;
     a_policy_decides_and_says_so(&lab).await;
+    an_agent_may_crash(&mut lab).await;
     a_deleted_pod_leaves_nothing(&mut lab).await;
 
     let removed = lab.remove().unwrap();
@@ -118,6 +119,19 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
         .await
         .unwrap();
     until_tcp(lab, "other", (web[0], 8080).into(), true).await;
+}
+
+/// Traffic goes on while the agents of both ends are gone and come back.
+async fn an_agent_may_crash(lab: &mut Lab) {
+    for node in ["node2", "node1"] {
+        lab.crash_agent(node).unwrap();
+        assert_reaches(lab, "client", "web").await;
+    }
+    lab.wait_for_sessions().await.unwrap();
+    lab.wait_for_routes().await.unwrap();
+    assert_routes(lab, false);
+    assert_routes(lab, true);
+    assert_reaches(lab, "client", "web").await;
 }
 
 async fn a_deleted_pod_leaves_nothing(lab: &mut Lab) {
