@@ -163,7 +163,8 @@ async fn bad_input_gets_an_error_with_its_code_and_leaves_nothing() {
     let text = conf.to_string();
     let future = common::with(conf.clone(), "cniVersion", json!("3.0.0")).to_string();
     let nameless = common::with(conf.clone(), "name", json!("")).to_string();
-    let cases: [(&[(&str, String)], &str, u64, &str); 9] = [
+    type Variables<'v> = &'v [(&'static str, String)];
+    let cases: [(Variables<'_>, &str, u64, &str); 9] = [
         (&good, "", 6, "JSON object"),
         (&good, "{\"name\":", 6, "EOF"),
         (&good, &future, 1, "3.0.0"),

@@ -63,7 +63,7 @@ impl Engine {
         for handle in handles.difference(&kept) {
             if let Err(error) = self.addresses.release_by_handle(handle).await {
                 warn!(%error, handle, "cannot be collected");
-                failed.get_or_insert(error.into());
+                failed.get_or_insert_with(|| error.into());
             }
         }
         failed.map_or(Ok(()), Err)

@@ -45,11 +45,15 @@ impl CniResult {
     /// The JSON that goes to stdout.
     #[must_use]
     pub fn to_json(&self, version: Version) -> String {
-        let value = if version < Version::V0_3_0 { self.old(version) } else { self.new(version) };
+        let value = if version < Version::V0_3_0 {
+            self.by_family(version)
+        } else {
+            self.by_interface(version)
+        };
         value.to_string()
     }
 
-    fn new(&self, version: Version) -> Value {
+    fn by_interface(&self, version: Version) -> Value {
         let mut json = Map::new();
         json.insert("cniVersion".into(), version.as_str().into());
         if !self.interfaces.is_empty() {
@@ -67,7 +71,7 @@ impl CniResult {
     }
 
     /// Versions before 0.3.0 know one address per family and no interfaces.
-    fn old(&self, version: Version) -> Value {
+    fn by_family(&self, version: Version) -> Value {
         let mut json = Map::new();
         json.insert("cniVersion".into(), version.as_str().into());
         for (key, v4) in [("ip4", true), ("ip6", false)] {
