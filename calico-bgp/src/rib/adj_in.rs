@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::export::{is_loop, is_routable};
 use super::path::Path;
-use super::{PeerId, PolicyRoute, Rib, Verdict};
+use super::{PeerId, PolicyRoute, Rib, Verdict, leaks};
 use crate::wire::{Family, NextHop, NlriList, PathAttributes, Update};
 
 impl Rib {
@@ -41,14 +41,15 @@ impl Rib {
             return;
         }
         let Some(peer) = self.peers.get(&id) else { return };
-        let attributes = PathAttributes { next_hop, ..attributes.clone() };
+        let mut attributes = PathAttributes { next_hop, ..attributes.clone() };
         let usable = next_hop.is_some_and(|h| {
             let a = h.address();
             !(a.is_unspecified()
                 || a.is_multicast()
                 || a.is_loopback() && !peer.facts.address.is_loopback())
         });
-        if !usable || is_loop(&self.config, &peer.facts, &attributes) {
+        let looped = is_loop(&self.config, &peer.routing.as_rules, &peer.facts, &attributes);
+        if !usable || looped || !leaks::receive(&peer.facts, &mut attributes) {
             self.withdraw_list(id, list);
             return;
         }

@@ -149,7 +149,7 @@ impl Rib {
             None => {
                 let sent = export_attributes(
                     &self.config,
-                    peer.routing.next_hop,
+                    &peer.routing,
                     from,
                     &peer.facts,
                     family,

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use super::long_lived::is_last_resort;
 use super::{PeerFacts, PeerKind};
 use crate::wire::PathAttributes;
 
@@ -18,6 +19,8 @@ pub enum Decision {
     OnlyPath,
     /// This speaker's own route wins over learned ones.
     Local,
+    /// A route that is alive over one that is only kept as a last resort (RFC 9494).
+    LastResort,
     /// Higher LOCAL_PREF.
     LocalPref,
     /// Shorter AS_PATH.
@@ -45,6 +48,7 @@ impl fmt::Display for Decision {
         f.write_str(match self {
             Self::OnlyPath => "only path",
             Self::Local => "local route",
+            Self::LastResort => "alive over long-lived stale",
             Self::LocalPref => "local preference",
             Self::AsPathLength => "AS path length",
             Self::Origin => "origin",
@@ -98,6 +102,7 @@ pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
         };
     }
     step!(Local, (a.peer.kind != PeerKind::Local).cmp(&(b.peer.kind != PeerKind::Local)));
+    step!(LastResort, is_last_resort(x).cmp(&is_last_resort(y)));
     step!(LocalPref, local_pref(y).cmp(&local_pref(x)));
     step!(AsPathLength, x.as_path.hop_count().cmp(&y.as_path.hop_count()));
     step!(Origin, x.origin.cmp(&y.origin));

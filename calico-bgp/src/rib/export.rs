@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::decision::DEFAULT_LOCAL_PREF;
-use super::{PeerFacts, PeerKind, RibConfig};
+use super::{AsRules, PeerFacts, PeerKind, PeerRouting, RibConfig, leaks, long_lived};
 use crate::wire::{Community, Family, NextHop, PathAttributes, UnknownAttribute};
 
 /// Which next hop a peer is told.
@@ -31,7 +31,7 @@ pub(super) fn may_export(from: &PeerFacts, to: &PeerFacts, attributes: &PathAttr
     if from.kind == PeerKind::Internal && to.kind == PeerKind::Internal {
         return false;
     }
-    if attributes.has_community(Community::NO_ADVERTISE) {
+    if attributes.has_community(Community::NO_ADVERTISE) || !long_lived::may_send(to, attributes) {
         return false;
     }
     let stays_inside = attributes.has_community(Community::NO_EXPORT)
@@ -42,7 +42,7 @@ pub(super) fn may_export(from: &PeerFacts, to: &PeerFacts, attributes: &PathAttr
 /// The attributes to send; `None` if the route may not go, or no next hop of its family is known.
 pub(super) fn export_attributes(
     config: &RibConfig,
-    mode: NextHopMode,
+    routing: &PeerRouting,
     from: &PeerFacts,
     to: &PeerFacts,
     family: Family,
@@ -53,7 +53,7 @@ pub(super) fn export_attributes(
     }
     let mut out = attributes.clone();
     let reflected = from.kind.is_internal() && to.kind.is_internal();
-    let own = match mode {
+    let own = match routing.next_hop {
         NextHopMode::Auto => to.kind == PeerKind::External,
         NextHopMode::AutoOnSubnet(subnet) => {
             let received = out.next_hop.map(NextHop::address);
@@ -64,7 +64,11 @@ pub(super) fn export_attributes(
         NextHopMode::OwnAddress => !reflected,
         NextHopMode::Keep => false,
     };
-    if own || out.next_hop.is_none() {
+    let foreign = family == Family::IPV4_UNICAST
+        && matches!(out.next_hop, Some(hop) if !hop.address().is_ipv4());
+    // RFC 8950, section 4: an IPv6 next hop is only for those who understand it.
+    let unreadable = foreign && !to.traits.extended_next_hop;
+    if own || unreadable || out.next_hop.is_none() {
         out.next_hop = Some(own_next_hop(config, to, family)?);
     }
     if let Some(NextHop::V6LinkLocal(global, _)) = out.next_hop {
@@ -74,7 +78,12 @@ pub(super) fn export_attributes(
     out.unknown =
         out.unknown.iter().filter(|a| a.is_transitive()).map(UnknownAttribute::passed_on).collect();
     match to.kind {
-        PeerKind::External => leave_the_as(&mut out, from, to),
+        PeerKind::External => {
+            leave_the_as(&mut out, routing, from, to);
+            if !leaks::send(to, &mut out) {
+                return None;
+            }
+        }
         _ => {
             out.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
         }
@@ -87,8 +96,8 @@ pub(super) fn export_attributes(
 }
 
 /// RFC 4271, sections 5.1.2, 5.1.4, 5.1.5.
-fn leave_the_as(out: &mut PathAttributes, from: &PeerFacts, to: &PeerFacts) {
-    out.as_path = out.as_path.prepend(to.local_as, 1);
+fn leave_the_as(out: &mut PathAttributes, routing: &PeerRouting, from: &PeerFacts, to: &PeerFacts) {
+    out.as_path = routing.as_rules.leave(&out.as_path, to);
     out.local_pref = None;
     out.originator_id = None;
     out.cluster_list.clear();
@@ -104,13 +113,20 @@ fn own_next_hop(config: &RibConfig, to: &PeerFacts, family: Family) -> Option<Ne
         _ => config.next_hop_v6.map(IpAddr::V6),
     };
     let session = to.local_address.filter(|a| Family::of_address(*a) == family);
-    session.or(configured).map(NextHop::from)
+    // RFC 8950: IPv4 routes over an IPv6 session, from a node that may have no IPv4 address.
+    let extended = to.local_address.filter(|a| a.is_ipv6() && to.traits.extended_next_hop);
+    session.or(configured).or(extended).map(NextHop::from)
 }
 
 /// Whether a received path has been here before, or leads back to this speaker.
-pub(super) fn is_loop(config: &RibConfig, from: &PeerFacts, attributes: &PathAttributes) -> bool {
+pub(super) fn is_loop(
+    config: &RibConfig,
+    rules: &AsRules,
+    from: &PeerFacts,
+    attributes: &PathAttributes,
+) -> bool {
     let own_id: Ipv4Addr = config.router_id;
-    attributes.as_path.count(from.local_as) > 0
+    rules.is_loop(from, attributes)
         || attributes.originator_id == Some(own_id)
         || attributes.cluster_list.contains(&config.cluster_id())
         || attributes.next_hop.is_some_and(|hop| Some(hop.address()) == from.local_address)

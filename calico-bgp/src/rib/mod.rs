@@ -6,9 +6,12 @@
 
 mod adj_in;
 mod adj_out;
+mod as_rules;
 mod decision;
 mod export;
 mod intern;
+mod leaks;
+mod long_lived;
 mod path;
 mod policy;
 mod rank;
@@ -21,10 +24,11 @@ mod histories;
 mod tests;
 
 pub use adj_out::ExportBatch;
+pub use as_rules::{AsRules, PrivateAs};
 pub use decision::{Candidate, Decision, compare};
 pub use export::NextHopMode;
 pub use intern::AttributeStore;
-pub use path::{PeerFacts, PeerId, PeerKind};
+pub use path::{PeerFacts, PeerId, PeerKind, SessionTraits};
 pub use policy::{Policy, PolicyRoute, PrefixList, PrefixRule, RoutePolicy, Verdict};
 pub use table::{PeerRouting, Rib, RibConfig};
 pub use view::{BestRoute, PathView, RouteSource, RouteView};

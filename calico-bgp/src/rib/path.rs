@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::wire::PathAttributes;
+use crate::wire::{PathAttributes, Role};
 
 /// Number of a peer, never used again for another in the life of a speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +49,23 @@ pub struct PeerFacts {
     pub address: IpAddr,
     /// Address of this side of the session: the next hop for "self".
     pub local_address: Option<IpAddr>,
+    /// AS number of the speaker, which `local_as` may hide on this session.
+    pub speaker_as: u32,
+    /// What was agreed with the peer.
+    pub traits: SessionTraits,
+}
+
+/// What a session agreed on that matters for routes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct SessionTraits {
+    /// What this side is to the peer (RFC 9234), if both know.
+    pub role: Option<Role>,
+    /// The peer takes IPv4 routes with an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
+    /// The peer knows long-lived graceful restart (RFC 9494), so it may be told stale routes.
+    pub long_lived: bool,
+    /// The interface over which the peer is reached, if it is known; for policies.
+    pub interface: Option<Arc<str>>,
 }
 
 /// One path to a destination. 24 octets; attributes are shared.

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use super::adj_out::AdjRibOut;
 use super::export::is_routable;
 use super::path::Path;
-use super::{AttributeStore, NextHopMode, PeerFacts, PeerId, PeerKind, Policy};
+use super::{
+    AsRules, AttributeStore, NextHopMode, PeerFacts, PeerId, PeerKind, Policy, SessionTraits,
+};
 use crate::wire::{Family, NextHop, PathAttributes};
 
 /// What the table needs to know of its speaker.
@@ -55,6 +57,8 @@ pub struct PeerRouting {
     pub export: Policy,
     /// Which next hop it is told.
     pub next_hop: NextHopMode,
+    /// How AS numbers are treated.
+    pub as_rules: AsRules,
 }
 
 /// All paths to one prefix, the best first.
@@ -98,6 +102,8 @@ impl Rib {
             router_id: config.router_id,
             address: IpAddr::V4(config.router_id),
             local_address: None,
+            speaker_as: 0,
+            traits: SessionTraits::default(),
         };
         Self {
             config,
@@ -284,7 +290,7 @@ impl Rib {
         true
     }
 
-    fn drop_paths(&mut self, id: PeerId, gone: impl Fn(&IpNet, &Path) -> bool) {
+    pub(super) fn drop_paths(&mut self, id: PeerId, gone: impl Fn(&IpNet, &Path) -> bool) {
         let Some(peer) = self.peers.get(&id) else { return };
         let doomed: Vec<IpNet> = peer
             .prefixes

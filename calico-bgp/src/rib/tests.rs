@@ -31,6 +31,8 @@ pub(super) fn facts(n: u8, kind: PeerKind) -> PeerFacts {
         router_id: ip(n),
         address: ip(n).into(),
         local_address: Some(ip(254).into()),
+        speaker_as: LOCAL_AS,
+        traits: SessionTraits::default(),
     }
 }
 
@@ -438,4 +440,71 @@ fn an_own_route_wins_and_has_no_next_hop() {
     assert_eq!(rib.poll_export(PeerId(2), 10).announce[0].0.next_hop, Some(NextHop::V4(ip(254))));
     rib.withdraw(net("10.0.0.0/24"));
     assert_eq!(best_peer(&rib, "10.0.0.0/24"), Some(1));
+}
+
+#[test]
+fn long_lived_stale_routes_are_a_last_resort() {
+    use PeerKind::Internal;
+    let mut rib = rib(&[Internal, Internal, PeerKind::Client, PeerKind::Client]);
+    let up = |rib: &mut Rib, n: u8, long_lived: bool| {
+        let traits = SessionTraits { long_lived, ..Default::default() };
+        let facts = PeerFacts { traits, ..facts(n, PeerKind::Client) };
+        rib.peer_up(PeerId(n.into()), facts, vec![V4]);
+    };
+    up(&mut rib, 3, true);
+    let no_llgr =
+        PathAttributes { communities: vec![Community::NO_LLGR], ..attributes(1, &[65001]) };
+    announce(&mut rib, 1, "10.1.0.0/16", attributes(1, &[65001]));
+    announce(&mut rib, 1, "10.2.0.0/16", no_llgr);
+    let worse = PathAttributes { local_pref: Some(1), ..attributes(2, &[65001, 65001, 65001]) };
+    announce(&mut rib, 2, "10.1.0.0/16", worse);
+    announce(&mut rib, 1, "10.3.0.0/16", attributes(1, &[65001]));
+    rib.peer_down(PeerId(1), &[V4]);
+    let hops = |rib: &Rib, prefix| rib.best(&net(prefix)).map(|b| b.next_hops);
+    assert_eq!(hops(&rib, "10.1.0.0/16"), Some(vec![ip(1).into()]), "stale, but as good as ever");
+    rib.keep_long_lived(PeerId(1), V4);
+    assert_eq!(hops(&rib, "10.1.0.0/16"), Some(vec![ip(2).into()]), "anything alive is better");
+    assert_eq!(hops(&rib, "10.2.0.0/16"), None, "it did not want to be kept");
+    assert_eq!(hops(&rib, "10.3.0.0/16"), Some(vec![ip(1).into()]), "better than none");
+    let view = rib.route(&net("10.1.0.0/16")).unwrap();
+    assert_eq!(view.paths[1].decided_by, Decision::LastResort);
+    let heard = |rib: &mut Rib, n: u32| {
+        let batch = rib.poll_export(PeerId(n), 100);
+        let of = batch.announce.iter().find(|(_, p)| p.contains(&net("10.3.0.0/16")));
+        of.map(|(a, _)| a.communities.clone())
+    };
+    assert_eq!(heard(&mut rib, 3), Some(vec![Community::LLGR_STALE]));
+    assert_eq!(heard(&mut rib, 4), None, "it would take the route for a good one");
+    rib.sweep_stale(PeerId(1), V4);
+    assert_eq!(hops(&rib, "10.3.0.0/16"), None);
+}
+
+#[test]
+fn a_peer_that_tells_all_anew_loses_what_it_does_not_repeat() {
+    let mut rib = rib(&[PeerKind::Internal]);
+    for prefix in ["10.1.0.0/16", "10.2.0.0/16"] {
+        announce(&mut rib, 1, prefix, attributes(1, &[]));
+    }
+    rib.mark_stale(PeerId(1), V4);
+    announce(&mut rib, 1, "10.2.0.0/16", attributes(1, &[]));
+    assert_eq!(rib.len(), 2, "nothing is missing in between");
+    rib.sweep_stale(PeerId(1), V4);
+    assert!(rib.best(&net("10.1.0.0/16")).is_none());
+    assert!(rib.best(&net("10.2.0.0/16")).is_some());
+}
+
+#[test]
+fn an_ipv6_next_hop_of_an_ipv4_route_goes_only_to_those_who_read_it() {
+    let mut rib = rib(&[PeerKind::Client, PeerKind::Client]);
+    let v6 = "fd00::9".parse().unwrap();
+    let route = PathAttributes { next_hop: Some(NextHop::V6(v6)), ..Default::default() };
+    rib.announce(net("10.0.0.0/8"), route);
+    let hop = |rib: &mut Rib, extended_next_hop| {
+        let traits = SessionTraits { extended_next_hop, ..Default::default() };
+        let facts = PeerFacts { traits, ..facts(1, PeerKind::Client) };
+        rib.peer_up(PeerId(1), facts, vec![V4]);
+        rib.poll_export(PeerId(1), 10).announce[0].0.next_hop.unwrap().address()
+    };
+    assert_eq!(hop(&mut rib, true), IpAddr::from(v6));
+    assert_eq!(hop(&mut rib, false), IpAddr::from(ip(254)));
 }

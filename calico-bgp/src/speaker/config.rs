@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::rib::{NextHopMode, PeerKind, PeerRouting, Policy, RibConfig};
+use crate::rib::{AsRules, NextHopMode, PeerKind, PeerRouting, Policy, RibConfig};
 use crate::session::SessionConfig;
 use crate::wire::Family;
 
@@ -170,6 +170,7 @@ impl PeerConfig {
             import: self.import.clone(),
             export: self.export.clone(),
             next_hop: self.next_hop,
+            as_rules: AsRules::default(),
         }
     }
 

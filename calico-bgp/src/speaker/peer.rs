@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Config, PeerConfig, RestartHelper};
-use crate::rib::{PeerFacts, PeerId, PeerKind};
+use crate::rib::{PeerFacts, PeerId, PeerKind, SessionTraits};
 use crate::session::{DownReason, Negotiated, Peering, State};
 use crate::wire::Family;
 
@@ -126,6 +126,8 @@ impl Peer {
                 .map_or(std::net::Ipv4Addr::UNSPECIFIED, |n| n.remote_router_id),
             address: self.config.address,
             local_address: self.local_address.or(self.config.local_address),
+            speaker_as: speaker.local_as,
+            traits: SessionTraits::default(),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod code {
     pub const AS4_PATH: u8 = 17;
     pub const AS4_AGGREGATOR: u8 = 18;
     pub const LARGE_COMMUNITIES: u8 = 32;
+    pub const ONLY_TO_CUSTOMER: u8 = 35;
 }
 
 pub(super) const OPTIONAL: u8 = 0x80;
@@ -182,6 +183,8 @@ pub struct PathAttributes {
     pub originator_id: Option<Ipv4Addr>,
     /// CLUSTER_LIST (RFC 4456), nearest first.
     pub cluster_list: Vec<Ipv4Addr>,
+    /// ONLY_TO_CUSTOMER: the AS that sent the route to a customer or peer (RFC 9234).
+    pub only_to_customer: Option<u32>,
     /// Everything else.
     pub unknown: Vec<UnknownAttribute>,
 }
@@ -237,6 +240,9 @@ impl PathAttributes {
                     o.put_u32(c.local2);
                 }
             });
+        }
+        if let Some(asn) = self.only_to_customer {
+            put(out, OPTIONAL | TRANSITIVE, code::ONLY_TO_CUSTOMER, |o| o.put_u32(asn));
         }
         for attribute in &self.unknown {
             put(out, attribute.flags, attribute.code, |o| o.put_slice(&attribute.value));

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::Family;
 use super::reader::Reader;
+use super::{Family, Role};
 
 /// Which way several paths per prefix may go (RFC 7911).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +30,17 @@ pub struct GracefulRestart {
     pub families: Vec<(Family, bool)>,
 }
 
+/// A family of the long-lived graceful restart capability (RFC 9494, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LongLivedFamily {
+    /// The family.
+    pub family: Family,
+    /// The F bit: forwarding state was kept over the last restart.
+    pub forwarding: bool,
+    /// Seconds for which routes are kept after the restart time; 24 bits.
+    pub stale_time: u32,
+}
+
 /// One capability.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -48,6 +59,13 @@ pub enum Capability {
     AddPath(Vec<(Family, AddPathMode)>),
     /// ROUTE-REFRESH with begin and end (RFC 7313).
     EnhancedRouteRefresh,
+    /// Families whose routes may have a next hop of another address family, given by its AFI
+    /// (RFC 8950).
+    ExtendedNextHop(Vec<(Family, u16)>),
+    /// What the sender is to the receiver (RFC 9234).
+    Role(Role),
+    /// Long-lived graceful restart (RFC 9494).
+    LongLivedGracefulRestart(Vec<LongLivedFamily>),
     /// Any other, or one whose value does not read as its code promises; kept as it came.
     Unknown {
         /// Capability code (IANA).
@@ -63,11 +81,14 @@ impl Capability {
         match self {
             Self::MultiProtocol(_) => 1,
             Self::RouteRefresh => 2,
+            Self::ExtendedNextHop(_) => 5,
             Self::ExtendedMessage => 6,
+            Self::Role(_) => 9,
             Self::GracefulRestart(_) => 64,
             Self::FourOctetAs(_) => 65,
             Self::AddPath(_) => 69,
             Self::EnhancedRouteRefresh => 70,
+            Self::LongLivedGracefulRestart(_) => 71,
             Self::Unknown { code, .. } => *code,
         }
     }
@@ -87,11 +108,14 @@ impl Capability {
                 (reserved == 0).then_some(Self::MultiProtocol(Family { afi, safi }))?
             }
             2 => Self::RouteRefresh,
+            5 => Self::ExtendedNextHop(decode_extended_next_hop(&mut r)?),
             6 => Self::ExtendedMessage,
+            9 => Self::Role(Role::from_value(r.u8()?)?),
             64 => Self::GracefulRestart(decode_graceful_restart(&mut r)?),
             65 => Self::FourOctetAs(r.u32()?),
             69 => Self::AddPath(decode_add_path(&mut r)?),
             70 => Self::EnhancedRouteRefresh,
+            71 => Self::LongLivedGracefulRestart(decode_long_lived(&mut r)?),
             _ => return None,
         };
         r.is_empty().then_some(capability)
@@ -129,6 +153,23 @@ impl Capability {
                     });
                 }
             }
+            Self::ExtendedNextHop(families) => {
+                for (family, next_hop) in families.iter().take(42) {
+                    out.put_u16(family.afi);
+                    out.put_u16(family.safi.into());
+                    out.put_u16(*next_hop);
+                }
+            }
+            Self::Role(role) => out.put_u8(role.value()),
+            Self::LongLivedGracefulRestart(families) => {
+                for f in families.iter().take(36) {
+                    out.put_u16(f.family.afi);
+                    out.put_u8(f.family.safi);
+                    out.put_u8(if f.forwarding { 0x80 } else { 0 });
+                    // The low 24 bits.
+                    out.put_slice(&f.stale_time.to_be_bytes()[1..]);
+                }
+            }
             Self::Unknown { value, .. } => out.put_slice(&value[..value.len().min(255)]),
         }
         // Every arm above writes at most 255 octets.
@@ -149,6 +190,26 @@ fn decode_graceful_restart(r: &mut Reader) -> Option<GracefulRestart> {
         restart_time: head & 0x0FFF,
         families,
     })
+}
+
+fn decode_extended_next_hop(r: &mut Reader) -> Option<Vec<(Family, u16)>> {
+    let mut families = Vec::new();
+    while !r.is_empty() {
+        let (afi, safi, next_hop) = (r.u16()?, r.u16()?, r.u16()?);
+        families.push((Family { afi, safi: u8::try_from(safi).ok()? }, next_hop));
+    }
+    Some(families)
+}
+
+fn decode_long_lived(r: &mut Reader) -> Option<Vec<LongLivedFamily>> {
+    let mut families = Vec::new();
+    while !r.is_empty() {
+        let (afi, safi, flags) = (r.u16()?, r.u8()?, r.u8()?);
+        let stale_time = u32::from(r.u8()?) << 16 | u32::from(r.u16()?);
+        let family = Family { afi, safi };
+        families.push(LongLivedFamily { family, forwarding: flags & 0x80 != 0, stale_time });
+    }
+    Some(families)
 }
 
 fn decode_add_path(r: &mut Reader) -> Option<Vec<(Family, AddPathMode)>> {

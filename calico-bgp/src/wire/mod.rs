@@ -17,6 +17,7 @@ mod notification;
 mod open;
 mod packer;
 mod reader;
+mod role;
 mod update;
 mod update_decoder;
 
@@ -25,7 +26,7 @@ mod tests;
 
 pub use as_path::{AS_TRANS, AsPath, AsPathSegment, SegmentKind};
 pub use attributes::{Aggregator, NextHop, Origin, PathAttributes, UnknownAttribute, code};
-pub use capability::{AddPathMode, Capability, GracefulRestart};
+pub use capability::{AddPathMode, Capability, GracefulRestart, LongLivedFamily};
 pub use community::{Community, ExtendedCommunity, LargeCommunity};
 pub use error::{AttributeError, AttributeFault, EncodeError, ErrorClass, WireError};
 pub use family::Family;
@@ -38,4 +39,5 @@ pub use notification::{
 };
 pub use open::Open;
 pub use packer::UpdatePacker;
+pub use role::Role;
 pub use update::{MpReach, Update, UpdateContext};

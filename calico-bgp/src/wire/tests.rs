@@ -45,7 +45,7 @@ fn arb_attributes() -> impl Strategy<Value = PathAttributes> {
         vec(any::<[u8; 8]>(), 0..4),
         vec(any::<(u32, u32, u32)>(), 0..4),
     );
-    let reflection = (any::<Option<[u8; 4]>>(), vec(any::<[u8; 4]>(), 0..4));
+    let reflection = (any::<Option<[u8; 4]>>(), vec(any::<[u8; 4]>(), 0..4), any::<Option<u32>>());
     let unknown = (prop_oneof![Just(0x80u8), Just(0xC0), Just(0xE0)], vec(any::<u8>(), 0..300));
     (
         origin,
@@ -80,6 +80,7 @@ fn arb_attributes() -> impl Strategy<Value = PathAttributes> {
                         .collect(),
                     originator_id: reflection.0.map(Into::into),
                     cluster_list: reflection.1.into_iter().map(Into::into).collect(),
+                    only_to_customer: reflection.2,
                     unknown: unknown
                         .into_iter()
                         .map(|(flags, v)| UnknownAttribute { flags, code: 99, value: v.into() })
@@ -125,6 +126,13 @@ fn arb_update() -> impl Strategy<Value = Update> {
 
 fn arb_capability() -> impl Strategy<Value = Capability> {
     let family = (any::<u16>(), any::<u8>()).prop_map(|(afi, safi)| Family { afi, safi });
+    let role = prop_oneof![
+        Just(Role::Provider),
+        Just(Role::RouteServer),
+        Just(Role::RouteServerClient),
+        Just(Role::Customer),
+        Just(Role::Peer),
+    ];
     let mode =
         prop_oneof![Just(AddPathMode::Receive), Just(AddPathMode::Send), Just(AddPathMode::Both)];
     prop_oneof![
@@ -141,7 +149,17 @@ fn arb_capability() -> impl Strategy<Value = Capability> {
                     families,
                 })
             }),
-        vec((family, mode), 0..5).prop_map(Capability::AddPath),
+        vec((family.clone(), mode), 0..5).prop_map(Capability::AddPath),
+        vec((family.clone(), any::<u16>()), 0..5).prop_map(Capability::ExtendedNextHop),
+        role.prop_map(Capability::Role),
+        vec((family, any::<bool>(), 0u32..1 << 24), 0..5).prop_map(|families| {
+            let family = |(family, forwarding, stale_time)| LongLivedFamily {
+                family,
+                forwarding,
+                stale_time,
+            };
+            Capability::LongLivedGracefulRestart(families.into_iter().map(family).collect())
+        }),
         (100u8..200, vec(any::<u8>(), 0..256))
             .prop_map(|(code, value)| Capability::Unknown { code, value: value.into() }),
     ]
@@ -382,7 +400,7 @@ fn a_captured_open_of_bird_reads() {
     let open = Open::decode(Bytes::copy_from_slice(body)).unwrap();
     assert_eq!(open.asn(), 65001);
     assert_eq!(open.capabilities.len(), 7);
-    assert_eq!(open.capabilities[6], Capability::Unknown { code: 71, value: Bytes::new() });
+    assert_eq!(open.capabilities[6], Capability::LongLivedGracefulRestart(vec![]));
 }
 
 #[test]

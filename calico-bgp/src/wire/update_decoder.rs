@@ -160,6 +160,9 @@ impl<'a> AttributeDecoder<'a> {
             code::LARGE_COMMUNITIES => a.large_communities = list(&value, large_community)?,
             code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(&value, WITHDRAW)?.into()),
             code::CLUSTER_LIST => a.cluster_list = list(&value, |c: [u8; 4]| c.into())?,
+            code::ONLY_TO_CUSTOMER => {
+                a.only_to_customer = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+            }
             // A peer that speaks four octets must not send the AS4 attributes (RFC 6793, 4.1).
             code::AS4_PATH | code::AS4_AGGREGATOR if self.context.four_octet_as => {}
             code::AS4_PATH => {
@@ -287,7 +290,8 @@ fn check_flags(flags: u8, code: u8) -> Result<(), Fault> {
         | code::EXTENDED_COMMUNITIES
         | code::AS4_PATH
         | code::AS4_AGGREGATOR
-        | code::LARGE_COMMUNITIES => OPTIONAL | TRANSITIVE,
+        | code::LARGE_COMMUNITIES
+        | code::ONLY_TO_CUSTOMER => OPTIONAL | TRANSITIVE,
         _ => return Ok(()),
     };
     if flags & (OPTIONAL | TRANSITIVE) == expected {
