@@ -45,6 +45,12 @@ pub enum StoreError {
         /// What the network or the server said.
         reason: String,
     },
+    /// The store does not accept the credentials, or does not let their owner do this.
+    #[error("the datastore refuses access: {reason}")]
+    Denied {
+        /// What the server said.
+        reason: String,
+    },
     /// The store's own data is damaged; it will not get better by itself.
     #[error("the datastore is damaged: {reason}")]
     Corrupt {
