@@ -12,7 +12,7 @@ use calico_core::dataplane::{EndpointId, PolicyId, RuleOwner, RuleSet, SetId, Wo
 use calico_core::datastore::Entry;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{Tier, TierAction};
+use calico_core::resource::{AnyResource, Tier, TierAction};
 
 use crate::desired::Desired;
 use crate::index::{IdMap, Interner, ItemId, LabelIndex, QueryId};
@@ -186,6 +186,20 @@ impl Graph {
     /// [`Rejected`] if the object cannot be read or makes no sense; then nothing has changed.
     pub fn handle_entry(&mut self, entry: &Entry) -> Result<(), Rejected> {
         Object::decode(entry)?.map_or(Ok(()), |object| self.handle(Input::Put(object)))
+    }
+
+    /// Takes in a resource of any kind, such as one from a manifest. Those that have no say in
+    /// policy are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] if the resource does not fit its kind or makes no sense; then nothing has
+    /// changed.
+    pub fn handle_resource(&mut self, resource: &AnyResource) -> Result<(), Rejected> {
+        match Object::from_resource(resource) {
+            Ok(object) => object.map_or(Ok(()), |object| self.handle(object)),
+            Err(error) => Err(Rejected::Invalid { key: resource.key(), errors: vec![error] }),
+        }
     }
 
     /// Takes in that a stored object is gone.

@@ -220,6 +220,13 @@ fn resources_of_manifests_are_typed() {
     let text = r#"{"kind": "BGPPeer", "metadata": {"name": "p"}, "spec": {}}"#;
     let any: AnyResource = serde_json::from_str(text).expect("a resource");
     assert_eq!(Object::from_resource(&any), Ok(None));
+    let mut graph = Graph::for_node("n1");
+    assert_eq!(graph.handle_resource(&any), Ok(()));
+
+    let text = r#"{"kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": {"order": "x"}}"#;
+    let any: AnyResource = serde_json::from_str(text).expect("a resource");
+    let refused = graph.handle_resource(&any).expect_err("an order is a number").to_string();
+    assert!(refused.contains("/default/p was refused"), "{refused}");
 }
 
 #[test]

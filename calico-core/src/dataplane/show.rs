@@ -43,7 +43,7 @@ impl fmt::Display for Update {
             Self::Route(route) => write!(f, "route {route}"),
             Self::RouteRemoved(destination) => write!(f, "route {destination} removed"),
             Self::Pools(pools) => {
-                f.write_str("pools")?;
+                f.write_str(if pools.is_empty() { "pools: none" } else { "pools:" })?;
                 pools.iter().try_for_each(|pool| {
                     let nat = if pool.nat_outgoing { " (masqueraded)" } else { "" };
                     write!(f, " {}{nat}", pool.cidr)
@@ -127,6 +127,16 @@ mod tests {
         check(&set(many), "set s = 10.0.0.1, 10.0.0.1, 10.0.0.1, 10.0.0.1, 5 more");
         let (added, removed) = (nets(&["10.0.0.1/32"]), nets(&["10.0.0.2/32"]));
         check(&Update::SetDelta { id: "s".into(), added, removed }, "set s: +10.0.0.1, -10.0.0.2");
+    }
+
+    #[test]
+    fn pools_say_whose_traffic_is_masqueraded() {
+        let pool = |cidr: &str, nat_outgoing| Pool { cidr: cidr.parse().unwrap(), nat_outgoing };
+        check(&Update::Pools(vec![]), "pools: none");
+        check(
+            &Update::Pools(vec![pool("10.65.0.0/16", true), pool("fd00::/48", false)]),
+            "pools: 10.65.0.0/16 (masqueraded) fd00::/48",
+        );
     }
 
     #[test]

@@ -56,6 +56,8 @@ macro_rules! with_spec {
     }};
 }
 
+pub(super) use with_spec;
+
 /// A resource whose kind is known at run time only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnyResource {
@@ -147,6 +149,12 @@ impl AnyResource {
     #[must_use]
     pub fn key(&self) -> Key {
         Key::resource(self.kind, Some(self.namespace()), self.name())
+    }
+
+    /// Its text in a datastore; see [`Resource::to_json`].
+    #[must_use]
+    pub fn to_json(&self) -> Arc<str> {
+        self.to_value().to_string().into()
     }
 
     /// The typed resource; unknown fields come along.

@@ -33,7 +33,8 @@ fn a_resource_knows_its_place_in_a_datastore() {
     let policy = NetworkPolicy::namespaced("prod", "db", NetworkPolicySpec::default());
     let path = "/calico/resources/v3/projectcalico.org/networkpolicies/prod/db";
     assert_eq!(policy.key().to_string(), path);
-    assert_eq!(AnyResource::from(policy.clone()).key(), policy.key());
+    let any = AnyResource::from(policy.clone());
+    assert_eq!((any.key(), any.to_json()), (policy.key(), policy.to_json()));
     let tier = Tier::new("default", TierSpec::default());
     assert_eq!(tier.key(), Key::resource(Kind::Tier, None, "default"));
 
