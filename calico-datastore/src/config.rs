@@ -1,5 +1,7 @@
 //! Which store a program uses, as its settings file says.
 
+mod etcd;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,6 +9,7 @@ use calico_core::Datastore;
 use calico_core::datastore::StoreError;
 use serde::{Deserialize, Serialize};
 
+pub use self::etcd::{EtcdConfig, Pem, Secret};
 use crate::embedded::{Durability, Options};
 use crate::remote::RemoteStore;
 
@@ -42,8 +45,9 @@ pub enum DatastoreConfig {
         #[serde(default = "default_socket")]
         socket: PathBuf,
     },
-    /// An etcd cluster (upstream's `DATASTORE_TYPE`). Known, and not supported yet.
-    Etcdv3,
+    /// An etcd cluster. Opened only by programs that are built with the feature `etcd`.
+    #[serde(rename = "etcdv3")]
+    Etcd(EtcdConfig),
     /// A Kubernetes API server (upstream's `DATASTORE_TYPE`). Known, and not supported yet.
     Kubernetes,
 }
@@ -55,27 +59,41 @@ impl Default for DatastoreConfig {
     }
 }
 
-/// Opens the store. An embedded one blocks on the disk; a remote one connects when first used,
-/// and must be used on a tokio runtime.
+/// Opens the store. An embedded one blocks on the disk; the others connect when first used, and
+/// must be used on a tokio runtime.
 ///
 /// # Errors
 ///
-/// As [`Options::open`], and [`StoreError::Unsupported`] for a type that is not built in.
+/// As [`Options::open`], and [`StoreError::Unsupported`] for a type that is not built in or for
+/// settings that make no sense.
 pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> {
     match config {
         DatastoreConfig::Embedded { path, durability } => {
             Ok(Arc::new(Options::new().durability(*durability).open(path)?))
         }
         DatastoreConfig::Remote { socket } => Ok(Arc::new(RemoteStore::connect(socket))),
-        DatastoreConfig::Etcdv3 => Err(unsupported("etcdv3")),
+        #[cfg(feature = "etcd")]
+        DatastoreConfig::Etcd(config) => {
+            Ok(Arc::new(crate::etcd::EtcdStore::connect(config.clone())?))
+        }
+        #[cfg(not(feature = "etcd"))]
+        DatastoreConfig::Etcd(_) => Err(unsupported("etcdv3")),
         DatastoreConfig::Kubernetes => Err(unsupported("kubernetes")),
     }
 }
 
 fn unsupported(name: &str) -> StoreError {
     StoreError::Unsupported {
-        what: format!("datastore type {name:?}; this version has \"embedded\" and \"remote\""),
+        what: format!("datastore type {name:?}; this program has {}", built_in().join(", ")),
     }
+}
+
+fn built_in() -> Vec<&'static str> {
+    let mut names = vec!["embedded", "remote"];
+    if cfg!(feature = "etcd") {
+        names.push("etcdv3");
+    }
+    names
 }
 
 fn default_socket() -> PathBuf {

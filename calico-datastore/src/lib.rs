@@ -2,6 +2,7 @@
 //!
 //! - [`embedded`]: one durable file, for a node or a lab that needs no other database.
 //! - [`remote`]: a store served by another process over a unix socket, and the server for it.
+//! - `etcd` (feature of that name): an etcd v3 cluster, in upstream's layout.
 //! - [`config`]: picks a backend from typed settings.
 //!
 //! ```
@@ -26,8 +27,12 @@
 
 pub mod config;
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod remote;
 
 pub use config::{DatastoreConfig, open};
 pub use embedded::EmbeddedStore;
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use remote::RemoteStore;
