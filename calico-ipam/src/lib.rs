@@ -37,4 +37,4 @@ pub use driver::{
 };
 pub use error::{IpamError, Limit, PoolFill, Shortfall};
 pub use plan::owner::Owner;
-pub use request::{Address, AssignIp, AssignRequest, Assigned, Release, Released};
+pub use request::{Address, AssignIp, AssignRequest, Assigned, Outcome, Release, Released};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use calico_core::datastore::{Revision, Write};
 use calico_core::key::Family;
 use calico_core::resource::{AllocationAttribute, AllowedUse};
 use ipnet::IpNet;
@@ -187,6 +188,19 @@ impl Assigned {
         }
     }
 }
+
+/// What came of one of several requests that were served together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The addresses.
+    pub assigned: Result<Assigned, IpamError>,
+    /// Revisions of what was to be written along; `None` if that was not done, or only in part: the
+    /// caller then writes it itself and sees why.
+    pub also: Option<Vec<Revision>>,
+}
+
+/// What to write along with the addresses of a request, given its place and what it gets.
+pub(crate) type Also<'a> = &'a (dyn Fn(usize, &Assigned) -> Vec<Write> + Send + Sync);
 
 /// One address to release; see [`Ipam::release_ips`](crate::Ipam::release_ips).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,17 @@
 //!
 //! On the way to the agent nothing is started that the call does not need: no async runtime, no
 //! threads, no log.
+//!
+//! Keys of the network configuration that upstream does not have say who carries a call out:
+//!
+//! | Key | Default | |
+//! |---|---|---|
+//! | `agent_socket` | `/var/run/calico/cni.sock` | if set, always the agent that listens there |
+//! | `datastore_path` | none | without `agent_socket`, and with nothing at the default socket: this process, on an embedded store in that file |
+//! | `journal_dir` | `/var/lib/calico/cni-journal` | deletions to be carried out later; the agent reads the same directory |
+//!
+//! Upstream's keys for etcd and Kubernetes are accepted and have no effect: the agent has its own
+//! connection to the datastore, and the plugin needs no credentials.
 
 use std::ffi::OsStr;
 use std::io::Read;

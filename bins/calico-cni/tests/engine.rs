@@ -355,3 +355,32 @@ async fn many_adds_at_once_get_different_addresses() {
     assert!(futures_util::future::join_all(dels).await.iter().all(Result::is_ok));
     node.assert_clean().await;
 }
+
+#[tokio::test]
+async fn an_add_is_one_write_and_a_burst_is_few() {
+    let memory = MemoryStore::new();
+    let writes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = Arc::clone(&writes);
+    let store = FaultyStore::new(Arc::new(memory.clone()), move |_, call| {
+        if matches!(call, StoreCall::Write(_)) {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        // Others get to run, as they do while a real store works.
+        Fault::after(tokio::task::yield_now())
+    });
+    let node = Node::on(memory, Arc::new(store)).await;
+    let conf = config("1.1.0");
+    // The first claims blocks and makes the profile.
+    node.call(Verb::Add, &conf, &node.pod("first", "first")).await.unwrap();
+    writes.store(0, Ordering::Relaxed);
+    node.call(Verb::Add, &conf, &node.pod("second", "second")).await.unwrap();
+    assert_eq!(writes.swap(0, Ordering::Relaxed), 1, "handle, blocks and endpoint together");
+
+    let calls: Vec<_> = (0..50).map(|n| node.pod(&format!("c{n}"), &format!("p{n}"))).collect();
+    let adds = calls.iter().map(|call| node.call(Verb::Add, &conf, call));
+    let results = futures_util::future::join_all(adds).await;
+    assert!(results.iter().all(Result::is_ok));
+    let writes = writes.load(Ordering::Relaxed);
+    assert!(writes <= 5, "{writes} writes for 50 ADDs at once");
+    assert_eq!(node.endpoints().await.len(), 52);
+}

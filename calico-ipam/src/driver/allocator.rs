@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use calico_core::datastore::{Entry, Revision, WatchEvent, WatchStream};
+use calico_core::datastore::{Entry, Revision, WatchEvent, WatchStream, Write};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
 use futures_util::lock::Mutex;
@@ -14,7 +14,7 @@ use super::view::{Cluster, View, claims, read_claim, read_labels};
 use super::{Ipam, Session};
 use crate::error::IpamError;
 use crate::plan::owner::Owner;
-use crate::request::{Address, AssignIp, AssignRequest, Assigned};
+use crate::request::{Address, AssignIp, AssignRequest, Assigned, Outcome};
 
 /// IPAM of one node with a memory of its blocks: an assignment is one write and no read.
 ///
@@ -71,15 +71,30 @@ impl Allocator {
         &self,
         requests: &[AssignRequest],
     ) -> Vec<Result<Assigned, IpamError>> {
+        let outcomes = self.assign_along(requests, |_, _| Vec::new()).await;
+        outcomes.into_iter().map(|outcome| outcome.assigned).collect()
+    }
+
+    /// As [`assign_many`](Self::assign_many), and writes more of the caller's in the same round
+    /// trip: `also` says what, given the place of a request and the addresses it gets. Those
+    /// writes come after the addresses', and only for requests that get all they ask for.
+    pub async fn assign_along(
+        &self,
+        requests: &[AssignRequest],
+        also: impl Fn(usize, &Assigned) -> Vec<Write> + Send + Sync,
+    ) -> Vec<Outcome> {
         let foreign = requests.iter().any(|r| r.node != self.owner.name || r.owner.is_some());
-        let refuse = |error: &IpamError| requests.iter().map(|_| Err(error.clone())).collect();
+        let refuse = |error: &IpamError| {
+            let outcome = || Outcome { assigned: Err(error.clone()), also: None };
+            requests.iter().map(|_| outcome()).collect()
+        };
         if foreign {
             let reason = format!("this allocator serves {} only", self.owner);
             return refuse(&IpamError::invalid(reason));
         }
         let mut state = self.state.lock().await;
         match self.refresh(&mut state).await {
-            Ok(()) => self.session(&mut state.view).assign(requests).await,
+            Ok(()) => self.session(&mut state.view).assign(requests, &also).await,
             Err(error) => refuse(&error),
         }
     }

@@ -1,127 +1,30 @@
 //! Automatic assignment: own blocks, then new blocks, then blocks of others.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use calico_core::datastore::{Revision, StoreError, Write, WriteFailed};
+use calico_core::datastore::StoreError;
 use calico_core::key::{Family, Key, Scope};
-use calico_core::resource::{AllocationAttribute, IpamHandle};
+use calico_core::resource::AllocationAttribute;
 use futures_util::future::try_join_all;
 use ipnet::IpNet;
 use tracing::warn;
 
 use super::Session;
-use super::claim::is_race;
-use super::view::{self, View};
-use crate::error::{IpamError, Limit, PoolFill, Shortfall};
-use crate::plan::block::{Block, json};
-use crate::plan::geometry::{host_seed, shuffle, size};
+use super::job::{Counts, Foreign, HandleState, Job, Part, Take, open_parts, parts, planned};
+use super::view;
+use crate::error::{IpamError, Limit};
+use crate::plan::block::Block;
+use crate::plan::geometry::{host_seed, shuffle};
 use crate::plan::pool::{Purpose, choose};
-use crate::request::{Address, AssignRequest, Assigned, Release, attribute, sane_handle};
-
-/// Number of addresses by block.
-pub(crate) type Counts = BTreeMap<IpNet, u32>;
-
-/// One request under way.
-struct Job<'a> {
-    request: &'a AssignRequest,
-    attribute: AllocationAttribute,
-    parts: Vec<Part>,
-    handle: Option<HandleState<'a>>,
-    failed: Option<IpamError>,
-}
-
-/// One family of a request.
-struct Part {
-    family: Family,
-    wanted: usize,
-    /// Places in the view's list of pools.
-    pools: Vec<usize>,
-    got: Vec<Address>,
-    /// How many of them the handle had before.
-    kept: usize,
-    /// Set once nothing more can be found.
-    limit: Option<Limit>,
-}
-
-impl Part {
-    const fn missing(&self) -> usize {
-        if self.limit.is_some() { 0 } else { self.wanted.saturating_sub(self.got.len()) }
-    }
-}
-
-/// What is known of a request's handle.
-struct HandleState<'a> {
-    id: &'a str,
-    /// As stored; `None`: believed absent.
-    stored: Option<(IpamHandle, Revision)>,
-    /// Our part of what is stored.
-    written: Counts,
-    /// What of it is in blocks for sure.
-    committed: Counts,
-    looked: bool,
-}
-
-impl HandleState<'_> {
-    /// The handle with `ours` in place of what we wrote into it before.
-    fn with(&self, ours: &Counts) -> IpamHandle {
-        let mut handle = self.stored.as_ref().map(|(h, _)| h.clone()).unwrap_or_default();
-        subtract(&mut handle.block, &self.written);
-        for (cidr, count) in ours {
-            *handle.block.entry(cidr.to_string()).or_default() += count;
-        }
-        handle
-    }
-
-    fn write(&self, handle: &IpamHandle) -> Write {
-        let key = Key::Handle(self.id.to_owned());
-        match &self.stored {
-            Some((_, revision)) if handle.block.is_empty() => Write::delete(key, Some(*revision)),
-            Some((_, revision)) => Write::update(key, json(handle), *revision),
-            None => Write::create(key, json(handle)),
-        }
-    }
-}
-
-/// Takes `counts` out of a handle's map; entries that reach zero go.
-pub(crate) fn subtract(map: &mut BTreeMap<String, u32>, counts: &Counts) {
-    for (cidr, count) in counts {
-        let key = cidr.to_string();
-        if let Some(stored) = map.get_mut(&key) {
-            *stored = stored.saturating_sub(*count);
-            if *stored == 0 {
-                map.remove(&key);
-            }
-        }
-    }
-}
-
-/// Addresses taken out of a block for one part of one job, not yet written.
-struct Take {
-    job: usize,
-    part: usize,
-    block: IpNet,
-    addresses: Vec<Address>,
-}
-
-enum Op {
-    Handle { job: usize, value: IpamHandle, ours: Counts },
-    Block(IpNet),
-}
-
-/// Blocks of others, listed when own ones do not suffice.
-#[derive(Default)]
-struct Foreign {
-    listed: bool,
-    blocks: Vec<IpNet>,
-    used: HashMap<usize, u128>,
-}
+use crate::request::{Address, Also, AssignRequest, Outcome, attribute, sane_handle};
 
 impl Session<'_> {
     /// Serves `requests`, all by this session's owner, together.
     pub(crate) async fn assign(
         &mut self,
         requests: &[AssignRequest],
-    ) -> Vec<Result<Assigned, IpamError>> {
+        also: Also<'_>,
+    ) -> Vec<Outcome> {
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests;
         // Two requests under one handle would overtake each other for ever: they go one by one.
@@ -129,7 +32,8 @@ impl Session<'_> {
             let mut seen = HashSet::new();
             let repeated = |r: &AssignRequest| r.handle.clone().is_some_and(|h| !seen.insert(h));
             let (now, later) = rest.split_at(rest.iter().position(repeated).unwrap_or(rest.len()));
-            answers.extend(self.assign_distinct(now).await);
+            let outcomes = self.assign_distinct(answers.len(), now, also).await;
+            answers.extend(outcomes);
             rest = later;
         }
         answers
@@ -137,11 +41,14 @@ impl Session<'_> {
 
     async fn assign_distinct(
         &mut self,
+        first: usize,
         requests: &[AssignRequest],
-    ) -> Vec<Result<Assigned, IpamError>> {
-        let mut jobs: Vec<Job<'_>> = requests.iter().map(|r| self.job(r)).collect();
+        also: Also<'_>,
+    ) -> Vec<Outcome> {
+        let mut jobs: Vec<Job<'_>> =
+            requests.iter().zip(first..).map(|(request, nth)| self.job(nth, request)).collect();
         let mut foreign = Foreign::default();
-        if let Err(error) = self.serve(&mut jobs, &mut foreign).await {
+        if let Err(error) = self.serve(&mut jobs, &mut foreign, also).await {
             for job in jobs.iter_mut().filter(|job| job.parts.iter().any(|p| p.missing() > 0)) {
                 job.failed.get_or_insert_with(|| error.clone());
             }
@@ -155,27 +62,15 @@ impl Session<'_> {
         jobs.into_iter().map(|job| job.answer(view, &foreign)).collect()
     }
 
-    /// Releases what a failed request got. If the store is gone, the handle still covers it.
-    async fn roll_back(&self, job: &Job<'_>) {
-        let handle = job.handle.as_ref().map(|handle| handle.id.to_owned());
-        let fresh = job.parts.iter().flat_map(|part| part.got.iter().skip(part.kept));
-        let releases: Vec<Release> = fresh
-            .map(|a| Release { address: a.ip, handle: handle.clone(), sequence: a.sequence })
-            .collect();
-        if !releases.is_empty()
-            && let Err(error) = self.ipam.release_ips(&releases).await
-        {
-            warn!(%error, ?handle, "addresses of a failed request stay assigned to its handle");
-        }
-    }
-
-    fn job<'r>(&self, request: &'r AssignRequest) -> Job<'r> {
+    fn job<'r>(&self, nth: usize, request: &'r AssignRequest) -> Job<'r> {
         let mut job = Job {
+            nth,
             request,
             attribute: AllocationAttribute::default(),
             parts: Vec::new(),
             handle: None,
             failed: None,
+            also: None,
         };
         match self.prepare(request, &mut job) {
             Ok(()) => {}
@@ -216,6 +111,7 @@ impl Session<'_> {
         &mut self,
         jobs: &mut [Job<'_>],
         foreign: &mut Foreign,
+        also: Also<'_>,
     ) -> Result<(), IpamError> {
         for job in jobs.iter_mut() {
             let known = job.handle.as_ref().is_some_and(|handle| handle.stored.is_some());
@@ -235,7 +131,7 @@ impl Session<'_> {
             if takes.is_empty() {
                 return Ok(());
             }
-            self.commit(jobs, takes, scratch).await?;
+            self.commit(jobs, takes, scratch, also).await?;
         }
         Err(self.contention("assigning addresses"))
     }
@@ -419,234 +315,4 @@ impl Session<'_> {
         foreign.listed = true;
         Ok(())
     }
-
-    /// Writes handles and blocks together. Addresses count as assigned once their block is
-    /// written; the handle, written before, then covers them whatever happens.
-    async fn commit(
-        &mut self,
-        jobs: &mut [Job<'_>],
-        mut takes: Vec<Take>,
-        mut scratch: HashMap<IpNet, Block>,
-    ) -> Result<(), IpamError> {
-        let (ops, writes) = self.plan_writes(jobs, &takes, &mut scratch);
-        // Until the store answers, what is being written is unknown: should this future be
-        // dropped now, nobody may build on the old state.
-        for op in &ops {
-            match op {
-                Op::Handle { job, .. } => {
-                    if let Some(handle) = &jobs[*job].handle {
-                        self.view.handles.remove(handle.id);
-                    }
-                }
-                Op::Block(cidr) => {
-                    self.view.blocks.remove(cidr);
-                }
-            }
-        }
-        let (done, error) = match self.ipam.store.write(writes).await {
-            Ok(revisions) => (revisions, None),
-            Err(WriteFailed { done, error }) => (done, Some(error)),
-        };
-        let mut ops = ops.into_iter();
-        for (op, revision) in ops.by_ref().take(done.len()).zip(done) {
-            match op {
-                Op::Handle { job, value, ours } => {
-                    if let Some(handle) = &mut jobs[job].handle {
-                        self.view.remember_handle(handle.id, value.clone(), revision);
-                        handle.stored = Some((value, revision));
-                        handle.written = ours;
-                    }
-                }
-                Op::Block(cidr) => {
-                    if let Some(block) = scratch.remove(&cidr) {
-                        self.view.blocks.insert(cidr, (block, revision));
-                    }
-                    for take in takes.extract_if(.., |take| take.block == cidr) {
-                        jobs[take.job].got(take);
-                    }
-                }
-            }
-        }
-        let Some(error) = error else { return Ok(()) };
-        if !is_race(&error) {
-            return Err(error.into());
-        }
-        if let Some(Op::Handle { job, .. }) = ops.next() {
-            self.reread_handle(&mut jobs[job]).await?;
-        }
-        // What was found is lost again, so look everywhere once more.
-        for take in &takes {
-            jobs[take.job].parts[take.part].limit = None;
-        }
-        // Blocks that were not written were dropped from the view and are read again.
-        let lost: Vec<IpNet> =
-            takes.iter().map(|t| t.block).filter(|c| !self.view.own.contains_key(c)).collect();
-        self.reload(lost).await
-    }
-
-    fn plan_writes(
-        &self,
-        jobs: &[Job<'_>],
-        takes: &[Take],
-        scratch: &mut HashMap<IpNet, Block>,
-    ) -> (Vec<Op>, Vec<Write>) {
-        let (mut ops, mut writes) = (Vec::new(), Vec::new());
-        for (nth, job) in jobs.iter().enumerate() {
-            let Some(handle) = &job.handle else { continue };
-            let mut ours = handle.committed.clone();
-            let mut any = false;
-            for take in takes.iter().filter(|take| take.job == nth) {
-                any = true;
-                *ours.entry(take.block).or_default() += count(take.addresses.len());
-            }
-            if any {
-                let value = handle.with(&ours);
-                writes.push(handle.write(&value));
-                ops.push(Op::Handle { job: nth, value, ours });
-            }
-        }
-        let mut touched: Vec<IpNet> = takes.iter().map(|take| take.block).collect();
-        touched.sort_unstable();
-        touched.dedup();
-        for cidr in touched {
-            let Some((_, revision)) = self.view.blocks.get(&cidr) else { continue };
-            let Some(block) = scratch.get_mut(&cidr) else { continue };
-            writes.push(Write::update(Key::Block(cidr), block.next_write(), *revision));
-            ops.push(Op::Block(cidr));
-        }
-        (ops, writes)
-    }
-
-    async fn reload(&mut self, blocks: Vec<IpNet>) -> Result<(), IpamError> {
-        for cidr in blocks {
-            if let Some(found) = view::block(&self.ipam.store, cidr).await? {
-                self.view.blocks.insert(cidr, found);
-            }
-        }
-        Ok(())
-    }
-
-    async fn reread_handle(&mut self, job: &mut Job<'_>) -> Result<(), IpamError> {
-        let Some(handle) = &mut job.handle else { return Ok(()) };
-        handle.stored = view::handle(&self.ipam.store, handle.id).await?;
-        // Somebody else wrote it, so nobody knows how much of ours it still counts. Better it counts
-        // too much, which is harmless, than too little: all of it is taken for theirs.
-        handle.written.clear();
-        handle.committed.clear();
-        self.reuse(job).await
-    }
-
-    /// Counts what the handle had before this request, once, if the request wants that.
-    async fn reuse(&mut self, job: &mut Job<'_>) -> Result<(), IpamError> {
-        let Some(handle) = &mut job.handle else { return Ok(()) };
-        if handle.looked || !job.request.reuse {
-            return Ok(());
-        }
-        handle.looked = true;
-        let mut before = handle.stored.as_ref().map(|(h, _)| h.clone()).unwrap_or_default();
-        subtract(&mut before.block, &handle.written);
-        for cidr in before.block.keys().filter_map(|cidr| cidr.parse::<IpNet>().ok()) {
-            let Some((block, _)) = view::block(&self.ipam.store, cidr).await? else { continue };
-            let Some(part) = job.parts.iter_mut().find(|part| part.family == Family::of_net(&cidr))
-            else {
-                continue;
-            };
-            for ip in block.of_handle(handle.id) {
-                if part.got.len() < part.wanted {
-                    let sequence = block.allocation(ip).and_then(|a| a.sequence);
-                    part.got.push(Address { ip, block: cidr, sequence });
-                    part.kept += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes handles that count more than was assigned right again. A handle that counts too
-    /// much does no harm, so errors only cost tidiness.
-    async fn correct_handles(&mut self, jobs: &mut [Job<'_>]) {
-        for job in jobs {
-            let Some(handle) = &mut job.handle else { continue };
-            // After a failure of the store it is not known what was assigned.
-            let unsure = matches!(job.failed, Some(IpamError::Store(_)));
-            if handle.written == handle.committed || unsure || handle.stored.is_none() {
-                continue;
-            }
-            let value = handle.with(&handle.committed);
-            self.view.handles.remove(handle.id);
-            match self.ipam.store.write(vec![handle.write(&value)]).await {
-                Ok(revisions) => {
-                    if let (Some(revision), false) = (revisions.first(), value.block.is_empty()) {
-                        self.view.remember_handle(handle.id, value, *revision);
-                    }
-                }
-                Err(failed) => {
-                    warn!(error = %failed.error, handle = handle.id, "a handle counts too much");
-                }
-            }
-        }
-    }
-}
-
-impl Job<'_> {
-    fn got(&mut self, take: Take) {
-        if let Some(handle) = &mut self.handle {
-            *handle.committed.entry(take.block).or_default() += count(take.addresses.len());
-        }
-        self.parts[take.part].got.extend(take.addresses);
-    }
-
-    fn answer(self, view: &View, foreign: &Foreign) -> Result<Assigned, IpamError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        let mut assigned = Assigned::default();
-        for part in self.parts {
-            if let Some(limit) = part.limit {
-                let fill = |pool: &usize| {
-                    let of = &view.cluster.pools[*pool];
-                    let used =
-                        foreign.listed.then(|| foreign.used.get(pool).copied().unwrap_or_default());
-                    PoolFill { name: of.name.clone(), cidr: of.cidr, used, size: size(&of.cidr) }
-                };
-                assigned.short.push(Shortfall {
-                    family: part.family,
-                    wanted: count(part.wanted),
-                    got: count(part.got.len()),
-                    pools: part.pools.iter().map(fill).collect(),
-                    limit,
-                });
-            }
-            match part.family {
-                Family::V4 => assigned.v4 = part.got,
-                Family::V6 => assigned.v6 = part.got,
-            }
-        }
-        Ok(assigned)
-    }
-}
-
-fn parts<'j, 'r>(
-    jobs: &'j [Job<'r>],
-) -> impl Iterator<Item = (usize, usize, &'j Job<'r>, &'j Part)> {
-    jobs.iter().enumerate().filter(|(_, job)| job.failed.is_none()).flat_map(|(nth, job)| {
-        job.parts.iter().enumerate().map(move |(part_nth, part)| (nth, part_nth, job, part))
-    })
-}
-
-fn open_parts<'j>(jobs: &'j [Job<'_>]) -> impl Iterator<Item = &'j Part> {
-    parts(jobs).map(|(_, _, _, part)| part).filter(|part| part.missing() > 0)
-}
-
-/// Number of addresses that `takes` hold for a part.
-fn planned(takes: &[Take], job: usize, part: usize) -> usize {
-    takes
-        .iter()
-        .filter(|take| take.job == job && take.part == part)
-        .map(|take| take.addresses.len())
-        .sum()
-}
-
-fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }

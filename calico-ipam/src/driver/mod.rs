@@ -4,7 +4,9 @@ mod allocator;
 mod assign;
 mod assign_ip;
 mod claim;
+mod commit;
 mod host;
+mod job;
 mod release;
 mod report;
 pub(crate) mod view;
@@ -102,8 +104,9 @@ impl Ipam {
         let owner = request.owner();
         let mut view = View::load(&*self.store, &owner, &request.node).await?;
         let mut session = Session { ipam: self, view: &mut view, owner };
-        let mut answers = session.assign(&[request]).await;
-        answers.pop().unwrap_or_else(|| Err(IpamError::invalid("no request")))
+        let mut answers = session.assign(&[request], &|_, _| Vec::new()).await;
+        let outcome = answers.pop().map(|outcome| outcome.assigned);
+        outcome.unwrap_or_else(|| Err(IpamError::invalid("no request")))
     }
 
     pub(crate) fn now(&self) -> SystemTime {

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use tracing::warn;
 
 use super::Ipam;
-use super::assign::{Counts, subtract};
 use super::claim::is_race;
+use super::job::{Counts, subtract};
 use super::view::{self, View};
 use crate::error::IpamError;
 use crate::plan::block::{Block, Cooldown, NotReleased, ReleaseCheck, json};

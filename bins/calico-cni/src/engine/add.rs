@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use calico_core::datastore::Revision;
+use calico_core::datastore::{Revision, Write};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
@@ -30,6 +30,37 @@ struct Made {
     /// The attachment existed before: nothing of it is ours to undo.
     repeated: bool,
     interface: bool,
+}
+
+/// An endpoint but for its addresses.
+#[derive(Debug, Clone)]
+struct Template {
+    node: String,
+    call: Call,
+    id: Identity,
+    now: String,
+}
+
+impl Template {
+    fn endpoint(&self, addresses: &[IpAddr]) -> WorkloadEndpoint {
+        let Self { call, id, .. } = self;
+        let mut metadata = ObjectMeta::namespaced(&id.namespace, id.name.to_string());
+        metadata.labels.clone_from(&id.labels);
+        metadata.creation_timestamp = Some(self.now.clone());
+        let spec = WorkloadEndpointSpec {
+            orchestrator: id.name.orchestrator.clone(),
+            node: self.node.clone(),
+            container_id: call.container.clone(),
+            pod: id.pod.clone().unwrap_or_default(),
+            endpoint: call.ifname.clone(),
+            ip_networks: addresses.iter().map(|ip| IpNet::from(*ip).into()).collect(),
+            profiles: vec![id.profile.clone()],
+            interface_name: id.host_interface.clone(),
+            mac: mac_text(mac(&id.handle, &call.ifname)),
+            ..WorkloadEndpointSpec::default()
+        };
+        WorkloadEndpoint::with_metadata(metadata, spec)
+    }
 }
 
 impl Engine {
@@ -69,10 +100,27 @@ impl Engine {
             );
         }
         self.ensure_profile(id).await?;
-        let addresses = self.assign(conf, id).await?;
+        let template = Template {
+            node: self.node.clone(),
+            call: call.clone(),
+            id: id.clone(),
+            now: rfc3339((self.options.clock)()),
+        };
+        // The endpoint goes in one write with its addresses, unless something is in the way.
+        let along = {
+            let (template, key) = (template.clone(), id.key());
+            move |addresses: &[IpAddr]| {
+                let json = to_json(&template.endpoint(addresses));
+                json.map(|json| Write::create(key.clone(), json)).into_iter().collect()
+            }
+        };
+        let (addresses, written) = self.assign(conf, id, Box::new(along)).await?;
         made.addresses = true;
-        let endpoint = self.endpoint(call, id, &addresses);
-        let written = self.write_endpoint(id, &endpoint, made).await?;
+        made.endpoint = written;
+        let written = match written {
+            Some(written) => written,
+            None => self.write_endpoint(id, &template.endpoint(&addresses), made).await?,
+        };
         let spec = self.pod_spec(conf, call, id, &addresses);
         let patience = conf.policy_timeout().unwrap_or(self.options.policy_patience);
         let name = id.endpoint();
@@ -107,25 +155,6 @@ impl Engine {
             queues: conf.num_queues,
             ..PodSpec::default()
         }
-    }
-
-    fn endpoint(&self, call: &Call, id: &Identity, addresses: &[IpAddr]) -> WorkloadEndpoint {
-        let mut metadata = ObjectMeta::namespaced(&id.namespace, id.name.to_string());
-        metadata.labels.clone_from(&id.labels);
-        metadata.creation_timestamp = Some(rfc3339((self.options.clock)()));
-        let spec = WorkloadEndpointSpec {
-            orchestrator: id.name.orchestrator.clone(),
-            node: self.node.clone(),
-            container_id: call.container.clone(),
-            pod: id.pod.clone().unwrap_or_default(),
-            endpoint: call.ifname.clone(),
-            ip_networks: addresses.iter().map(|ip| IpNet::from(*ip).into()).collect(),
-            profiles: vec![id.profile.clone()],
-            interface_name: id.host_interface.clone(),
-            mac: mac_text(mac(&id.handle, &call.ifname)),
-            ..WorkloadEndpointSpec::default()
-        };
-        WorkloadEndpoint::with_metadata(metadata, spec)
     }
 
     /// Writes the endpoint. One of the same name that another container left is replaced; its own

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use calico_core::datastore::Revision;
 use calico_ipam::AssignRequest;
 use calico_ipam::plan::time::rfc3339;
 use ipnet::IpNet;
@@ -9,17 +10,20 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Engine;
+use super::batch::Along;
 use crate::naming::{Identity, handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
 
 impl Engine {
-    /// Assigns the addresses of an attachment; a repeated call gets the same ones.
+    /// Assigns the addresses of an attachment; a repeated call gets the same ones. What is to be
+    /// written `along` is, unless the answer has no revision.
     pub(super) async fn assign(
         &self,
         conf: &NetConf,
         id: &Identity,
-    ) -> Result<Vec<IpAddr>, CniError> {
+        along: Along,
+    ) -> Result<(Vec<IpAddr>, Option<Revision>), CniError> {
         if !conf.ipam.is_ours() {
             let message = format!("ipam.type {:?} is not supported", conf.ipam.plugin);
             return Err(CniError::new(Code::UnsupportedField, message)
@@ -38,10 +42,11 @@ impl Engine {
         }
         request.v4_pools.clone_from(&conf.ipam.ipv4_pools);
         request.v6_pools.clone_from(&conf.ipam.ipv6_pools);
-        let assigned = self.addresses.auto_assign(request).await?;
+        let outcome = self.queue.assign(&self.addresses, request, along).await;
+        let assigned = outcome.assigned?;
         let addresses = assigned.addresses().map(|address| address.ip).collect();
         match assigned.complete() {
-            Ok(_) => Ok(addresses),
+            Ok(_) => Ok((addresses, outcome.also.and_then(|revisions| revisions.last().copied()))),
             Err(short) => {
                 // One family without the other is of no use: upstream gives it back as well.
                 if let Err(error) = self.addresses.release_by_handle(&id.handle).await {
@@ -60,7 +65,8 @@ impl Engine {
         self.ready().await?;
         let id = self.identity(conf, call);
         let _lock = self.locks.lock(&id.lock_name()).await;
-        let nets: Vec<IpNet> = self.assign(conf, &id).await?.into_iter().map(IpNet::from).collect();
+        let (addresses, _) = self.assign(conf, &id, Box::new(|_| Vec::new())).await?;
+        let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
         let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };
         let ips = nets.iter().map(ip).collect();
         Ok(CniResult { interfaces: Vec::new(), ips, routes: nets })

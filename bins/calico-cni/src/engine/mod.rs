@@ -6,6 +6,7 @@
 //! fails, all that was made goes away again.
 
 mod add;
+mod batch;
 mod check;
 mod del;
 mod failure;
@@ -34,6 +35,7 @@ pub(crate) use self::netlink::chain;
 pub use self::netlink::{NetlinkPods, teardown};
 pub use self::traits::{NetworkError, NoPolicy, PodNetwork, PolicyGate};
 
+use self::batch::Queue;
 use self::locks::Locks;
 use crate::naming::Identity;
 use crate::protocol::{Plugin, Request, Response};
@@ -101,6 +103,7 @@ pub struct Engine {
     node: String,
     store: Arc<dyn Datastore>,
     addresses: Allocator,
+    queue: Queue,
     network: Arc<dyn PodNetwork>,
     policy: Arc<dyn PolicyGate>,
     journal: Journal,
@@ -115,6 +118,7 @@ impl Engine {
     pub fn new(parts: Parts) -> Self {
         Self {
             addresses: Allocator::new(parts.ipam, &parts.node),
+            queue: Queue::default(),
             node: parts.node,
             store: parts.store,
             network: parts.network,
