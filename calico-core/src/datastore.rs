@@ -100,7 +100,8 @@ pub trait Datastore: fmt::Debug + Send + Sync {
     /// Carries out `writes` in order and stops at the first that fails.
     ///
     /// Each write is atomic, the sequence is not: those before a failing one stay done (see
-    /// [`WriteFailed::done`]). Sending them together saves round trips and disk syncs.
+    /// [`WriteFailed::done`]). Sending them together saves round trips and disk syncs. A store may
+    /// carry out several at one revision; each of their events then has it.
     ///
     /// # Errors
     ///
@@ -114,8 +115,9 @@ pub trait Datastore: fmt::Debug + Send + Sync {
     ///
     /// Without `from`, or when the store no longer knows what came after `from`, the stream opens
     /// with a full listing in brackets ([`WatchEvent::Begin`] to [`WatchEvent::Ready`]); else it
-    /// goes on after `from`. The backend reconnects by itself; a gap it cannot fill is a new
-    /// listing, never a silent loss. Dropping the stream ends the watch.
+    /// goes on after `from` (what was written together at `from` may be repeated). The backend
+    /// reconnects by itself; a gap it cannot fill is a new listing, never a silent loss. Dropping
+    /// the stream ends the watch.
     fn watch(&self, scope: Scope, from: Option<Revision>) -> WatchStream;
 
     /// Reads one object; `None` if there is none.
