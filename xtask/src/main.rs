@@ -1,5 +1,6 @@
 //! Chores of the workspace, each one command: `cargo xtask <chore>`.
 
+mod crds;
 mod deps;
 mod packages;
 mod run;
@@ -15,6 +16,7 @@ usage: cargo xtask <chore>
   demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
   test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
   check-deps    hold the dependencies between the workspace's crates against their table
+  crds          write deploy/crds and deploy/schemas from the resource types
 
 demo and test need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some("demo") => demo(&rest),
         Some("test") => test(&rest),
         Some("check-deps") => check_deps(),
+        Some("crds") => crds::write(),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(())

@@ -65,6 +65,12 @@ macro_rules! choices {
 
         impl $crate::resource::Field for $name {
             const EMPTY_IS_UNSET: bool = true;
+
+            fn schema() -> ::serde_json::Value {
+                // A schema has no way to ignore case: such words are left to the type.
+                let exact = [$(stringify!($ignoring),)? ""].len() == 1;
+                $crate::resource::schema::one_of(if exact { &[$($word),*] } else { &[] })
+            }
         }
     )* };
 }

@@ -10,6 +10,8 @@ use serde::de::{
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::schema;
+
 /// One thing that is wrong with a resource, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -128,6 +130,9 @@ pub trait Field: DeserializeOwned + Serialize {
     fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.serialize(serializer)
     }
+
+    /// The OpenAPI schema of the value, as a CustomResourceDefinition has it.
+    fn schema() -> Value;
 }
 
 /// Serialises a field through [`Field::emit`].
@@ -139,20 +144,41 @@ impl<T: Field> Serialize for Emit<'_, T> {
     }
 }
 
+/// Leaves, each with its schema.
 macro_rules! leaf_fields {
-    ($($ty:ty),* $(,)?) => { $(impl $crate::resource::Field for $ty {})* };
+    ($($ty:ty: $schema:expr),* $(,)?) => { $(impl $crate::resource::Field for $ty {
+        fn schema() -> ::serde_json::Value {
+            $schema
+        }
+    })* };
 }
 pub(crate) use leaf_fields;
 
 /// Leaves that are written as text.
 macro_rules! text_fields {
     ($($ty:ty),* $(,)?) => {
-        $(impl $crate::resource::Field for $ty { const EMPTY_IS_UNSET: bool = true; })*
+        $(impl $crate::resource::Field for $ty {
+            const EMPTY_IS_UNSET: bool = true;
+
+            fn schema() -> ::serde_json::Value {
+                $crate::resource::schema::text()
+            }
+        })*
     };
 }
 pub(crate) use text_fields;
 
-leaf_fields!(bool, u8, u16, u32, u64, i32, i64, String, Value,);
+leaf_fields!(
+    bool: schema::of_type("boolean"),
+    u8: schema::integer("int32"),
+    u16: schema::integer("int32"),
+    u32: schema::integer("int32"),
+    u64: schema::integer("int64"),
+    i32: schema::integer("int32"),
+    i64: schema::integer("int64"),
+    String: schema::text(),
+    Value: schema::anything(),
+);
 
 macro_rules! addresses {
     ($($ty:ty: $what:literal),* $(,)?) => { $(impl Field for $ty {
@@ -162,6 +188,10 @@ macro_rules! addresses {
             if !value.as_str().is_some_and(|text| text.parse::<Self>().is_ok()) {
                 errors.push(at, format!("{} is no {}", describe(value), $what));
             }
+        }
+
+        fn schema() -> Value {
+            schema::text()
         }
     })* };
 }
@@ -183,6 +213,10 @@ impl Field for f64 {
         } else {
             serializer.serialize_f64(*self)
         }
+    }
+
+    fn schema() -> Value {
+        schema::of_type("number")
     }
 }
 
@@ -207,6 +241,10 @@ impl<T: Field> Field for Option<T> {
             Some(value) => value.emit(serializer),
             None => serializer.serialize_none(),
         }
+    }
+
+    fn schema() -> Value {
+        T::schema()
     }
 }
 
@@ -260,6 +298,10 @@ impl<T: Field> Field for Vec<T> {
     fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(Emit))
     }
+
+    fn schema() -> Value {
+        schema::list_of(T::schema())
+    }
 }
 
 impl<T: Field> Field for BTreeMap<String, T> {
@@ -276,6 +318,10 @@ impl<T: Field> Field for BTreeMap<String, T> {
 
     fn emit<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter().map(|(key, value)| (key, Emit(value))))
+    }
+
+    fn schema() -> Value {
+        schema::map_of(T::schema())
     }
 }
 

@@ -39,6 +39,7 @@ mod policy;
 mod pool;
 mod profile;
 mod rule;
+pub mod schema;
 mod sets;
 mod staged;
 #[cfg(test)]

@@ -107,7 +107,7 @@ macro_rules! object {
         $(#[$meta:meta])*
         pub struct $name:ident $(, also $also:path)? {
             $(
-                $(#[$fmeta:meta])*
+                $(#[doc = $fdoc:literal])*
                 pub $field:ident : $ty:ty = $key:literal $(($mark:ident))? ,
             )*
         }
@@ -116,7 +116,7 @@ macro_rules! object {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct $name {
             $(
-                $(#[$fmeta])*
+                $(#[doc = $fdoc])*
                 #[doc = concat!("\n\nField `", $key, "`.")]
                 pub $field: $ty,
             )*
@@ -147,6 +147,22 @@ macro_rules! object {
                         _ => {}
                     },
                 );
+            }
+
+            fn schema() -> ::serde_json::Value {
+                let also: &[&str] = &[];
+                $(let also: &[&str] = { let _ = also; $also };)?
+                $crate::resource::schema::object_of(
+                    stringify!($name),
+                    &[$($crate::resource::schema::Property {
+                        name: $key,
+                        doc: concat!($($fdoc,)*),
+                        required: $crate::resource::object::object!(@required $key $($mark)?)
+                            .is_some(),
+                        schema: <$ty as $crate::resource::Field>::schema,
+                    }),*],
+                    also,
+                )
             }
         }
 

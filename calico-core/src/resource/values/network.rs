@@ -11,8 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{BadValue, decimal, number_or_text};
 use crate::resource::choices::from_text;
 use crate::resource::field::{leaf_fields, text_fields};
+use crate::resource::schema;
 
-leaf_fields!(AsNumber);
+leaf_fields!(AsNumber: schema::integer("int32"));
 text_fields!(Cidr);
 
 /// A network, read from a CIDR or from a plain address (which means /32 or /128).

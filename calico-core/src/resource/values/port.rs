@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{BadValue, decimal, number_or_text};
 use crate::resource::field::leaf_fields;
+use crate::resource::schema;
 
-leaf_fields!(Port, Protocol);
+leaf_fields!(Port: schema::number_or_text(), Protocol: schema::number_or_text());
 
 /// A port in a rule: a number, an inclusive range `first:last`, or the name of an endpoint's port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
