@@ -10,17 +10,16 @@ use calico_netlink::rtnl::Connection;
 use crate::error::LabError;
 use crate::netns::enter;
 
-const HOST: &str = "cali0123456789a";
 const ADDRESS: [u8; 4] = [10, 65, 0, 2];
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Creates the veth with its peer in the pod's namespace at once.
-pub(super) fn in_place(host: &str, pod: &str) -> Result<Duration, LabError> {
+pub(super) fn in_place(host: &str, name: &str, pod: &str) -> Result<Duration, LabError> {
     time(host, pod, |pod| {
         let mut connection = Connection::open()?;
         let mac = Some(MacAddr([0xee; 6]));
-        let near = VethEnd { name: HOST, mac, up: true, ..VethEnd::default() };
+        let near = VethEnd { name, mac, up: true, ..VethEnd::default() };
         let far = VethEnd { name: "eth0", netns: Some(pod), ..VethEnd::default() };
         link::create_veth(&mut connection, &near, &far)?;
         inside(pod)
@@ -28,14 +27,14 @@ pub(super) fn in_place(host: &str, pod: &str) -> Result<Duration, LabError> {
 }
 
 /// Creates the veth here and moves its peer, as most plugins do.
-pub(super) fn moved(host: &str, pod: &str) -> Result<Duration, LabError> {
+pub(super) fn moved(host: &str, name: &str, pod: &str) -> Result<Duration, LabError> {
     time(host, pod, |pod| {
         let mut connection = Connection::open()?;
-        let near = VethEnd { name: HOST, ..VethEnd::default() };
+        let near = VethEnd { name, ..VethEnd::default() };
         let far = VethEnd { name: "temporary", ..VethEnd::default() };
         link::create_veth(&mut connection, &near, &far)?;
         link::move_to(&mut connection, "temporary", pod, Some("eth0"))?;
-        link::set_up(&mut connection, HOST)?;
+        link::set_up(&mut connection, name)?;
         inside(pod)
     })
 }
@@ -50,9 +49,7 @@ fn time(
         let pod = Netns::open(&path)?;
         let start = Instant::now();
         way(&pod)?;
-        let took = start.elapsed();
-        link::delete(&mut Connection::open()?, HOST)?;
-        Ok(took)
+        Ok(start.elapsed())
     })?;
     timed.map_err(|error| LabError::Machine(format!("the bare calls failed: {error}")))
 }

@@ -66,7 +66,7 @@ pub async fn run(pods: usize) -> Result<(), LabError> {
     report(&measured, pods);
     sizes(&bins)?;
     memory(&lab, pods)?;
-    let removed = measured.remove(&lab)?;
+    let removed = measured.remove()?;
     println!();
     line("DEL  calico", &removed.ours, &removed.peer, "of bridge + host-local");
     line("DEL  bridge + host-local", &removed.peer, &removed.peer, "");
@@ -104,16 +104,22 @@ fn measure(lab: &Lab, pods: usize) -> Result<Measured, LabError> {
         peer: Times::default(),
         plugins: [ours, peer],
     };
+    // Namespaces come before and go after: the kernel tears them down in the background, with
+    // locks that everything measured here needs.
+    let floor_host = netns::name_of(lab_name, "floor");
+    let namespace =
+        |what: &str, number: usize| netns::name_of(lab_name, &format!("{what}-{number}"));
+    create_named(&floor_host).map_err(|error| machine(&error))?;
     for number in 0..=pods {
-        let namespace = |what: &str| -> Result<String, LabError> {
-            let name = netns::name_of(lab_name, &format!("{what}-{number}"));
-            create_named(&name).map_err(|error| machine(&error))?;
-            Ok(name)
-        };
-        let (a, b) = (namespace("floor-a")?, namespace("floor-b")?);
-        let in_place = floor::in_place(&a, &b)?;
-        let moved = floor::moved(&a, &namespace("floor-c")?)?;
-        let (pod, other) = (namespace("pod")?, namespace("other")?);
+        for what in ["in-place", "moved", "pod", "other"] {
+            create_named(&namespace(what, number)).map_err(|error| machine(&error))?;
+        }
+    }
+    for number in 0..=pods {
+        let [in_place, moved, pod, other] =
+            ["in-place", "moved", "pod", "other"].map(|what| namespace(what, number));
+        let in_place = floor::in_place(&floor_host, &format!("in{number}"), &in_place)?;
+        let moved = floor::moved(&floor_host, &format!("mv{number}"), &moved)?;
         let ours = measured.plugins[0].add(&pod)?;
         let peer = measured.plugins[1].add(&other)?;
         // The first of each makes blocks, bridges and the like.
@@ -124,15 +130,12 @@ fn measure(lab: &Lab, pods: usize) -> Result<Measured, LabError> {
             measured.peer.0.push(peer);
         }
         measured.pods.extend([pod, other]);
-        for name in [a, b, netns::name_of(lab_name, &format!("floor-c-{number}"))] {
-            calico_netlink::netns::remove_named(&name).map_err(|error| machine(&error))?;
-        }
     }
     Ok(measured)
 }
 
 impl Measured {
-    fn remove(&self, _lab: &Lab) -> Result<Removed, LabError> {
+    fn remove(&self) -> Result<Removed, LabError> {
         let mut removed = Removed { ours: Times::default(), peer: Times::default() };
         for pair in self.pods.chunks(2) {
             removed.ours.0.push(self.plugins[0].delete(&pair[0])?);

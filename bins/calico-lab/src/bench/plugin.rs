@@ -82,7 +82,7 @@ impl Plugin {
         command
             .env_clear()
             .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", pod)
+            .env("CNI_CONTAINERID", container(pod))
             .env("CNI_NETNS", netns::path(pod))
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.directory)
@@ -110,4 +110,11 @@ impl Plugin {
         }
         Ok(took)
     }
+}
+
+/// An identity as runtimes make them, hexadecimal from the start: host interfaces are named after
+/// its beginning.
+fn container(pod: &str) -> String {
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", pod.bytes().fold(0xcbf2_9ce4_8422_2325, fnv))
 }
