@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_core::dataplane::{
-    Action, DefaultAction, Direction, EndpointId, Flow, PolicyId, Rule, RuleId, RuleOwner, SetId,
-    Verdict, VerdictCause, WorkloadEndpoint,
+    Action, DefaultAction, Direction, EndpointId, Flow, HostSettings, PolicyId, Rule, RuleId,
+    RuleOwner, SetId, Verdict, VerdictCause, WorkloadEndpoint,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -90,6 +90,8 @@ pub enum Step {
     End,
     /// The source address was not one that the endpoint may use.
     Spoofed,
+    /// The packet carried another one, which would pass policy unseen.
+    Encapsulated,
 }
 
 impl Packet {
@@ -135,6 +137,10 @@ impl Desired {
         if direction == Direction::Egress && is_spoofed(endpoint, packet.source) {
             steps.push(Step::Spoofed);
             return Decision { verdict: Verdict::Denied, cause: VerdictCause::Spoofed, steps };
+        }
+        if direction == Direction::Egress && self.is_encapsulated(packet) {
+            steps.push(Step::Encapsulated);
+            return Decision { verdict: Verdict::Denied, cause: VerdictCause::Encapsulated, steps };
         }
         let (verdict, cause) = self.decide(endpoint, direction, packet, &mut steps);
         Decision { verdict, cause, steps }
@@ -209,6 +215,20 @@ impl Desired {
                 steps.push(Step::End);
                 (Verdict::Denied, VerdictCause::NoProfileMatch)
             }
+        }
+    }
+
+    /// Whether the packet is a tunnel's, of a kind that workloads of this host may not send.
+    fn is_encapsulated(&self, packet: &Packet) -> bool {
+        let default = HostSettings::default();
+        let host = self.host.as_ref().unwrap_or(&default);
+        match packet.protocol {
+            4 => !host.ipip_from_workloads,
+            17 => {
+                let to_vxlan = packet.ports.is_some_and(|ports| ports.1 == host.vxlan_port);
+                to_vxlan && !host.vxlan_from_workloads
+            }
+            _ => false,
         }
     }
 

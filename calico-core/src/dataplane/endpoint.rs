@@ -94,6 +94,12 @@ pub struct HostSettings {
     pub node_addresses: Vec<IpAddr>,
     /// Whether masquerading spares traffic to nodes too, not only to pools.
     pub masquerade_spares_nodes: bool,
+    /// Whether workloads may send VXLAN, in which packets would pass policy unseen.
+    pub vxlan_from_workloads: bool,
+    /// The UDP port of VXLAN. Upstream's default: 4789 (RFC 7348).
+    pub vxlan_port: u16,
+    /// Whether workloads may send IP-in-IP, in which packets would pass policy unseen.
+    pub ipip_from_workloads: bool,
 }
 
 impl Default for HostSettings {
@@ -103,6 +109,9 @@ impl Default for HostSettings {
             endpoint_to_host: EndpointToHostAction::default(),
             node_addresses: Vec::new(),
             masquerade_spares_nodes: false,
+            vxlan_from_workloads: false,
+            vxlan_port: 4789,
+            ipip_from_workloads: false,
         }
     }
 }

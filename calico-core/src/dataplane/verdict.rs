@@ -35,6 +35,8 @@ pub enum VerdictCause {
     NoProfileMatch,
     /// The source address is not one of the endpoint's.
     Spoofed,
+    /// It carries another packet (VXLAN, IP-in-IP), which would pass policy unseen.
+    Encapsulated,
     /// The interface belongs to no endpoint that is known.
     UnknownEndpoint,
 }

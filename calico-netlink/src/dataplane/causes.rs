@@ -83,6 +83,7 @@ impl Causes {
         let cause = match packet.prefix.as_str() {
             // The reverse path check comes first and fails as well for an endpoint to be.
             names::SPOOFED if content.interfaces.contains(&interface) => VerdictCause::Spoofed,
+            names::ENCAPSULATED => VerdictCause::Encapsulated,
             names::SPOOFED | names::UNKNOWN_FROM | names::UNKNOWN_TO => {
                 VerdictCause::UnknownEndpoint
             }

@@ -1,7 +1,7 @@
 //! The two chains of an endpoint: which policies judge its packets, and in which order.
 
 use calico_core::dataplane::{
-    DefaultAction, Direction, PolicyId, RuleOwner, TierPolicies, WorkloadEndpoint,
+    DefaultAction, Direction, HostSettings, PolicyId, RuleOwner, TierPolicies, WorkloadEndpoint,
 };
 use calico_core::key::Family;
 use ipnet::{IpNet, Ipv6Net};
@@ -12,8 +12,6 @@ use super::names;
 use crate::nft::wire::{CmpOp, Expr, Verdict};
 use crate::nft::{ChainDef, RuleDef};
 
-/// UDP port of VXLAN (upstream's vxlanPort default, RFC 7348).
-const VXLAN_PORT: u16 = 4789;
 /// Link-local sources never leave the link, and neighbour discovery needs them.
 const LINK_LOCAL: Ipv6Net =
     Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
@@ -41,6 +39,7 @@ pub(super) fn owners(
 pub(super) fn chain(
     endpoint: &WorkloadEndpoint,
     direction: Direction,
+    host: &HostSettings,
     known: impl Fn(&RuleOwner) -> bool,
 ) -> Rendered {
     let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
@@ -58,7 +57,7 @@ pub(super) fn chain(
     rendered.push("invalid", invalid);
     if direction == Direction::Egress {
         rendered.sources(endpoint);
-        rendered.encapsulation();
+        rendered.encapsulation(host);
     }
     rendered.push("", matches::change_mark(ACCEPT | PASS, false));
     let mut first = true;
@@ -104,16 +103,20 @@ impl Rendered {
     }
 
     /// Tunnelled packets would pass policy unseen.
-    fn encapsulation(&mut self) {
-        let drop = [Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
-        let mut vxlan = matches::protocol(CmpOp::Eq, matches::UDP).to_vec();
-        vxlan.push(matches::port(End::Destination, 0));
-        vxlan.push(matches::compare(CmpOp::Eq, VXLAN_PORT.to_be_bytes()));
-        vxlan.extend(drop.clone());
-        self.push("VXLAN from a workload", vxlan);
-        let mut ipip = matches::protocol(CmpOp::Eq, matches::IPIP).to_vec();
-        ipip.extend(drop);
-        self.push("IPIP from a workload", ipip);
+    fn encapsulation(&mut self, host: &HostSettings) {
+        let drop = || matches::drop_logged(names::GROUP_EGRESS, names::ENCAPSULATED.to_owned());
+        if !host.vxlan_from_workloads {
+            let mut vxlan = matches::protocol(CmpOp::Eq, matches::UDP).to_vec();
+            vxlan.push(matches::port(End::Destination, 0));
+            vxlan.push(matches::compare(CmpOp::Eq, host.vxlan_port.to_be_bytes()));
+            vxlan.extend(drop());
+            self.push("VXLAN from a workload", vxlan);
+        }
+        if !host.ipip_from_workloads {
+            let mut ipip = matches::protocol(CmpOp::Eq, matches::IPIP).to_vec();
+            ipip.extend(drop());
+            self.push("IPIP from a workload", ipip);
+        }
     }
 
     fn tier(&mut self, tier: &TierPolicies, direction: Direction, first_tier: bool) {

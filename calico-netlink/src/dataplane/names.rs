@@ -41,6 +41,7 @@ pub(super) const ALL_NODES: &str = "all-hosts-net";
 
 /// Prefixes without a rule: ours, upstream reports none of these.
 pub(super) const SPOOFED: &str = "DXE|spoofed";
+pub(super) const ENCAPSULATED: &str = "DXE|encapsulated";
 pub(super) const UNKNOWN_FROM: &str = "DXE|unknown";
 pub(super) const UNKNOWN_TO: &str = "DXI|unknown";
 

@@ -266,7 +266,7 @@ impl State {
         let mut uses = BTreeSet::new();
         for direction in DIRECTIONS {
             let known = |owner: &RuleOwner| self.rules.contains_key(owner);
-            let rendered = endpoint::chain(endpoint, direction, known);
+            let rendered = endpoint::chain(endpoint, direction, &self.host, known);
             if let Some(owner) = endpoint::first_missing_policy(endpoint, direction, known) {
                 self.failed.insert(id.clone(), format!("{owner} is not known"));
             }
@@ -333,8 +333,12 @@ impl State {
     }
 
     fn put_host(&mut self, host: HostSettings) {
-        let prefix_changed = host.interface_prefix != self.host.interface_prefix;
-        if prefix_changed {
+        // What chains of endpoints depend on.
+        let of_endpoints = |host: &HostSettings| {
+            let tunnels = (host.vxlan_from_workloads, host.vxlan_port, host.ipip_from_workloads);
+            (Arc::clone(&host.interface_prefix), tunnels)
+        };
+        if of_endpoints(&host) != of_endpoints(&self.host) {
             self.dirty_endpoints.extend(self.endpoints.keys().cloned());
         }
         for family in Family::BOTH {

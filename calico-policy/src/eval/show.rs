@@ -34,6 +34,7 @@ impl fmt::Display for Decision {
             VerdictCause::EndOfTier(tier) => write!(f, "the end of tier {tier}"),
             VerdictCause::NoProfileMatch => f.write_str("default: no profile allowed it"),
             VerdictCause::Spoofed => f.write_str("the check of source addresses"),
+            VerdictCause::Encapsulated => f.write_str("the check for tunnels"),
             VerdictCause::UnknownEndpoint => f.write_str("default: the endpoint is unknown"),
             _ => f.write_str("another cause"),
         }
@@ -51,6 +52,9 @@ impl fmt::Display for Step {
             Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
             Self::Profiles => f.write_str("profiles"),
             Self::End => f.write_str("  nothing matched: Deny"),
+            Self::Encapsulated => {
+                f.write_str("the packet carries another one, unseen by policy: Deny")
+            }
             Self::Spoofed => f.write_str("the source is not an address of the endpoint: Deny"),
         }
     }

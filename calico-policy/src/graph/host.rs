@@ -86,6 +86,9 @@ impl Host {
         let prefix = prefixed.and_then(|config| config.interface_prefixes().next());
         let action = configs.iter().find_map(|config| config.default_endpoint_to_host_action);
         let exclusions = configs.iter().find_map(|config| config.nat_outgoing_exclusions);
+        let vxlan = configs.iter().find_map(|config| config.allow_vxlan_packets_from_workloads);
+        let vxlan_port = configs.iter().find_map(|config| config.vxlan_port);
+        let ipip = configs.iter().find_map(|config| config.allow_ipip_packets_from_workloads);
         let addresses: BTreeSet<IpAddr> = self.nodes.values().flatten().copied().collect();
         HostSettings {
             interface_prefix: prefix.unwrap_or("cali").into(),
@@ -96,6 +99,9 @@ impl Host {
             },
             node_addresses: addresses.into_iter().collect(),
             masquerade_spares_nodes: exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),
+            vxlan_from_workloads: vxlan.unwrap_or_default(),
+            vxlan_port: vxlan_port.unwrap_or_else(|| HostSettings::default().vxlan_port),
+            ipip_from_workloads: ipip.unwrap_or_default(),
         }
     }
 }

@@ -1,0 +1,167 @@
+//! What the reference evaluator says a kernel must do with a packet, down to its counters.
+
+use std::collections::BTreeMap;
+
+use calico_core::dataplane::{
+    Action, DefaultAction, Direction, EndpointId, Flow, RuleOwner, Verdict, VerdictCause,
+    WorkloadEndpoint,
+};
+use calico_policy::desired::Desired;
+use calico_policy::eval::{Decision, Step};
+
+use crate::lab::Port;
+use crate::scenario::Probe;
+
+/// What becomes of some packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Where each packet arrives that does, by number.
+    pub delivered: BTreeMap<u32, Port>,
+    /// Packets and bytes that each source counts.
+    pub counters: BTreeMap<String, (u64, u64)>,
+    /// How often each report is made.
+    pub reports: BTreeMap<String, u32>,
+    /// Decisions that were made: one at each workload that a packet met.
+    pub verdicts: u32,
+}
+
+/// What is told when a packet meets a verdict.
+#[must_use]
+pub fn report(
+    verdict: Verdict,
+    cause: &VerdictCause,
+    direction: Direction,
+    interface: &str,
+    flow: &Flow,
+) -> String {
+    let cause = match cause {
+        VerdictCause::Rule(id) => id.to_string(),
+        other => format!("{other:?}"),
+    };
+    let port = |port: Option<u16>| port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+    format!(
+        "{verdict:?} by {cause}, {direction} of {interface}: {} {} -> {} {}, protocol {}",
+        flow.source,
+        port(flow.source_port),
+        flow.destination,
+        port(flow.destination_port),
+        flow.protocol,
+    )
+}
+
+impl Outcome {
+    /// Adds what becomes of a packet with this number and length.
+    pub fn add(&mut self, desired: &Desired, probe: &Probe, number: u32, length: u16) {
+        let to = Port::of(probe.packet.destination);
+        let arrives =
+            self.leaves(desired, probe, length) && self.enters(desired, probe, to, length);
+        if arrives {
+            self.delivered.insert(number, to);
+        }
+    }
+
+    fn leaves(&mut self, desired: &Desired, probe: &Probe, length: u16) -> bool {
+        if probe.from == Port::Outside {
+            return true;
+        }
+        self.verdicts += 1;
+        let source = probe.packet.source;
+        let Some(endpoint) = behind(desired, probe.from) else {
+            // Routes lead to each pod's addresses whether or not it is known.
+            let known_route = probe.from.has(source);
+            self.count(if known_route { "unknown endpoint" } else { "reverse path check" }, length);
+            self.report(probe, probe.from, Direction::Egress, &VerdictCause::UnknownEndpoint);
+            return false;
+        };
+        let decision = desired.evaluate(endpoint, Direction::Egress, &probe.packet);
+        if decision.cause == VerdictCause::Spoofed {
+            let checked_before = endpoint.allowed_sources.is_empty() && !probe.from.has(source);
+            let by =
+                if checked_before { "reverse path check" } else { "source is not the endpoint's" };
+            self.count(by, length);
+        }
+        if decision.cause == VerdictCause::Encapsulated {
+            let vxlan = probe.packet.protocol == 17;
+            self.count(
+                if vxlan { "VXLAN from a workload" } else { "IPIP from a workload" },
+                length,
+            );
+        }
+        self.decided(probe, probe.from, Direction::Egress, &decision, length)
+    }
+
+    fn enters(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
+        if to == Port::Outside {
+            return true;
+        }
+        self.verdicts += 1;
+        let Some(endpoint) = behind(desired, to) else {
+            self.count("unknown endpoint", length);
+            self.report(probe, to, Direction::Ingress, &VerdictCause::UnknownEndpoint);
+            return false;
+        };
+        let decision = desired.evaluate(endpoint, Direction::Ingress, &probe.packet);
+        self.decided(probe, to, Direction::Ingress, &decision, length)
+    }
+
+    fn decided(
+        &mut self,
+        probe: &Probe,
+        at: Port,
+        direction: Direction,
+        decision: &Decision,
+        length: u16,
+    ) -> bool {
+        for step in &decision.steps {
+            match step {
+                Step::Rule { id, action, mismatch: None } => {
+                    self.count(&id.to_string(), length);
+                    if *action == Action::Log {
+                        let cause = VerdictCause::Rule(id.clone());
+                        let flow = probe.packet.flow();
+                        let interface = at.interface();
+                        let line = report(Verdict::Logged, &cause, direction, &interface, &flow);
+                        *self.reports.entry(line).or_default() += 1;
+                    }
+                    let is_last = matches!(id.owner, RuleOwner::Profile(_));
+                    let denies = *action == Action::Deny || is_last && *action == Action::Pass;
+                    assert!(!denies || decision.verdict == Verdict::Denied, "{decision}");
+                }
+                Step::TierEnd { tier, action: DefaultAction::Deny } => {
+                    self.count(&format!("end of tier {tier} {direction}"), length);
+                }
+                Step::End => self.count(&format!("no profile matched {direction}"), length),
+                _ => {}
+            }
+        }
+        if decision.verdict == Verdict::Denied {
+            self.report(probe, at, direction, &decision.cause);
+        }
+        decision.verdict == Verdict::Allowed
+    }
+
+    fn count(&mut self, by: &str, length: u16) {
+        let counter = self.counters.entry(by.to_owned()).or_default();
+        counter.0 += 1;
+        counter.1 += u64::from(length);
+    }
+
+    fn report(&mut self, probe: &Probe, at: Port, direction: Direction, cause: &VerdictCause) {
+        let flow = probe.packet.flow();
+        let line = report(Verdict::Denied, cause, direction, &at.interface(), &flow);
+        *self.reports.entry(line).or_default() += 1;
+    }
+}
+
+/// The endpoint that is configured behind a port.
+#[must_use]
+pub fn behind(desired: &Desired, port: Port) -> Option<&WorkloadEndpoint> {
+    let interface = port.interface();
+    desired.endpoints.values().find(|endpoint| *endpoint.interface == *interface)
+}
+
+/// As [`behind`], its identity.
+#[must_use]
+pub fn id_behind(desired: &Desired, port: Port) -> Option<EndpointId> {
+    behind(desired, port).map(|endpoint| endpoint.id.clone())
+}

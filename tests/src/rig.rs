@@ -1,0 +1,251 @@
+//! The engine, its evaluator and the kernel side by side, fed with the same resources.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use calico_core::dataplane::{Dataplane, Transaction, Update, VerdictEvent};
+use calico_core::key::Key;
+use calico_netlink::dataplane::{LinuxDataplane, NoRoutes, Settings};
+use calico_policy::desired::Desired;
+use calico_policy::{Graph, Input, Object};
+use futures_util::StreamExt as _;
+use tokio::task::JoinHandle;
+
+use crate::lab::Lab;
+use crate::predict::{self, Outcome};
+use crate::scenario::{Probe, Scenario};
+use crate::wire;
+
+/// The node whose endpoints are behind the lab's interfaces.
+pub const NODE: &str = "n1";
+
+/// What is not there by then will not come: packets and reports take milliseconds.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Between looks at what came.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Rig<'a> {
+    lab: &'a Lab,
+    dataplane: LinuxDataplane,
+    graph: Graph,
+    desired: Desired,
+    objects: BTreeMap<Key, Object>,
+    events: Arc<Mutex<Vec<VerdictEvent>>>,
+    reader: JoinHandle<()>,
+    revision: u64,
+    next: u32,
+}
+
+impl Drop for Rig<'_> {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl<'a> Rig<'a> {
+    /// Starts without any resource. To be called in the namespace of the lab's host.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    pub async fn new(lab: &'a Lab) -> Self {
+        // Repairs would hide differences.
+        let settings = Settings { guard_interval: None };
+        let dataplane = LinuxDataplane::open_with(Arc::new(NoRoutes), settings).await.unwrap();
+        let events = Arc::<Mutex<Vec<_>>>::default();
+        let (mut stream, into) = (dataplane.verdicts(), Arc::clone(&events));
+        let reader = tokio::spawn(async move {
+            while let Some(event) = stream.next().await {
+                into.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            }
+        });
+        Self {
+            lab,
+            dataplane,
+            graph: Graph::for_node(NODE),
+            desired: Desired::default(),
+            objects: BTreeMap::new(),
+            events,
+            reader,
+            revision: 0,
+            next: 1,
+        }
+    }
+
+    /// Configures what the scenario says, and nothing else, and sends its packets. Returns how
+    /// many verdicts were compared.
+    ///
+    /// # Errors
+    ///
+    /// How the kernel and the evaluator differ.
+    pub async fn play(&mut self, scenario: &Scenario) -> Result<u32, String> {
+        self.configure(&scenario.objects).await?;
+        let before = self.counters().await?;
+        drop(self.lab.received());
+        self.take_reports();
+
+        let mut expected = Outcome::default();
+        let mut sent: BTreeMap<u32, Probe> = BTreeMap::new();
+        let mut flows = HashSet::new();
+        for probe in &scenario.probes {
+            // Reports tell packets apart by their flow only.
+            if !flows.insert(probe.packet.flow()) {
+                continue;
+            }
+            let number = self.next;
+            self.next += 1;
+            // A length of its own each, so that bytes show when two rules swap packets.
+            let length = wire::length(96 + (u16::try_from(sent.len()).unwrap() * 397) % 1301);
+            expected.add(&self.desired, probe, number, length);
+            sent.insert(number, *probe);
+            self.lab.send(probe.from, &probe.packet, number, length);
+        }
+        let found = self.observe(&before, &expected).await?;
+        let verdicts = expected.verdicts;
+        match self.differences(&expected, &found, &sent) {
+            text if text.is_empty() => Ok(verdicts),
+            text => Err(text),
+        }
+    }
+
+    /// Whether the kernel has, rule by rule, what it was told.
+    ///
+    /// # Errors
+    ///
+    /// How it differs.
+    pub async fn check_kernel(&self) -> Result<(), String> {
+        let drift = self.dataplane.resync().await.map_err(|error| error.to_string())?;
+        if drift.repaired.is_empty() { Ok(()) } else { Err(drift.repaired.join("\n")) }
+    }
+
+    async fn configure(&mut self, objects: &[Object]) -> Result<(), String> {
+        let wanted: BTreeMap<Key, Object> =
+            objects.iter().map(|object| (object.key(), object.clone())).collect();
+        let gone: Vec<Key> =
+            self.objects.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.graph.handle(Input::Remove(key)).map_err(|error| error.to_string())?;
+        }
+        for (key, object) in &wanted {
+            if self.objects.get(key) != Some(object) {
+                let put = self.graph.handle(Input::Put(object.clone()));
+                put.map_err(|error| error.to_string())?;
+            }
+        }
+        self.objects = wanted;
+        let mut updates = self.graph.flush();
+        for update in &updates {
+            self.desired.apply(update).map_err(|error| error.to_string())?;
+        }
+        self.revision += 1;
+        updates.push(Update::InSync);
+        let transaction = Transaction { revision: self.revision, updates };
+        let applied = self.dataplane.apply(transaction).await;
+        let applied = applied.map_err(|error| error.to_string())?;
+        if !applied.failed.is_empty() {
+            return Err(format!("failed endpoints: {:?}", applied.failed));
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that is expected was seen, and a while for what is missing.
+    async fn observe(
+        &self,
+        before: &BTreeMap<String, (u64, u64)>,
+        expected: &Outcome,
+    ) -> Result<Outcome, String> {
+        let (mut found, start) = (Outcome::default(), Instant::now());
+        let reports: u32 = expected.reports.values().sum();
+        let mut counted = 0;
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            found.delivered.extend(self.lab.received().into_iter().map(|(port, n)| (n, port)));
+            for report in self.take_reports() {
+                *found.reports.entry(report).or_default() += 1;
+                counted += 1;
+            }
+            let complete = found.delivered.len() >= expected.delivered.len() && counted >= reports;
+            let late = start.elapsed() > PATIENCE;
+            if !(complete || late) {
+                continue;
+            }
+            found.counters.clear();
+            for (identity, (packets, bytes)) in self.counters().await? {
+                let (packets_before, bytes_before) =
+                    before.get(&identity).copied().unwrap_or_default();
+                if packets > packets_before {
+                    found
+                        .counters
+                        .insert(identity, (packets - packets_before, bytes - bytes_before));
+                }
+            }
+            if late || found.counters == expected.counters {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn counters(&self) -> Result<BTreeMap<String, (u64, u64)>, String> {
+        let counters = self.dataplane.rule_counters().await.map_err(|error| error.to_string())?;
+        Ok(counters.into_iter().map(|c| (c.identity, (c.packets, c.bytes))).collect())
+    }
+
+    fn take_reports(&self) -> Vec<String> {
+        let events = mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = |e: &VerdictEvent| {
+            predict::report(e.verdict, &e.cause, e.direction, &e.interface, &e.flow)
+        };
+        events.iter().map(text).collect()
+    }
+
+    fn differences(
+        &self,
+        expected: &Outcome,
+        found: &Outcome,
+        sent: &BTreeMap<u32, Probe>,
+    ) -> String {
+        let mut text = String::new();
+        for (number, probe) in sent {
+            let (wanted, got) = (expected.delivered.get(number), found.delivered.get(number));
+            if wanted != got {
+                let trace = self.trace(probe);
+                writeln!(text, "{probe:?}: expected at {wanted:?}, arrived at {got:?}\n{trace}")
+                    .unwrap();
+            }
+        }
+        for number in found.delivered.keys().filter(|number| !sent.contains_key(number)) {
+            writeln!(text, "packet {number} arrived, which nobody sent").unwrap();
+        }
+        compare(&mut text, "counter", &expected.counters, &found.counters);
+        compare(&mut text, "report", &expected.reports, &found.reports);
+        text
+    }
+
+    fn trace(&self, probe: &Probe) -> String {
+        let from = predict::id_behind(&self.desired, probe.from);
+        let to = crate::lab::Port::of(probe.packet.destination);
+        let to = predict::id_behind(&self.desired, to);
+        self.desired.explain(from.as_ref(), to.as_ref(), &probe.packet).to_string()
+    }
+}
+
+fn compare<V: PartialEq + std::fmt::Debug>(
+    text: &mut String,
+    what: &str,
+    expected: &BTreeMap<String, V>,
+    found: &BTreeMap<String, V>,
+) {
+    let keys: std::collections::BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
+    for key in keys {
+        let (wanted, got) = (expected.get(key), found.get(key));
+        if wanted != got {
+            writeln!(text, "{what} {key}: expected {wanted:?}, found {got:?}").unwrap();
+        }
+    }
+}

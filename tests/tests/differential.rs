@@ -1,0 +1,140 @@
+//! Evaluator and kernel agree about packets that are really sent: on the verdict, on the rule that
+//! decided, on every rule that matched before it, and on what is reported.
+//!
+//! `CALICO_DIFF_VERDICTS` asks for more than the 10,000 verdicts of a usual run, and
+//! `CALICO_DIFF_SEED` for another seed than the one of the day; a run prints what it used. A
+//! scenario that fails is made as small as it goes and printed in the language of `cases/`, where
+//! those are kept that found something once.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use calico_tests::lab::Lab;
+use calico_tests::random;
+use calico_tests::rig::Rig;
+use calico_tests::scenario::Scenario;
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// Packets of a random scenario.
+const PACKETS: usize = 120;
+
+/// A run that takes longer than this has hung.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long a failing scenario is made smaller.
+const SHRINKING: Duration = Duration::from_secs(60);
+
+/// Runs `test` with a fresh lab, in the namespace of its host.
+fn with_rig(test: impl FnOnce(&tokio::runtime::Runtime, &mut Rig<'_>) + Send) {
+    let Some(lab) = Lab::new() else { return };
+    lab.on_host(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut rig = runtime.block_on(Rig::new(&lab));
+        test(&runtime, &mut rig);
+        let _entered = runtime.enter();
+        drop(rig);
+    });
+}
+
+#[test]
+fn random_policies_and_packets() {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
+    let wanted = number("CALICO_DIFF_VERDICTS").unwrap_or(10_000);
+    let seed = number("CALICO_DIFF_SEED").unwrap_or_else(seed_of_today);
+    println!("seed: CALICO_DIFF_SEED={seed}");
+    with_rig(|runtime, rig| {
+        let started = Instant::now();
+        let (mut verdicts, mut scenarios) = (0, 0u64);
+        let mut runner = runner(seed);
+        while verdicts < wanted {
+            assert!(started.elapsed() < DEADLINE, "only {verdicts} verdicts in {DEADLINE:?}");
+            let tree = random::scenario(PACKETS).new_tree(&mut runner).unwrap();
+            let lines = tree.current();
+            match runtime.block_on(rig.play(&scenario(&lines))) {
+                Ok(count) => verdicts += u64::from(count),
+                Err(difference) => {
+                    let lines = minimise(lines, |lines| {
+                        runtime.block_on(rig.play(&scenario(lines))).is_err()
+                    });
+                    let again = runtime.block_on(rig.play(&scenario(&lines)));
+                    panic!(
+                        "scenario {scenarios} of CALICO_DIFF_SEED={seed} fails:\n{}\n\
+                         the smallest one that does so:\n{}\nat first:\n{difference}",
+                        again.err().as_deref().unwrap_or("not when it is played again"),
+                        scenario(&lines)
+                    );
+                }
+            }
+            scenarios += 1;
+            if scenarios.is_multiple_of(10) {
+                let same = runtime.block_on(rig.check_kernel());
+                same.unwrap_or_else(|drift| panic!("CALICO_DIFF_SEED={seed}: {drift}"));
+            }
+        }
+        println!(
+            "{verdicts} verdicts of {scenarios} scenarios agree, in {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+    });
+}
+
+/// A source of random scenarios.
+fn runner(seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    TestRunner::new_with_rng(Config::default(), rng)
+}
+
+fn scenario(lines: &[String]) -> Scenario {
+    lines.join("\n").parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Leaves lines out, fewer and fewer at a time, as long as it `fails`.
+fn minimise(mut lines: Vec<String>, mut fails: impl FnMut(&[String]) -> bool) -> Vec<String> {
+    let started = Instant::now();
+    let mut size = lines.len() / 2;
+    while size > 0 && started.elapsed() < SHRINKING {
+        let before = lines.len();
+        let mut at = 0;
+        while at < lines.len() {
+            let mut fewer = lines.clone();
+            fewer.drain(at..(at + size).min(lines.len()));
+            if fails(&fewer) {
+                lines = fewer;
+            } else {
+                at += size;
+            }
+        }
+        // The last round goes on until nothing can be left out any more.
+        size = if size == 1 && lines.len() < before { 1 } else { size / 2 };
+    }
+    lines
+}
+
+/// Each day another one, so that time finds what one run does not.
+fn seed_of_today() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs() / 86_400)
+}
+
+#[test]
+fn kept_cases() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    with_rig(|runtime, rig| {
+        for path in paths {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let scenario: Scenario =
+                text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let played = runtime.block_on(rig.play(&scenario));
+            let verdicts = played.unwrap_or_else(|error| panic!("{}:\n{error}", path.display()));
+            assert!(verdicts > 0, "{} sends nothing", path.display());
+        }
+    });
+}
