@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::speaker::ConnectionId;
+use super::sys;
+use crate::speaker::{ConnectionId, Transport};
 
 /// Octets read at once. An idle connection holds no buffer.
 const READ_CHUNK: usize = 32 * 1024;
@@ -127,11 +129,12 @@ pub(super) fn connect(
     id: ConnectionId,
     remote: SocketAddr,
     local: Option<IpAddr>,
+    transport: Transport,
     inputs: &mpsc::Sender<Input>,
 ) -> Connection {
     let inputs = inputs.clone();
     let task = tokio::spawn(async move {
-        let input = match open(remote, local).await {
+        let input = match open(remote, local, &transport).await {
             Ok(stream) => Input::Connected { id, stream },
             Err(e) => Input::ConnectFailed { id, why: e.to_string() },
         };
@@ -141,12 +144,36 @@ pub(super) fn connect(
     Connection::Connecting(AbortOnDrop::new(&task))
 }
 
-async fn open(remote: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+async fn open(
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    transport: &Transport,
+) -> io::Result<TcpStream> {
+    let v6 = remote.is_ipv6();
+    let socket = if v6 { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    secure(&socket, v6, v6, remote.ip(), transport)?;
     if let Some(local) = local {
         socket.bind(SocketAddr::new(local, 0))?;
     }
     socket.connect(remote).await
+}
+
+/// Sets what a peer's connection is protected by. `v6` is the family of the connection,
+/// `of_v6` that of the socket.
+pub(super) fn secure(
+    socket: &impl AsFd,
+    v6: bool,
+    of_v6: bool,
+    remote: IpAddr,
+    transport: &Transport,
+) -> io::Result<()> {
+    let failed = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+    if let Some(password) = &transport.password {
+        sys::set_password(socket, of_v6, remote.into(), Some(password))
+            .map_err(|e| failed("the kernel does not take the password (TCP MD5)", e))?;
+    }
+    sys::set_distance(socket, v6, transport.distance)
+        .map_err(|e| failed("the kernel does not take the TTL", e))
 }
 
 async fn read_all(id: ConnectionId, read: OwnedReadHalf, inputs: mpsc::Sender<Input>) {

@@ -9,9 +9,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::connection::{AbortOnDrop, Connection, Input, Up, connect};
+use super::connection::{AbortOnDrop, Connection, Input, Up, connect, secure};
 use super::handle::{Command, Shutdown, Subscribers};
-use super::listener::{Accepted, accept_all};
+use super::listener::{Accepted, Passwords, accept_all};
 use super::subscription::Shared;
 use crate::session::State;
 use crate::speaker::{ConnectionId, Speaker, SpeakerAction, SpeakerEvent};
@@ -36,7 +36,8 @@ pub(super) struct Driver {
     subscribers: Vec<Arc<Shared>>,
     /// Writers with last words to say.
     closing: Vec<JoinHandle<()>>,
-    _listeners: Vec<AbortOnDrop>,
+    listeners: Vec<(AbortOnDrop, JoinHandle<()>)>,
+    passwords: Passwords,
 }
 
 impl Driver {
@@ -48,9 +49,14 @@ impl Driver {
     ) -> Self {
         let (input, inputs) = mpsc::channel(INPUT_QUEUE);
         let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+        let passwords = Passwords::new(listeners.clone());
         let listeners = listeners
             .into_iter()
-            .map(|l| AbortOnDrop::new(&tokio::spawn(accept_all(l, accept.clone()))))
+            .map(|l| {
+                let task = tokio::spawn(accept_all(l, accept.clone()));
+                (AbortOnDrop::new(&task), task)
+            })
             .collect();
         Self {
             speaker,
@@ -62,7 +68,8 @@ impl Driver {
             new_subscribers,
             subscribers: Vec::new(),
             closing: Vec::new(),
-            _listeners: listeners,
+            listeners,
+            passwords,
         }
     }
 
@@ -111,6 +118,11 @@ impl Driver {
         self.speaker.shutdown(Instant::now(), text);
         self.pump();
         self.connections.clear();
+        // Whoever asked for the end may want to listen on the same port next.
+        for (abort, task) in self.listeners.drain(..) {
+            drop(abort);
+            let _ = task.await;
+        }
         // Each ends within the time for last words, and they run side by side.
         for writer in self.closing.drain(..) {
             let _ = writer.await;
@@ -129,8 +141,9 @@ impl Driver {
         }
         while let Some(action) = self.speaker.poll_action() {
             match action {
-                SpeakerAction::Connect { id, remote, local } => {
-                    self.connections.insert(id, connect(id, remote, local, &self.input));
+                SpeakerAction::Connect { id, remote, local, transport } => {
+                    let connection = connect(id, remote, local, transport, &self.input);
+                    self.connections.insert(id, connection);
                 }
                 SpeakerAction::Close { id, last } => self.close(id, last),
             }
@@ -179,8 +192,16 @@ impl Driver {
         });
         match accepted {
             Ok(id) => {
-                let up = Up::start(id, stream, &self.input);
-                self.connections.insert(id, Connection::Up(up));
+                // A connection that came before its peer was configured has none of it yet.
+                let address = remote.ip().to_canonical();
+                let transport = self.speaker.transport(id.peer).unwrap_or_default();
+                match secure(&stream, address.is_ipv6(), remote.is_ipv6(), address, &transport) {
+                    Ok(()) => {
+                        let up = Up::start(id, stream, &self.input);
+                        self.connections.insert(id, Connection::Up(up));
+                    }
+                    Err(e) => self.speaker.handle_closed(now, id, &e.to_string()),
+                }
             }
             // Dropping the stream closes it. Strangers are many: this is no warning.
             Err(why) => tracing::debug!(%remote, %why, "BGP connection refused"),
@@ -234,7 +255,17 @@ impl Driver {
         let now = Instant::now();
         match command {
             Command::SetPeers(peers, reply) => {
-                let _ = reply.send(self.speaker.set_peers(now, peers));
+                let result = self.speaker.set_peers(now, peers);
+                self.passwords.apply(&self.speaker.listen_passwords());
+                let _ = reply.send(result);
+            }
+            Command::SetDynamic(dynamic, reply) => {
+                let result = self.speaker.set_dynamic(now, dynamic);
+                self.passwords.apply(&self.speaker.listen_passwords());
+                let _ = reply.send(result);
+            }
+            Command::Refresh(peer, reply) => {
+                let _ = reply.send(self.speaker.request_refresh(peer));
             }
             Command::Announce(routes, reply) => {
                 let refused = routes
@@ -294,6 +325,9 @@ fn log(event: &SpeakerEvent) {
         }
         SpeakerEvent::SessionFailed { peer, reason } => {
             tracing::debug!(%peer, %reason, "BGP session did not come up");
+        }
+        SpeakerEvent::PrefixLimit { peer, level, count, max } => {
+            tracing::warn!(%peer, ?level, count, max, "BGP prefix limit");
         }
         SpeakerEvent::UpdateError { peer, error, total } => {
             tracing::warn!(%peer, %error, total, "faulty UPDATE");

@@ -13,7 +13,9 @@ use super::driver::Driver;
 use super::subscription::Shared;
 use super::{RouteSubscription, SpawnError, SpeakerStopped, listener};
 use crate::rib::RouteView;
-use crate::speaker::{Config, ConfigError, PeerChanges, PeerConfig, PeerStatus, Speaker};
+use crate::speaker::{
+    Config, ConfigError, DynamicPeers, PeerChanges, PeerConfig, PeerStatus, Speaker,
+};
 use crate::wire::PathAttributes;
 
 /// Commands that wait while the speaker is busy.
@@ -45,6 +47,8 @@ impl Subscribers {
 /// What the handle asks of the task that owns the speaker.
 pub(super) enum Command {
     SetPeers(Vec<PeerConfig>, oneshot::Sender<Result<PeerChanges, ConfigError>>),
+    SetDynamic(Vec<DynamicPeers>, oneshot::Sender<Result<(), ConfigError>>),
+    Refresh(SocketAddr, oneshot::Sender<bool>),
     Announce(Vec<(IpNet, PathAttributes)>, oneshot::Sender<Vec<IpNet>>),
     Withdraw(Vec<IpNet>, oneshot::Sender<()>),
     NextHopMetric(IpAddr, Option<u32>, oneshot::Sender<()>),
@@ -111,6 +115,25 @@ impl SpeakerHandle {
         peers: Vec<PeerConfig>,
     ) -> Result<Result<PeerChanges, ConfigError>, SpeakerStopped> {
         self.ask(|reply| Command::SetPeers(peers, reply)).await
+    }
+
+    /// Makes these the prefixes of dynamic neighbours; see [`Speaker::set_dynamic`].
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]; inside, [`ConfigError`] if they cannot be: then nothing changed.
+    pub async fn set_dynamic(
+        &self,
+        dynamic: Vec<DynamicPeers>,
+    ) -> Result<Result<(), ConfigError>, SpeakerStopped> {
+        self.ask(|reply| Command::SetDynamic(dynamic, reply)).await
+    }
+
+    /// Asks a peer for all its routes again (RFC 2918). Returns whether it was asked.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn request_refresh(&self, peer: SocketAddr) -> Result<bool, SpeakerStopped> {
+        self.ask(|reply| Command::Refresh(peer, reply)).await
     }
 
     /// Announces routes of this speaker, with attributes. Returns those that mean nothing beyond

@@ -11,6 +11,7 @@ mod error;
 mod handle;
 mod listener;
 mod subscription;
+mod sys;
 
 pub use error::{SpawnError, SpeakerStopped};
 pub use handle::{Shutdown, SpeakerHandle};

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::wire::{
-    Capability, Family, GracefulRestart, MAX_EXTENDED_LEN, MAX_LEN, Notification, NotificationCode,
-    Open, OpenErrorCode, UpdateContext,
+    AddPathMode, Capability, Family, GracefulRestart, LongLivedFamily, MAX_EXTENDED_LEN, MAX_LEN,
+    Notification, NotificationCode, Open, OpenErrorCode, Role, UpdateContext,
 };
 
 /// Everything that a change of must restart the session for.
@@ -32,9 +32,48 @@ pub struct SessionConfig {
     pub graceful_restart: Option<u16>,
     /// This process has just restarted: set the R bit.
     pub restarting: bool,
+    /// Advertise long-lived graceful restart with this stale time in seconds (RFC 9494); needs
+    /// `graceful_restart`.
+    pub long_lived: Option<u32>,
     /// The kernel kept forwarding over the last end of the session: set the F bits. True from
     /// the second session on, because the kernel does not notice the end of a session.
     pub forwarding_preserved: bool,
+    /// What this side is to an external peer (RFC 9234).
+    pub role: Option<Role>,
+    /// With a role: refuse a peer that does not tell its own.
+    pub strict_role: bool,
+    /// Offer to take IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Offer to exchange several paths per prefix (RFC 7911).
+    pub add_path: AddPath,
+}
+
+/// Several paths per prefix (RFC 7911): which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct AddPath {
+    /// This side takes them.
+    pub receive: bool,
+    /// This side sends them.
+    pub send: bool,
+}
+
+impl AddPath {
+    const fn mode(self) -> Option<AddPathMode> {
+        match (self.receive, self.send) {
+            (true, true) => Some(AddPathMode::Both),
+            (true, false) => Some(AddPathMode::Receive),
+            (false, true) => Some(AddPathMode::Send),
+            (false, false) => None,
+        }
+    }
+
+    /// What is left of it with a peer that offers `theirs`.
+    fn with(self, theirs: AddPathMode) -> Self {
+        Self {
+            receive: self.receive && theirs != AddPathMode::Receive,
+            send: self.send && theirs != AddPathMode::Send,
+        }
+    }
 }
 
 impl SessionConfig {
@@ -52,7 +91,12 @@ impl SessionConfig {
             connect_retry: Duration::from_secs(5),
             graceful_restart: None,
             restarting: false,
+            long_lived: None,
             forwarding_preserved: false,
+            role: None,
+            strict_role: false,
+            extended_next_hop: false,
+            add_path: AddPath::default(),
         }
     }
 
@@ -65,16 +109,44 @@ impl SessionConfig {
         let mut capabilities: Vec<_> =
             self.families.iter().map(|f| Capability::MultiProtocol(*f)).collect();
         capabilities.push(Capability::RouteRefresh);
+        capabilities.push(Capability::EnhancedRouteRefresh);
         capabilities.push(Capability::ExtendedMessage);
+        if self.offers_extended_next_hop() {
+            let v6 = Family::IPV6_UNICAST.afi;
+            capabilities.push(Capability::ExtendedNextHop(vec![(Family::IPV4_UNICAST, v6)]));
+        }
+        if let Some(role) = self.role.filter(|_| self.is_external()) {
+            capabilities.push(Capability::Role(role));
+        }
+        if let Some(mode) = self.add_path.mode() {
+            let families = self.families.iter().map(|f| (*f, mode)).collect();
+            capabilities.push(Capability::AddPath(families));
+        }
         if let Some(restart_time) = self.graceful_restart {
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
                 restarting: self.restarting,
-                notification: false,
+                notification: true,
                 restart_time: restart_time.min(0x0FFF),
                 families: self.families.iter().map(|f| (*f, self.forwarding_preserved)).collect(),
             }));
+            // Without a stale time of its own it says at least that it knows what stale means.
+            let long_lived = self.long_lived.map(|stale_time| {
+                let forwarding = self.forwarding_preserved;
+                let family = |family: &Family| LongLivedFamily {
+                    family: *family,
+                    forwarding,
+                    stale_time: stale_time.min(0x00FF_FFFF),
+                };
+                self.families.iter().map(family).collect()
+            });
+            let long_lived = long_lived.unwrap_or_default();
+            capabilities.push(Capability::LongLivedGracefulRestart(long_lived));
         }
         Open::new(self.local_as, self.hold_time, self.router_id, capabilities)
+    }
+
+    fn offers_extended_next_hop(&self) -> bool {
+        self.extended_next_hop && self.families.contains(&Family::IPV4_UNICAST)
     }
 
     /// Compares the peer's OPEN with this side (RFC 4271, section 6.2).
@@ -91,6 +163,10 @@ impl SessionConfig {
         if families.is_empty() {
             return refuse(OpenErrorCode::UnsupportedCapability);
         }
+        let role = self.role.filter(|_| self.is_external());
+        if !role.is_none_or(|role| self.is_role_accepted(role, open)) {
+            return refuse(OpenErrorCode::RoleMismatch);
+        }
         let has = |wanted: &Capability| open.capabilities.contains(wanted);
         let four_octet_as =
             open.capabilities.iter().any(|c| matches!(c, Capability::FourOctetAs(_)));
@@ -105,21 +181,64 @@ impl SessionConfig {
             Capability::GracefulRestart(gr) if self.graceful_restart.is_some() => Some(gr.clone()),
             _ => None,
         });
+        let long_lived = open.capabilities.iter().find_map(|c| match c {
+            Capability::LongLivedGracefulRestart(families) if graceful_restart.is_some() => {
+                Some(families.clone())
+            }
+            _ => None,
+        });
+        let v4_over_v6 = (Family::IPV4_UNICAST, Family::IPV6_UNICAST.afi);
+        let takes_v4_over_v6 =
+            |c: &Capability| matches!(c, Capability::ExtendedNextHop(f) if f.contains(&v4_over_v6));
+        let add_path = self.common_add_path(open, &families);
+        let received = add_path.iter().filter(|(_, a)| a.receive).map(|(f, _)| *f).collect();
+        let route_refresh = has(&Capability::RouteRefresh);
         Ok(Negotiated {
             remote_as: self.remote_as,
             remote_router_id: open.router_id,
             hold_time: Duration::from_secs(hold_time.into()),
             keepalive_time: Duration::from_secs(keepalive.into()),
             families,
-            route_refresh: has(&Capability::RouteRefresh),
+            route_refresh,
+            enhanced_refresh: route_refresh && has(&Capability::EnhancedRouteRefresh),
             graceful_restart,
+            long_lived,
+            role,
+            extended_next_hop: self.offers_extended_next_hop()
+                && open.capabilities.iter().any(takes_v4_over_v6),
+            add_path,
             context: UpdateContext {
                 four_octet_as,
                 external: self.is_external(),
-                add_path: Vec::new(),
+                add_path: received,
                 max_len,
             },
         })
+    }
+
+    /// RFC 9234, section 4.2. A peer that tells several roles must mean one.
+    fn is_role_accepted(&self, role: Role, open: &Open) -> bool {
+        let mut told = false;
+        open.capabilities.iter().all(|c| match c {
+            Capability::Role(theirs) => {
+                told = true;
+                *theirs == role.opposite()
+            }
+            _ => true,
+        }) && (told || !self.strict_role)
+    }
+
+    fn common_add_path(&self, open: &Open, families: &[Family]) -> Vec<(Family, AddPath)> {
+        let theirs = open.capabilities.iter().filter_map(|c| match c {
+            Capability::AddPath(offers) => Some(offers),
+            _ => None,
+        });
+        theirs
+            .flatten()
+            .filter(|(family, _)| families.contains(family))
+            .map(|(family, mode)| (*family, self.add_path.with(*mode)))
+            .filter(|(_, agreed)| *agreed != AddPath::default())
+            .collect()
     }
 
     fn common_families(&self, open: &Open) -> Vec<Family> {
@@ -154,17 +273,54 @@ pub struct Negotiated {
     pub families: Vec<Family>,
     /// The peer understands ROUTE-REFRESH.
     pub route_refresh: bool,
+    /// The peer marks beginning and end of what it tells again, and understands our marks
+    /// (RFC 7313).
+    pub enhanced_refresh: bool,
     /// The peer's graceful restart capability, if both sides have it.
     pub graceful_restart: Option<GracefulRestart>,
+    /// The peer's families with long-lived graceful restart (RFC 9494); `Some` without any if it
+    /// only knows what stale routes are.
+    pub long_lived: Option<Vec<LongLivedFamily>>,
+    /// What this side is to the peer (RFC 9234).
+    pub role: Option<Role>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950), both ways.
+    pub extended_next_hop: bool,
+    /// Families with several paths per prefix (RFC 7911), and which way.
+    pub add_path: Vec<(Family, AddPath)>,
     /// How UPDATEs are read and written.
     pub context: UpdateContext,
 }
 
 impl Negotiated {
-    /// The families that a restart of the peer leaves in place (RFC 4724, section 4.2).
-    pub fn restartable_families(&self) -> Vec<Family> {
+    /// Whether graceful restart also covers the ends of sessions by NOTIFICATION (RFC 8538).
+    pub fn restarts_over_notification(&self) -> bool {
+        self.graceful_restart.as_ref().is_some_and(|gr| gr.notification)
+    }
+
+    /// Seconds for which the peer wants the routes of a family kept after its restart time
+    /// (RFC 9494).
+    pub fn long_lived_stale_time(&self, family: Family) -> u32 {
+        let mut families = self.long_lived.iter().flatten();
+        families.find(|f| f.family == family).map_or(0, |f| f.stale_time)
+    }
+
+    /// Which way several paths per prefix of a family go (RFC 7911).
+    pub fn add_path(&self, family: Family) -> AddPath {
+        let mut families = self.add_path.iter();
+        families.find(|(f, _)| *f == family).map(|(_, agreed)| *agreed).unwrap_or_default()
+    }
+
+    /// The families that a restart of the peer leaves in place (RFC 4724, section 4.2; RFC 9494,
+    /// section 4.2), with the restart time and the stale time in seconds.
+    pub fn restartable_families(&self) -> Vec<(Family, u16, u32)> {
         let Some(gr) = &self.graceful_restart else { return Vec::new() };
-        gr.families.iter().map(|(f, _)| *f).filter(|f| self.families.contains(f)).collect()
+        let times = |family: &Family| {
+            let restarts = gr.families.iter().any(|(f, _)| f == family);
+            let restart_time = if restarts { gr.restart_time } else { 0 };
+            let stale_time = self.long_lived_stale_time(*family);
+            (restarts || stale_time > 0).then_some((*family, restart_time, stale_time))
+        };
+        self.families.iter().filter_map(times).collect()
     }
 }
 

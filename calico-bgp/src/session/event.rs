@@ -6,7 +6,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::Negotiated;
-use crate::wire::{Family, Notification, Update};
+use crate::wire::{CeaseCode, Family, Notification, NotificationCode, Update};
 
 /// The states of RFC 4271, section 8.2.2. With two connections at once, the state of the one
 /// that is further.
@@ -63,10 +63,18 @@ pub enum DownReason {
 }
 
 impl DownReason {
-    /// Whether graceful restart keeps the peer's routes over this (RFC 4724, section 4.2: any
-    /// end of the connection but a NOTIFICATION).
-    pub const fn keeps_routes(&self) -> bool {
-        matches!(self, Self::ConnectionLost(_) | Self::PeerRestarted)
+    /// Whether graceful restart keeps the peer's routes over this: any end of the connection but
+    /// a NOTIFICATION (RFC 4724, section 4.2), or, if so agreed, but a hard reset (RFC 8538).
+    pub fn keeps_routes(&self, over_notification: bool) -> bool {
+        let hard = NotificationCode::Cease(CeaseCode::HardReset);
+        match self {
+            Self::ConnectionLost(_) | Self::PeerRestarted => true,
+            Self::NotificationSent { notification, .. }
+            | Self::NotificationReceived(notification) => {
+                over_notification && notification.code != hard
+            }
+            Self::ConnectFailed(_) | Self::ClosedForRestart => false,
+        }
     }
 }
 
@@ -95,6 +103,10 @@ pub enum PeeringEvent {
     Update(Update),
     /// The peer wants all routes of a family again (RFC 2918).
     RouteRefresh(Family),
+    /// The peer begins to tell all routes of a family anew (RFC 7313).
+    RefreshBegins(Family),
+    /// It has told them all; what it has not repeated is gone (RFC 7313).
+    RefreshEnds(Family),
     /// An established session ended.
     Down(DownReason),
     /// Something failed before the session was established.

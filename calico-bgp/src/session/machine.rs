@@ -85,9 +85,16 @@ impl Peering {
             (Phase::Established, Message::RouteRefresh(refresh)) => {
                 let families = c.negotiated.as_ref().map(|n| n.families.as_slice());
                 let known = families.unwrap_or_default().contains(&refresh.family);
-                // Begin and end markers were not asked for: RFC 7313 wants them ignored.
-                if known && refresh.subtype == 0 {
-                    self.events.push_back(PeeringEvent::RouteRefresh(refresh.family));
+                let enhanced = c.negotiated.as_ref().is_some_and(|n| n.enhanced_refresh);
+                let event = match refresh.subtype {
+                    0 => PeeringEvent::RouteRefresh(refresh.family),
+                    1 if enhanced => PeeringEvent::RefreshBegins(refresh.family),
+                    2 if enhanced => PeeringEvent::RefreshEnds(refresh.family),
+                    // RFC 7313, section 5: other subtypes are ignored.
+                    _ => return,
+                };
+                if known {
+                    self.events.push_back(event);
                 }
             }
             (phase, message) => {
@@ -188,8 +195,15 @@ impl Peering {
     }
 
     /// Closes a connection from this side.
-    pub(super) fn close(&mut self, now: Instant, serial: u32, reason: DownReason) {
+    pub(super) fn close(&mut self, now: Instant, serial: u32, mut reason: DownReason) {
         let Some(c) = self.connection(serial) else { return };
+        if let DownReason::NotificationSent { notification, .. } = &mut reason
+            && c.phase == Phase::Established
+            && c.negotiated.as_ref().is_some_and(|n| n.restarts_over_notification())
+            && is_for_good(notification.code)
+        {
+            *notification = notification.hard_reset();
+        }
         if c.phase != Phase::Connecting
             && let DownReason::NotificationSent { notification, .. } = &reason
         {
@@ -252,6 +266,18 @@ pub(super) const fn sent(notification: Notification, cause: Option<String>) -> D
 
 pub(super) const fn collision() -> DownReason {
     sent(Notification::new(NotificationCode::Cease(CeaseCode::ConnectionCollisionResolution)), None)
+}
+
+/// Whether the peer is to drop the routes at once (RFC 8538, section 3.1).
+const fn is_for_good(code: NotificationCode) -> bool {
+    matches!(
+        code,
+        NotificationCode::Cease(
+            CeaseCode::AdministrativeShutdown
+                | CeaseCode::PeerDeconfigured
+                | CeaseCode::MaximumPrefixes
+        )
+    )
 }
 
 /// Whether this side ended the connection because of what the peer sent; connecting again at

@@ -17,6 +17,6 @@ mod simulator;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Negotiated, SessionConfig, passive_by_address_text};
+pub use config::{AddPath, Negotiated, SessionConfig, passive_by_address_text};
 pub use event::{Action, DownReason, PeeringEvent, Refused, State};
 pub use peering::Peering;

@@ -94,8 +94,32 @@ impl Peering {
         self.note_state();
     }
 
-    /// Ends the established session with a NOTIFICATION and starts over.
+    /// Ends the session with a NOTIFICATION and has none for a while, whoever connects.
+    pub fn hold_down(
+        &mut self,
+        now: Instant,
+        notification: &Notification,
+        cause: &str,
+        time: Duration,
+    ) {
+        self.held_until = Some(now + time);
+        while let Some(serial) = self.connections.first().map(|c| c.serial) {
+            self.close(now, serial, sent(notification.clone(), Some(cause.to_owned())));
+        }
+        self.note_state();
+    }
+
+    /// Whether nothing goes on: no connection, and none being held down.
+    pub const fn is_vacant(&self) -> bool {
+        self.connections.is_empty() && self.held_until.is_none()
+    }
+
+    /// Ends the established session with a NOTIFICATION and starts over; ends a hold-down too.
     pub fn reset(&mut self, now: Instant, notification: Notification, cause: &str) {
+        if self.held_until.take().is_some() {
+            self.retry_at = Some(now);
+            self.connect_if_due(now);
+        }
         if let Some(serial) = self.established_serial() {
             self.close(now, serial, sent(notification, Some(cause.to_owned())));
         }
@@ -243,6 +267,17 @@ impl Peering {
             return false;
         }
         self.send(&Message::RouteRefresh(RouteRefresh { family, subtype: 0 }));
+        true
+    }
+
+    /// Marks the beginning, or the end, of telling all routes of a family again, if the peer
+    /// understands that (RFC 7313). Returns whether it does.
+    pub fn send_refresh_mark(&mut self, family: Family, end: bool) -> bool {
+        if !self.negotiated().is_some_and(|n| n.enhanced_refresh) {
+            return false;
+        }
+        let subtype = if end { 2 } else { 1 };
+        self.send(&Message::RouteRefresh(RouteRefresh { family, subtype }));
         true
     }
 }

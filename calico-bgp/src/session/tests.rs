@@ -89,7 +89,7 @@ fn silence_ends_the_session_after_the_hold_time_and_it_recovers() {
             downs(&sim, side),
             [DownReason::NotificationSent { notification: expired.clone(), cause: None }]
         );
-        assert!(!downs(&sim, side)[0].keeps_routes());
+        assert!(!downs(&sim, side)[0].keeps_routes(false));
     }
     sim.black_hole = false;
     sim.run(secs(30));
@@ -103,7 +103,7 @@ fn a_lost_connection_comes_back() {
     sim.run(secs(2));
     sim.cut();
     assert_eq!(downs(&sim, 0), [DownReason::ConnectionLost("cut".into())]);
-    assert!(downs(&sim, 0)[0].keeps_routes());
+    assert!(downs(&sim, 0)[0].keeps_routes(false));
     sim.run(secs(10));
     assert_eq!(sim.states(), UP);
     assert_eq!(established(&sim, 1), 2);

@@ -1,13 +1,15 @@
 //! What a speaker and its peers are configured with.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::rib::{AsRules, NextHopMode, PeerKind, PeerRouting, Policy, RibConfig};
-use crate::session::SessionConfig;
-use crate::wire::Family;
+use super::{Distance, Password, PrefixLimit, Transport};
+use crate::rib::{AsRules, NextHopMode, PeerKind, PeerRouting, Policy, PrivateAs, RibConfig};
+use crate::session::{AddPath, SessionConfig};
+use crate::wire::{Family, Role};
 
 /// The port that BGP has (RFC 4271).
 pub(crate) const BGP_PORT: u16 = 179;
@@ -83,6 +85,16 @@ impl Config {
     }
 }
 
+/// What a peer with a local AS of its own sees of the speaker's AS number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LocalAsMode {
+    /// Nothing: the local AS stands for it.
+    #[default]
+    Replace,
+    /// It stands behind the local AS in the paths that the peer is sent.
+    Show,
+}
+
 /// Configuration of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,6 +125,35 @@ pub struct PeerConfig {
     pub keepalive_time: Option<u16>,
     /// Pause between attempts to connect.
     pub connect_retry: Duration,
+    /// Long-lived graceful restart with this stale time in seconds (RFC 9494); needs
+    /// `graceful_restart`.
+    pub long_lived: Option<u32>,
+    /// Longest time that routes of the peer are kept as a last resort, whatever it asks for.
+    pub long_lived_max: Duration,
+    /// Password of the TCP signatures (RFC 2385).
+    pub password: Option<Password>,
+    /// How far away the peer may be.
+    pub distance: Distance,
+    /// With `local_as`: whether the speaker's own AS number shows behind it.
+    pub local_as_mode: LocalAsMode,
+    /// How often this side's AS number may be in a path that the peer sends.
+    pub allow_own_as: u8,
+    /// Replaces the peer's AS number by this side's in paths sent to it.
+    pub override_as: bool,
+    /// What is done with private AS numbers in paths sent to it.
+    pub private_as: PrivateAs,
+    /// How many prefixes it may tell.
+    pub prefix_limit: Option<PrefixLimit>,
+    /// What this side is to the peer (RFC 9234); only for external peers.
+    pub role: Option<Role>,
+    /// With a role: refuse the peer if it does not tell its own.
+    pub strict_role: bool,
+    /// Offer to take IPv4 routes with IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Offer to exchange several paths per prefix (RFC 7911).
+    pub add_path: AddPath,
+    /// Interface over which the peer is reached, for policies that ask for it.
+    pub interface: Option<Arc<str>>,
     /// Which routes of the peer are used.
     pub import: Policy,
     /// Which routes the peer hears of.
@@ -137,6 +178,20 @@ impl PeerConfig {
             hold_time: 90,
             keepalive_time: None,
             connect_retry: Duration::from_secs(5),
+            long_lived: None,
+            long_lived_max: Duration::from_secs(24 * 3600),
+            password: None,
+            distance: Distance::Anywhere,
+            local_as_mode: LocalAsMode::Replace,
+            allow_own_as: 0,
+            override_as: false,
+            private_as: PrivateAs::Keep,
+            prefix_limit: None,
+            role: None,
+            strict_role: false,
+            extended_next_hop: address.is_ipv6(),
+            add_path: AddPath::default(),
+            interface: None,
             import: Policy::AcceptAll,
             export: Policy::AcceptAll,
         }
@@ -165,13 +220,25 @@ impl PeerConfig {
         }
     }
 
-    pub(super) fn routing(&self) -> PeerRouting {
+    pub(super) fn routing(&self, config: &Config) -> PeerRouting {
         PeerRouting {
             import: self.import.clone(),
             export: self.export.clone(),
             next_hop: self.next_hop,
-            as_rules: AsRules::default(),
+            as_rules: AsRules {
+                allow_own: self.allow_own_as,
+                override_peer: self.override_as,
+                private: self.private_as,
+                behind: match self.local_as_mode {
+                    LocalAsMode::Replace => None,
+                    LocalAsMode::Show => self.local_as.map(|_| config.local_as),
+                },
+            },
         }
+    }
+
+    pub(super) fn transport(&self) -> Transport {
+        Transport { password: self.password.clone(), distance: self.distance }
     }
 
     pub(super) fn session(&self, config: &Config, restarting: bool) -> SessionConfig {
@@ -186,7 +253,12 @@ impl PeerConfig {
             connect_retry: self.connect_retry,
             graceful_restart: self.graceful_restart,
             restarting,
+            long_lived: self.long_lived,
             forwarding_preserved: restarting,
+            role: self.role,
+            strict_role: self.strict_role,
+            extended_next_hop: self.extended_next_hop,
+            add_path: self.add_path,
         }
     }
 
@@ -197,6 +269,11 @@ impl PeerConfig {
             next_hop: NextHopMode::Auto,
             import: Policy::AcceptAll,
             export: Policy::AcceptAll,
+            override_as: false,
+            private_as: PrivateAs::Keep,
+            local_as_mode: LocalAsMode::Replace,
+            prefix_limit: None,
+            long_lived_max: Duration::ZERO,
             families: c.effective_families(),
             ..c.clone()
         };
@@ -213,6 +290,9 @@ impl PeerConfig {
         }
         if self.local_address.is_some_and(|a| a.is_ipv4() != self.address.is_ipv4()) {
             return Err(ConfigError::LocalAddress { peer });
+        }
+        if !self.distance.is_valid() {
+            return Err(ConfigError::Distance { peer });
         }
         if self.address.is_unspecified() || self.address.is_multicast() {
             return Err(ConfigError::Address { peer });
@@ -254,6 +334,12 @@ pub enum ConfigError {
     /// The address is not one of a host.
     #[error("peer {peer}: not the address of a host")]
     Address {
+        /// The peer.
+        peer: SocketAddr,
+    },
+    /// A distance of no hop at all.
+    #[error("peer {peer}: a peer is at least one hop away")]
+    Distance {
         /// The peer.
         peer: SocketAddr,
     },

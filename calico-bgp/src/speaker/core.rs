@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use super::events::write_batch;
 use super::peer::Peer;
 use super::{
-    AcceptError, Config, ConfigError, ConnectionId, PeerChanges, PeerConfig, PeerStatus,
-    SpeakerAction, SpeakerEvent,
+    AcceptError, Config, ConfigError, ConnectionId, DynamicPeers, PeerChanges, PeerConfig,
+    PeerStatus, SpeakerAction, SpeakerEvent,
 };
 use crate::rib::{BestRoute, PeerId, Rib, RouteView};
 use crate::wire::{CeaseCode, Notification, NotificationCode, PathAttributes};
@@ -42,6 +42,7 @@ pub struct Speaker {
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) by_key: HashMap<SocketAddr, PeerId>,
     pub(super) next_peer: u32,
+    pub(super) dynamic: Vec<DynamicPeers>,
     pub(super) rib: Rib,
     pub(super) deferral: Option<Deferral>,
     pub(super) actions: VecDeque<SpeakerAction>,
@@ -67,6 +68,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             by_key: HashMap::new(),
             next_peer: 1,
+            dynamic: Vec::new(),
             deferral,
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -108,8 +110,13 @@ impl Speaker {
             }
         }
         let mut changes = PeerChanges::default();
-        let gone: BTreeSet<SocketAddr> =
-            self.by_key.keys().filter(|k| !wanted.contains_key(k)).copied().collect();
+        // Who came by itself and is configured now becomes a configured peer.
+        let gone: BTreeSet<SocketAddr> = self
+            .peers
+            .values()
+            .filter(|p| p.dynamic == wanted.contains_key(&p.key()))
+            .map(Peer::key)
+            .collect();
         for key in gone {
             self.remove(now, key, CeaseCode::PeerDeconfigured);
             changes.removed.push(key);
@@ -124,9 +131,8 @@ impl Speaker {
                 continue;
             }
             if peer.config.same_session(&config) {
-                peer.config = config;
-                let (id, kind) = (peer.id, peer.config.kind(&self.config));
-                self.rib.set_routing(id, kind, peer.config.routing());
+                let id = peer.id;
+                self.adjust(id, config);
                 changes.adjusted.push(key);
             } else {
                 self.remove(now, key, CeaseCode::OtherConfigurationChange);
@@ -176,6 +182,16 @@ impl Speaker {
         true
     }
 
+    /// Asks a peer for all its routes again (RFC 2918). Returns whether it is there and
+    /// understands that.
+    pub fn request_refresh(&mut self, peer: SocketAddr) -> bool {
+        let id = self.by_key.get(&peer);
+        let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) else { return false };
+        let families = peer.peering.negotiated().map(|n| n.families.clone()).unwrap_or_default();
+        let asked = families.iter().filter(|f| peer.peering.send_route_refresh(**f));
+        asked.count() > 0
+    }
+
     /// Someone connected.
     ///
     /// # Errors
@@ -189,12 +205,14 @@ impl Speaker {
         let (address, local) = (remote.ip().to_canonical(), local.ip().to_canonical());
         let candidates = self.peers.values_mut().filter(|p| p.config.address == address);
         // With several peers behind one address, the local address tells which is meant.
-        let peer = candidates
-            .max_by_key(|p| p.config.local_address == Some(local))
-            .ok_or(AcceptError::UnknownPeer(address))?;
+        let found = candidates.max_by_key(|p| p.config.local_address == Some(local)).map(|p| p.id);
+        let id = match found {
+            Some(id) => id,
+            None => self.add_dynamic(now, address)?,
+        };
+        let peer = self.peers.get_mut(&id).ok_or(AcceptError::UnknownPeer(address))?;
         let serial = peer.peering.handle_accepted(now)?;
         peer.note_local(serial, local);
-        let id = peer.id;
         self.settle(now, id);
         Ok(ConnectionId { peer: id, serial })
     }
@@ -243,9 +261,8 @@ impl Speaker {
         for id in due {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.peering.handle_timeout(now);
-            for family in peer.helper.handle_timeout(now) {
-                self.rib.sweep_stale(id, family);
-            }
+            let expired = peer.helper.handle_timeout(now);
+            self.expire(id, expired);
             self.settle(now, id);
         }
         self.check_deferral(now);
@@ -281,6 +298,11 @@ impl Speaker {
             {
                 let batch = self.rib.poll_export(id.peer, EXPORT_BATCH);
                 write_batch(peer, &batch, &mut self.rib, &mut self.events);
+            }
+            if !peer.refreshing.is_empty() && !self.rib.has_export(id.peer) {
+                for family in std::mem::take(&mut peer.refreshing) {
+                    peer.peering.send_refresh_mark(family, true);
+                }
             }
         }
         peer.peering.poll_transmit(id.serial)

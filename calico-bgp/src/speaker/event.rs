@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use super::{LimitLevel, Transport};
 use crate::rib::{BestRoute, PeerId};
 use crate::session::{DownReason, Refused, State};
 use crate::wire::{AttributeError, EncodeError};
@@ -31,6 +32,8 @@ pub enum SpeakerAction {
         remote: SocketAddr,
         /// Where from, if that is configured.
         local: Option<IpAddr>,
+        /// What has to be set on the socket first.
+        transport: Transport,
     },
     /// Send `last`, then close, or give up connecting.
     Close {
@@ -89,6 +92,17 @@ pub enum SpeakerEvent {
         /// By how much.
         error: EncodeError,
     },
+    /// A peer came nearer to its prefix limit than before in this session, or above it.
+    PrefixLimit {
+        /// The peer.
+        peer: SocketAddr,
+        /// How far it is.
+        level: LimitLevel,
+        /// Prefixes it has in the table.
+        count: usize,
+        /// Its limit.
+        max: usize,
+    },
     /// The best route to a prefix changed.
     RouteChanged {
         /// The prefix.
@@ -107,6 +121,14 @@ pub enum AcceptError {
     /// No peer has this address.
     #[error("no peer is configured for {0}")]
     UnknownPeer(IpAddr),
+    /// A prefix of dynamic neighbours has as many as it may.
+    #[error("{limit} peers are connected from {prefix} already, as many as may")]
+    TooManyPeers {
+        /// The prefix.
+        prefix: IpNet,
+        /// Its limit.
+        limit: usize,
+    },
     /// The peer's session does not take connections now.
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -7,22 +7,25 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use super::peer::Peer;
-use super::{ConnectionId, PeerConfig, Speaker, SpeakerAction, SpeakerEvent};
+use super::{
+    ConnectionId, Expiry, LimitAction, LimitLevel, PeerConfig, Speaker, SpeakerAction, SpeakerEvent,
+};
 use crate::rib::{ExportBatch, PeerId, Rib};
 use crate::session::{Action, DownReason, Negotiated, PeeringEvent, State};
 use crate::wire::{CeaseCode, Family, Notification, NotificationCode, Update, UpdatePacker};
 
 impl Speaker {
-    pub(super) fn add(&mut self, now: Instant, config: PeerConfig) {
+    pub(super) fn add(&mut self, now: Instant, config: PeerConfig) -> PeerId {
         let id = PeerId(self.next_peer);
         self.next_peer += 1;
         self.by_key.insert(config.key(), id);
         let restarting = self.deferral.is_some();
         let mut peer = Peer::new(id, config, &self.config, restarting, self.seed, now);
-        self.rib.add_peer(id, peer.facts(&self.config), peer.config.routing());
+        self.rib.add_peer(id, peer.facts(&self.config), peer.config.routing(&self.config));
         peer.peering.start(now);
         self.peers.insert(id, peer);
         self.settle(now, id);
+        id
     }
 
     pub(super) fn remove(&mut self, now: Instant, key: SocketAddr, code: CeaseCode) {
@@ -48,11 +51,16 @@ impl Speaker {
                     id: ConnectionId { peer: id, serial },
                     remote: peer.config.key(),
                     local: peer.config.local_address,
+                    transport: peer.config.transport(),
                 },
                 Action::Close { serial, last } => {
                     SpeakerAction::Close { id: ConnectionId { peer: id, serial }, last }
                 }
             });
+        }
+        if peer.is_forgettable() {
+            let key = peer.key();
+            self.remove(now, key, CeaseCode::PeerDeconfigured);
         }
     }
 
@@ -66,7 +74,25 @@ impl Speaker {
             }
             PeeringEvent::Established(negotiated) => self.peer_up(now, id, negotiated),
             PeeringEvent::Update(update) => self.handle_update(now, id, &update),
-            PeeringEvent::RouteRefresh(family) => self.rib.refresh(id, family),
+            PeeringEvent::RouteRefresh(family) => {
+                // RFC 7313, section 4.1: no marks before the first listing is complete.
+                if peer.listed.contains(&family)
+                    && !peer.refreshing.contains(&family)
+                    && peer.peering.send_refresh_mark(family, false)
+                {
+                    peer.refreshing.push(family);
+                }
+                self.rib.refresh(id, family);
+            }
+            PeeringEvent::RefreshBegins(family) => {
+                peer.helper.handle_refresh(now, family);
+                self.rib.mark_stale(id, family);
+            }
+            PeeringEvent::RefreshEnds(family) => {
+                if peer.helper.handle_end_of_rib(family) {
+                    self.rib.sweep_stale(id, family);
+                }
+            }
             PeeringEvent::Down(reason) => self.peer_down(now, id, reason),
             PeeringEvent::Failed(reason) => {
                 peer.last_error = Some(reason.clone());
@@ -82,7 +108,8 @@ impl Speaker {
         // restarting waits for ours (RFC 4724, section 4.1).
         let waited_for = gr.is_some_and(|gr| !gr.restarting);
         peer.awaited = if waited_for { negotiated.families.clone() } else { Vec::new() };
-        let sweep = peer.helper.handle_back(now, gr);
+        let sweep = peer.helper.handle_back(now, gr, negotiated.long_lived.as_deref());
+        peer.level = LimitLevel::Fine;
         let families = negotiated.families.clone();
         peer.negotiated = Some(negotiated);
         peer.counters.established += 1;
@@ -99,21 +126,24 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.counters.lost += 1;
         peer.awaited.clear();
+        peer.listed.clear();
+        peer.refreshing.clear();
         let kept = match &peer.negotiated {
-            Some(n) if reason.keeps_routes() => n.restartable_families(),
+            Some(n) if reason.keeps_routes(n.restarts_over_notification()) => {
+                n.restartable_families()
+            }
             _ => Vec::new(),
         };
-        let restart_time = peer
-            .negotiated
-            .as_ref()
-            .and_then(|n| n.graceful_restart.as_ref())
-            .map_or(0, |gr| gr.restart_time);
-        self.rib.peer_down(id, &kept);
+        let families: Vec<Family> = kept.iter().map(|(family, ..)| *family).collect();
+        self.rib.peer_down(id, &families);
         let routes_kept = !kept.is_empty();
-        peer.helper.handle_lost(now, kept, restart_time);
+        peer.helper.handle_lost(now, &kept, peer.config.long_lived_max);
+        let expired = peer.helper.handle_timeout(now);
         peer.last_error = Some(reason.clone());
         let peer = peer.key();
         self.events.push_back(SpeakerEvent::SessionDown { peer, reason, routes_kept });
+        // A restart time of zero is over at once (RFC 9494, section 4.2).
+        self.expire(id, expired);
         self.check_deferral(now);
     }
 
@@ -131,6 +161,7 @@ impl Speaker {
         }
         let Some(family) = update.is_end_of_rib() else {
             self.rib.handle_update(id, update);
+            self.check_limit(now, id);
             return;
         };
         peer.awaited.retain(|f| *f != family);
@@ -138,6 +169,40 @@ impl Speaker {
             self.rib.sweep_stale(id, family);
         }
         self.check_deferral(now);
+    }
+
+    fn check_limit(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(limit) = peer.config.prefix_limit else { return };
+        let count = self.rib.counts(id).0;
+        let level = limit.level(count);
+        if level <= peer.level {
+            return;
+        }
+        peer.level = level;
+        let event = SpeakerEvent::PrefixLimit { peer: peer.key(), level, count, max: limit.max };
+        self.events.push_back(event);
+        if let (LimitLevel::Exceeded, LimitAction::Cease { idle }) = (level, limit.action) {
+            let code = NotificationCode::Cease(CeaseCode::MaximumPrefixes);
+            let cause = format!("{count} prefixes, at most {} are allowed", limit.max);
+            peer.peering.hold_down(now, &Notification::new(code), &cause, idle);
+        }
+    }
+
+    pub(super) fn expire(&mut self, id: PeerId, expired: Vec<(Family, Expiry)>) {
+        for (family, expiry) in expired {
+            match expiry {
+                Expiry::Sweep => self.rib.sweep_stale(id, family),
+                Expiry::LongLived => self.rib.keep_long_lived(id, family),
+            }
+        }
+    }
+
+    pub(super) fn adjust(&mut self, id: PeerId, config: PeerConfig) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.config = config;
+        let kind = peer.config.kind(&self.config);
+        self.rib.set_routing(id, kind, peer.config.routing(&self.config));
     }
 
     /// Ends the deferral after a restart when nobody is left to wait for.
@@ -191,6 +256,7 @@ pub(super) fn write_batch(
     }
     for family in &batch.end_of_rib {
         peer.peering.send_end_of_rib(*family);
+        peer.listed.push(*family);
     }
     peer.counters.batches_sent += 1;
 }

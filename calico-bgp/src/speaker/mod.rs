@@ -7,18 +7,26 @@
 
 mod config;
 mod core;
+mod dynamic;
 mod event;
 mod events;
 mod graceful;
+mod limits;
 mod peer;
+mod transport;
 
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod options;
+#[cfg(test)]
 mod tests;
 
 pub use self::core::Speaker;
-pub use config::{Config, ConfigError, PeerConfig};
+pub use config::{Config, ConfigError, LocalAsMode, PeerConfig};
+pub use dynamic::DynamicPeers;
 pub use event::{AcceptError, ConnectionId, PeerChanges, SpeakerAction, SpeakerEvent};
-pub use graceful::RestartHelper;
+pub use graceful::{Expiry, RestartHelper};
+pub use limits::{LimitAction, LimitLevel, PrefixLimit};
 pub use peer::{PeerCounters, PeerStatus};
+pub use transport::{Distance, Password, PasswordError, Transport};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::{Config, PeerConfig, RestartHelper};
+use super::{Config, LimitLevel, PeerConfig, RestartHelper};
 use crate::rib::{PeerFacts, PeerId, PeerKind, SessionTraits};
 use crate::session::{DownReason, Negotiated, Peering, State};
 use crate::wire::Family;
@@ -41,6 +41,10 @@ pub struct PeerStatus {
     pub negotiated: Option<Negotiated>,
     /// Address of this side, once there was a connection.
     pub local_address: Option<IpAddr>,
+    /// It was not configured, but came by itself ([`DynamicPeers`](super::DynamicPeers)).
+    pub dynamic: bool,
+    /// How far it is from its prefix limit.
+    pub limit: LimitLevel,
     /// Counters.
     pub counters: PeerCounters,
     /// Prefixes that the peer sent and that are held now.
@@ -65,6 +69,14 @@ pub(super) struct Peer {
     pub(super) awaited: Vec<Family>,
     pub(super) counters: PeerCounters,
     pub(super) last_error: Option<DownReason>,
+    /// It came by itself ([`DynamicPeers`](super::DynamicPeers)).
+    pub(super) dynamic: bool,
+    /// How far it was from its prefix limit when somebody was told last.
+    pub(super) level: LimitLevel,
+    /// Families whose first listing has been sent.
+    pub(super) listed: Vec<Family>,
+    /// Families that it is told again, with marks (RFC 7313).
+    pub(super) refreshing: Vec<Family>,
     local_address: Option<IpAddr>,
     /// Local addresses of the latest connections.
     locals: Vec<(u32, IpAddr)>,
@@ -91,6 +103,10 @@ impl Peer {
             awaited: Vec::new(),
             counters: PeerCounters::default(),
             last_error: None,
+            dynamic: false,
+            level: LimitLevel::Fine,
+            listed: Vec::new(),
+            refreshing: Vec::new(),
             local_address: None,
             locals: Vec::new(),
         }
@@ -98,6 +114,11 @@ impl Peer {
 
     pub(super) const fn key(&self) -> SocketAddr {
         self.config.key()
+    }
+
+    /// Whether it came by itself and has gone.
+    pub(super) const fn is_forgettable(&self) -> bool {
+        self.dynamic && self.peering.is_vacant() && !self.helper.is_active()
     }
 
     /// Notes the local address of a connection; a peering has at most three at a time.
@@ -127,7 +148,14 @@ impl Peer {
             address: self.config.address,
             local_address: self.local_address.or(self.config.local_address),
             speaker_as: speaker.local_as,
-            traits: SessionTraits::default(),
+            traits: self.negotiated.as_ref().map_or_else(SessionTraits::default, |n| {
+                SessionTraits {
+                    role: n.role,
+                    extended_next_hop: n.extended_next_hop,
+                    long_lived: n.long_lived.is_some(),
+                    interface: self.config.interface.clone(),
+                }
+            }),
         }
     }
 
@@ -140,6 +168,8 @@ impl Peer {
             since: self.since,
             negotiated: self.peering.negotiated().cloned(),
             local_address: self.local_address.or(self.config.local_address),
+            dynamic: self.dynamic,
+            limit: self.level,
             counters: self.counters,
             prefixes_received: counts.0,
             prefixes_advertised: counts.1,

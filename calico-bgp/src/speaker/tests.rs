@@ -11,28 +11,28 @@ use crate::rib::{Decision, NextHopMode, Policy, PrefixList, PrefixRule, RouteSou
 use crate::session::{DownReason, State, passive_by_address_text};
 use crate::wire::{Family, PathAttributes};
 
-const AS: u32 = 64512;
+pub(super) const AS: u32 = 64512;
 
-fn ip(n: u8) -> IpAddr {
+pub(super) fn ip(n: u8) -> IpAddr {
     Ipv4Addr::from([10, 0, 0, n]).into()
 }
 
-fn net(s: &str) -> IpNet {
+pub(super) fn net(s: &str) -> IpNet {
     s.parse().unwrap()
 }
 
 /// Speakers by the last octet of their address, joined without latency.
-struct Network {
-    now: Instant,
-    speakers: BTreeMap<u8, Speaker>,
-    events: BTreeMap<u8, Vec<SpeakerEvent>>,
+pub(super) struct Network {
+    pub(super) now: Instant,
+    pub(super) speakers: BTreeMap<u8, Speaker>,
+    pub(super) events: BTreeMap<u8, Vec<SpeakerEvent>>,
     links: Vec<[(u8, ConnectionId); 2]>,
     /// Speakers that do not fetch what is to be sent.
-    stuck: Vec<u8>,
+    pub(super) stuck: Vec<u8>,
 }
 
 impl Network {
-    fn new(speakers: impl IntoIterator<Item = (u8, Config)>) -> Self {
+    pub(super) fn new(speakers: impl IntoIterator<Item = (u8, Config)>) -> Self {
         let now = Instant::now();
         let speakers = speakers
             .into_iter()
@@ -41,16 +41,16 @@ impl Network {
         Self { now, speakers, events: BTreeMap::new(), links: Vec::new(), stuck: Vec::new() }
     }
 
-    fn set_peers(&mut self, n: u8, peers: Vec<PeerConfig>) -> PeerChanges {
+    pub(super) fn set_peers(&mut self, n: u8, peers: Vec<PeerConfig>) -> PeerChanges {
         self.speakers.get_mut(&n).unwrap().set_peers(self.now, peers).unwrap()
     }
 
-    fn announce(&mut self, n: u8, prefix: &str) {
+    pub(super) fn announce(&mut self, n: u8, prefix: &str) {
         let attributes = PathAttributes::default();
         assert!(self.speakers.get_mut(&n).unwrap().announce(net(prefix), attributes));
     }
 
-    fn speaker(&mut self, n: u8) -> &mut Speaker {
+    pub(super) fn speaker(&mut self, n: u8) -> &mut Speaker {
         self.speakers.get_mut(&n).unwrap()
     }
 
@@ -65,7 +65,7 @@ impl Network {
     }
 
     /// Lets everything happen that happens at this moment.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut busy = false;
             for n in self.speakers.keys().copied().collect::<Vec<_>>() {
@@ -127,7 +127,7 @@ impl Network {
         }
     }
 
-    fn run(&mut self, time: Duration) {
+    pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.settle();
@@ -141,7 +141,7 @@ impl Network {
     }
 
     /// A speaker disappears and its peers see their connections break.
-    fn kill(&mut self, n: u8) {
+    pub(super) fn kill(&mut self, n: u8) {
         self.speakers.remove(&n);
         let broken: Vec<_> = self.links.extract_if(.., |[a, b]| a.0 == n || b.0 == n).collect();
         for (peer, id) in broken.into_iter().flatten().filter(|(m, _)| *m != n) {
@@ -151,20 +151,20 @@ impl Network {
         self.settle();
     }
 
-    fn best(&self, n: u8, prefix: &str) -> Option<Vec<IpAddr>> {
+    pub(super) fn best(&self, n: u8, prefix: &str) -> Option<Vec<IpAddr>> {
         self.speakers[&n].rib().best(&net(prefix)).map(|b| b.next_hops)
     }
 
-    fn states(&self, n: u8) -> Vec<State> {
+    pub(super) fn states(&self, n: u8) -> Vec<State> {
         self.speakers[&n].peers().map(|p| p.state).collect()
     }
 }
 
-fn config(n: u8, asn: u32) -> Config {
+pub(super) fn config(n: u8, asn: u32) -> Config {
     Config::new(asn, [10, 0, 0, n].into())
 }
 
-fn internal(me: u8, peer: u8) -> PeerConfig {
+pub(super) fn internal(me: u8, peer: u8) -> PeerConfig {
     PeerConfig {
         passive: passive_by_address_text(ip(me), ip(peer)),
         ..PeerConfig::new(ip(peer), AS)
@@ -203,7 +203,7 @@ fn withdrawn_blocks_and_dead_nodes_disappear() {
     network.kill(3);
     assert_eq!(network.best(1, "192.168.3.0/26"), Some(vec![ip(3)]), "kept for a restart");
     let down = network.events[&1].iter().any(
-        |e| matches!(e, SpeakerEvent::SessionDown { routes_kept: true, reason, .. } if reason.keeps_routes()),
+        |e| matches!(e, SpeakerEvent::SessionDown { routes_kept: true, reason, .. } if reason.keeps_routes(false)),
     );
     assert!(down);
     network.run(Duration::from_secs(119));
@@ -367,7 +367,7 @@ fn a_change_disturbs_only_the_session_it_concerns() {
     assert_eq!(network.best(1, "192.168.3.0/26"), None);
     let told = network.events[&3].iter().any(|e| {
         matches!(e, SpeakerEvent::SessionDown { reason: DownReason::NotificationReceived(n), .. }
-            if n.code.values() == (6, 3))
+            if n.hard_reset_cause().is_some_and(|n| n.code.values() == (6, 3)))
     });
     assert!(told);
 }

@@ -249,6 +249,21 @@ impl Notification {
         Self { code, data: data.freeze() }
     }
 
+    /// Wraps a NOTIFICATION so that a peer with RFC 8538 does not keep routes over it.
+    #[must_use]
+    pub fn hard_reset(&self) -> Self {
+        let mut data = BytesMut::with_capacity(2 + self.data.len());
+        self.encode_body(&mut data);
+        let code = NotificationCode::Cease(CeaseCode::HardReset);
+        Self { code, data: data.freeze() }
+    }
+
+    /// The NOTIFICATION inside of a hard reset (RFC 8538, section 3.1), if it has one.
+    pub fn hard_reset_cause(&self) -> Option<Self> {
+        let hard = self.code == NotificationCode::Cease(CeaseCode::HardReset);
+        Self::decode(self.data.clone()).ok().filter(|_| hard)
+    }
+
     /// The text of an administrative shutdown or reset (RFC 9003), if there is one that can be
     /// read. Control characters are replaced: it goes to logs.
     pub fn shutdown_text(&self) -> Option<String> {
@@ -285,9 +300,14 @@ impl Notification {
 impl fmt::Display for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
-        match self.shutdown_text() {
-            Some(text) => write!(f, " ({text})"),
-            None => Ok(()),
+        match (self.shutdown_text(), self.hard_reset_cause()) {
+            (Some(text), _) => write!(f, " ({text})"),
+            // No deeper: a peer could nest them without end.
+            (None, Some(cause)) => match cause.shutdown_text() {
+                Some(text) => write!(f, " for {} ({text})", cause.code),
+                None => write!(f, " for {}", cause.code),
+            },
+            (None, None) => Ok(()),
         }
     }
 }
@@ -304,6 +324,21 @@ mod tests {
                 assert_eq!(value.values(), (code, subcode));
             }
         }
+    }
+
+    #[test]
+    fn a_hard_reset_carries_its_cause() {
+        let inner = Notification::shutdown("moving");
+        let hard = inner.hard_reset();
+        assert_eq!(hard.code.values(), (6, 9));
+        assert_eq!(hard.hard_reset_cause(), Some(inner));
+        assert_eq!(
+            hard.to_string(),
+            "cease: hard reset for cease: administrative shutdown (moving)"
+        );
+        let bare = Notification::new(NotificationCode::Cease(CeaseCode::HardReset));
+        assert_eq!(bare.hard_reset_cause(), None);
+        assert_eq!(hard.hard_reset().to_string(), "cease: hard reset for cease: hard reset");
     }
 
     #[test]

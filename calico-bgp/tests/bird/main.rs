@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod lab;
+mod protected;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
