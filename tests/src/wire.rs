@@ -40,6 +40,14 @@ pub fn number(frame: &[u8]) -> Option<u32> {
         6 => 40 + usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?])),
         _ => return None,
     };
+    // A message of the host about a packet (redirect, unreachable) ends like that packet.
+    let is_about_another = match ip.first()? >> 4 {
+        4 => *ip.get(9)? == 1 && matches!(ip.get(20)?, 3 | 5 | 11 | 12),
+        _ => *ip.get(6)? == 58 && matches!(ip.get(40)?, 1..=4 | 137),
+    };
+    if is_about_another {
+        return None;
+    }
     let end = ip.get(length.checked_sub(8)?..length)?;
     let (magic, number) = end.split_at(4);
     (magic == MAGIC).then(|| u32::from_be_bytes([number[0], number[1], number[2], number[3]]))

@@ -2,7 +2,8 @@
 //!
 //! A rule that names no address and no ICMP is one rule for both families. Otherwise it is one
 //! for each family it can match, and for each alternative where clauses are joined by *or*
-//! (numbered and named ports). All of them carry the identity of their source.
+//! (numbered and named ports). All of them carry the identity of their source. A packet that
+//! meets several alternatives is counted and reported once.
 
 use calico_core::dataplane::{Action, Direction, IcmpMatch, Rule, RuleOwner, Side};
 use calico_core::key::Family;
@@ -59,8 +60,19 @@ fn lower(rule: &Rule, lowered: &mut Lowered) {
         // A clause that this family cannot fulfil: no rule for it.
         let Some(clauses) = clauses(rule, *family) else { continue };
         lowered.constants.extend(clauses.constants);
-        for alternative in product(&clauses.any) {
-            let expressions = [clauses.all.clone(), alternative, action(rule)].concat();
+        let alternatives = product(&clauses.any);
+        // Any other action is the last one that a packet meets in this chain.
+        let once = effective(rule) == Action::Log && alternatives.len() > 1;
+        if once {
+            let expressions = matches::change_mark(matches::NOTED, false);
+            lowered.rules.push(RuleDef { identity: String::new(), expressions });
+        }
+        for alternative in alternatives {
+            let mut expressions = [clauses.all.clone(), alternative, action(rule)].concat();
+            if once {
+                expressions.splice(0..0, matches::mark(matches::NOTED, false));
+                expressions.extend(matches::change_mark(matches::NOTED, true));
+            }
             lowered.rules.push(RuleDef { identity: rule.id.to_string(), expressions });
         }
     }

@@ -13,6 +13,8 @@ use crate::nft::{SetDef, SetSpec};
 pub(super) const ACCEPT: u32 = 0x0001_0000;
 /// ... or passed it on to the next tier.
 pub(super) const PASS: u32 = 0x0002_0000;
+/// ... or a rule that goes on has noted it already.
+pub(super) const NOTED: u32 = 0x0004_0000;
 
 /// Bits of `ct state`.
 pub(super) const CT_INVALID: u32 = 1;
