@@ -5,10 +5,11 @@
 //! - [`wire`]: bytes to values and back (RFC 4271 and its extensions), errors by RFC 7606;
 //! - [`session`]: one peering, the state machine with timers and collision detection;
 //! - [`rib`]: the table, best paths with the step that decided, ECMP, reflection, export;
+//! - [`filter`]: import and export policy as typed rules;
 //! - [`speaker`]: many peerings and one table, with graceful restart;
 //! - [`runtime`]: all of it on tokio behind a handle (feature `runtime`, on by default).
 //!
-//! The first four have no IO and read no clock: bytes and times go in, bytes and deadlines come
+//! All but the last have no IO and read no clock: bytes and times go in, bytes and deadlines come
 //! out. With `--no-default-features` there is nothing else. The crate does not touch the
 //! kernel's routes: it reports best routes, and the program puts them where it wants them.
 //!
@@ -46,6 +47,7 @@
 //! # fn main() {}
 //! ```
 
+pub mod filter;
 pub mod rib;
 #[cfg(feature = "runtime")]
 pub mod runtime;

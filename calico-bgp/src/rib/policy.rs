@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::PeerFacts;
+use crate::filter::Filter;
 use crate::wire::PathAttributes;
 
 /// What a policy looks at.
@@ -50,6 +51,8 @@ pub enum Policy {
     RejectAll,
     /// What a prefix list permits passes.
     Prefixes(Arc<PrefixList>),
+    /// Typed rules.
+    Filter(Arc<Filter>),
     /// One's own rules.
     Custom(Arc<dyn RoutePolicy>),
 }
@@ -61,6 +64,7 @@ impl Policy {
             Self::AcceptAll => true,
             Self::RejectAll => false,
             Self::Prefixes(list) => list.permits(route.prefix),
+            Self::Filter(filter) => return filter.evaluate(route),
             Self::Custom(policy) => return policy.evaluate(route),
         };
         if permitted { Verdict::Accept } else { Verdict::Reject }
@@ -78,6 +82,7 @@ impl PartialEq for Policy {
         match (self, other) {
             (Self::AcceptAll, Self::AcceptAll) | (Self::RejectAll, Self::RejectAll) => true,
             (Self::Prefixes(a), Self::Prefixes(b)) => a == b,
+            (Self::Filter(a), Self::Filter(b)) => a == b,
             (Self::Custom(a), Self::Custom(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::tests::{AS, Network, config, internal, ip, net};
 use super::*;
-use crate::rib::{Decision, PrivateAs};
+use crate::filter::{Action, Condition, Filter, Operation, Otherwise, Rule};
+use crate::rib::{Decision, Policy, PrivateAs};
 use crate::session::{DownReason, State};
-use crate::wire::{CeaseCode, NotificationCode, Role};
+use crate::wire::{CeaseCode, Community, NotificationCode, Role};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -310,4 +311,51 @@ fn passwords_for_listening_sockets() {
     assert_eq!(found, [net("10.0.0.0/24"), net("10.0.0.2/32")]);
     let far = PeerConfig { distance: Distance::Secured(0), ..internal(1, 2) };
     assert!(matches!(speaker.set_peers(now, vec![far]), Err(ConfigError::Distance { .. })));
+}
+
+#[test]
+fn filters_act_on_a_running_session() {
+    let mut network = line([65001, 7, 65003], none, none);
+    assert_eq!(path(&network, 3, "10.1.0.0/16").as_deref(), Some("7 65001"));
+    network.events.clear();
+    let filter = |operations| Filter {
+        rules: vec![Rule {
+            conditions: vec![Condition::Learned],
+            action: Action::Accept(operations),
+        }],
+        otherwise: Otherwise::Reject,
+    };
+    let peers = |import: Filter, export: Filter| {
+        let from = PeerConfig {
+            passive: true,
+            import: Policy::Filter(import.into()),
+            ..PeerConfig::new(ip(1), 65001)
+        };
+        let to = PeerConfig {
+            passive: true,
+            export: Policy::Filter(export.into()),
+            ..PeerConfig::new(ip(3), 65003)
+        };
+        vec![from, to]
+    };
+    let community = Operation::AddCommunity("7:1".parse().unwrap());
+    let prepend = Operation::PrependAsPath(vec![7, 7]);
+    let wanted = || {
+        peers(
+            filter(vec![community.clone(), Operation::SetLocalPref(300)]),
+            filter(vec![prepend.clone()]),
+        )
+    };
+    assert_eq!(network.set_peers(2, wanted()).adjusted.len(), 2);
+    network.settle();
+    let best = network.speakers[&3].rib().best(&net("10.1.0.0/16")).unwrap();
+    assert_eq!(best.attributes.as_path.to_string(), "7 7 7 65001");
+    assert_eq!(best.attributes.communities, [Community::new(7, 1)]);
+    let here = network.speakers[&2].rib().best(&net("10.1.0.0/16")).unwrap();
+    assert_eq!(here.attributes.local_pref, Some(300));
+    // The same rules in new values are no change.
+    assert_eq!(network.set_peers(2, wanted()), PeerChanges::default());
+    let gone =
+        network.events.values().flatten().any(|e| matches!(e, SpeakerEvent::SessionDown { .. }));
+    assert!(!gone);
 }
