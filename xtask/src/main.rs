@@ -15,10 +15,11 @@ usage: cargo xtask <chore>
 
   demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
   test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
+  bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   check-deps    hold the dependencies between the workspace's crates against their table
   crds          write deploy/crds and deploy/schemas from the resource types
 
-demo and test need root (network namespaces) and Debian or Ubuntu (apt-get).
+demo, test and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let outcome = match chore.as_deref() {
         Some("demo") => demo(&rest),
         Some("test") => test(&rest),
+        Some("bench") => bench(&rest),
         Some("check-deps") => check_deps(),
         Some("crds") => crds::write(),
         Some("help" | "--help" | "-h") => {
@@ -67,6 +69,17 @@ fn test(args: &[String]) -> Result<(), Failure> {
         .args(args)
         .deadline(Duration::from_secs(20 * 60))
         .run()
+}
+
+fn bench(args: &[String]) -> Result<(), Failure> {
+    run::require_root("the bench")?;
+    packages::install(packages::DEMO)?;
+    Step::cargo("build")
+        .args(["build", "--workspace", "--bins", "--release", "--locked"])
+        .deadline(Duration::from_secs(60 * 60))
+        .run()?;
+    let lab = run::target_dir()?.join("release/calico-lab");
+    Step::new("bench", lab).arg("bench").args(args).deadline(Duration::from_secs(600)).run()
 }
 
 fn build(targets: &str) -> Result<(), Failure> {
