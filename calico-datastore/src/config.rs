@@ -1,5 +1,6 @@
 //! Which store a program uses, as its settings file says.
 
+mod api_config;
 mod etcd;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use calico_core::Datastore;
 use calico_core::datastore::StoreError;
 use serde::{Deserialize, Serialize};
 
+pub use self::api_config::{ApiConfig, ApiConfigSpec};
 pub use self::etcd::{EtcdConfig, Pem, Secret};
 use crate::embedded::{Durability, Options};
 use crate::remote::RemoteStore;
@@ -119,6 +121,7 @@ mod tests {
             r#"{"type": "embedded"}"#,
             r#"{"type": "embedded", "path": "/x", "socket": "/y"}"#,
             r#"{"type": "zookeeper"}"#,
+            r#"{"type": "etcdv3", "endpoints": [], "endpoint": "x"}"#,
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
@@ -126,10 +129,11 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_says_what_is() {
-        for name in ["etcdv3", "kubernetes"] {
-            let config = parse(&format!(r#"{{"type": "{name}"}}"#)).unwrap();
-            let error = open(&config).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("embedded"), "{error}");
-        }
+        let error = open(&DatastoreConfig::Kubernetes).unwrap_err().to_string();
+        assert!(error.contains("kubernetes") && error.contains("embedded"), "{error}");
+        let etcd = parse(r#"{"type": "etcdv3", "endpoints": ["unix:///x"]}"#).unwrap();
+        let error = open(&etcd).unwrap_err().to_string();
+        let reason = if cfg!(feature = "etcd") { "unix:///x" } else { "embedded" };
+        assert!(error.contains(reason), "{error}");
     }
 }

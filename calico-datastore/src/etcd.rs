@@ -165,9 +165,15 @@ impl EtcdStore {
 #[async_trait]
 impl Datastore for EtcdStore {
     async fn get(&self, key: &Key) -> Result<Entry, StoreError> {
-        let listing = self.list_once(&Span::of(Scope::One(key.clone()))).await;
-        let entries = listing.map_err(Failure::into_error)?.entries;
-        entries.into_iter().next().ok_or_else(|| StoreError::NotFound { key: key.clone() })
+        let span = Span::of(Scope::One(key.clone()));
+        let request = RangeRequest { key: span.start.clone(), ..RangeRequest::default() };
+        let answer = self.cluster.call(&rpc::RANGE, &request, Repeat::Yes).await;
+        let answer = answer.map_err(Failure::into_error)?;
+        match answer.kvs.first().map(|kv| span.read(kv)) {
+            Some(Found::Object(entry)) => Ok(entry),
+            Some(Found::Bad { path, reason }) => Err(StoreError::BadObject { path, reason }),
+            Some(Found::Other) | None => Err(StoreError::NotFound { key: key.clone() }),
+        }
     }
 
     async fn list(&self, scope: &Scope) -> Result<Listing, StoreError> {

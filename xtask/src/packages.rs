@@ -12,12 +12,14 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
-/// What the tests run besides: a container runtime, and what its containers hold.
+/// What the tests run besides: a container runtime, what its containers hold, and etcd.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
     "busybox-static",
     "containerd",
     "containernetworking-plugins",
+    "etcd-client",
+    "etcd-server",
     "iproute2",
     "iptables",
     "iputils-ping",

@@ -176,6 +176,7 @@ impl Cluster {
                 Ok((generation, done))
             }
             Err(failure) => {
+                let failure = endpoint.explain(failure);
                 match failure.is_of_endpoint() {
                     true => endpoint.failed(generation, &failure.reason, Instant::now()),
                     false => endpoint.works(),
@@ -219,8 +220,8 @@ impl Cluster {
         let call = Call { method: &rpc::AUTHENTICATE, request: &request };
         let answer = call.ask(line.channel.clone(), None).await;
         *login = match answer {
-            Ok(answer) => Login::Token(answer.token.parse().map_err(|_| {
-                Failure::new(FailureKind::Refused, "etcd's token is no text for a header")
+            Ok(answer) => Login::Token(answer.token.parse().map_err(|error| {
+                Failure::new(FailureKind::Refused, format!("etcd's token is of no use: {error}"))
             })?),
             // A password for a cluster that asks for none is no error, as in upstream's client.
             Err(status) if status.message().contains("authentication is not enabled") => {

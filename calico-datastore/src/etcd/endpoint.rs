@@ -39,6 +39,7 @@ struct State {
     /// Grows when a connection is given up.
     generation: u64,
     failures: u32,
+    has_answered: bool,
     /// Others are preferred until then.
     avoid_until: Option<Instant>,
 }
@@ -62,7 +63,8 @@ impl Endpoint {
             true => text.to_owned(),
             false => format!("{}://{text}", if secure { "https" } else { "http" }),
         };
-        let uri: Uri = full.parse().map_err(|_| wrong("not a URL"))?;
+        let uri: Uri =
+            full.parse().map_err(|error: http::uri::InvalidUri| wrong(&error.to_string()))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(wrong("unknown scheme"));
         }
@@ -99,6 +101,7 @@ impl Endpoint {
     /// The endpoint answered.
     pub(super) fn works(&self) {
         let mut state = self.lock();
+        state.has_answered = true;
         if state.failures > 0 {
             tracing::info!(endpoint = %self, "the etcd endpoint answers again");
             (state.failures, state.avoid_until) = (0, None);
@@ -120,6 +123,26 @@ impl Endpoint {
         let pause = SHORTEST.saturating_mul(1 << state.failures.min(16)).min(LONGEST);
         state.failures = state.failures.saturating_add(1);
         state.avoid_until = Some(now + pause);
+    }
+
+    /// Adds what may lie behind a failure that tells little.
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
+        if failure.kind == FailureKind::Denied || self.lock().has_answered {
+            return failure;
+        }
+        // A server that does not like our certificate says so in an alert that comes after the
+        // handshake, and that the layers above turn into the end of the connection.
+        let hint = match self.uri.scheme_str() {
+            Some("https") if failure.reason.contains("eof") => "does it speak TLS?",
+            Some("https") if failure.reason.contains("connection closed") => {
+                "does it want a client certificate, or reject ours?"
+            }
+            Some("http") if failure.reason.contains("broken pipe") => {
+                "is it etcd's port for clients, without TLS?"
+            }
+            _ => return failure,
+        };
+        Failure { reason: format!("{}; {hint}", failure.reason), ..failure }
     }
 
     /// Whether others should be tried first.

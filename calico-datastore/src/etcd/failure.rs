@@ -82,7 +82,9 @@ impl From<Status> for Failure {
         let own = message.strip_prefix("etcdserver: ");
         let kind = match (status.code(), own.unwrap_or(message)) {
             (Code::OutOfRange, text) if text.contains("compacted") => FailureKind::Compacted,
-            (Code::OutOfRange | Code::ResourceExhausted, text) if text.contains("too large") => {
+            (Code::OutOfRange | Code::ResourceExhausted, text)
+                if text.contains("too large") || text.contains("larger than max") =>
+            {
                 FailureKind::TooLarge
             }
             (
@@ -166,6 +168,11 @@ mod tests {
         check(
             Code::OutOfRange,
             "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+            TooLarge,
+        );
+        check(
+            Code::ResourceExhausted,
+            "grpc: received message larger than max (2097289 vs. 2097152)",
             TooLarge,
         );
         check(Code::ResourceExhausted, "etcdserver: too many requests", NotReady);

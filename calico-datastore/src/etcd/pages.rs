@@ -20,6 +20,7 @@ pub(super) struct Pages {
     end: Bytes,
     limit: i64,
     header: Header,
+    count: usize,
     done: bool,
 }
 
@@ -30,6 +31,7 @@ impl Pages {
             end: span.end.clone(),
             limit: FIRST,
             header: Header::default(),
+            count: 0,
             done: false,
         }
     }
@@ -37,6 +39,11 @@ impl Pages {
     /// The revision of the listing, once a page was read.
     pub(super) fn revision(&self) -> Revision {
         revision(self.header.revision)
+    }
+
+    /// How many pages were read.
+    pub(super) const fn count(&self) -> usize {
+        self.count
     }
 
     /// The cluster that answered, once a page was read.
@@ -67,6 +74,7 @@ impl Pages {
             if self.header.revision == 0 {
                 self.header = response.header.unwrap_or_default();
             }
+            self.count += 1;
             self.done = !response.more;
             if let Some(last) = response.kvs.last() {
                 self.next = [&last.key[..], b"\0"].concat().into();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use calico_core::datastore::{Entry, Revision};
-use calico_core::key::{Key, Scope};
+use calico_core::key::{Key, Scope, UnknownPath};
 
 use super::stored::from_stored;
 use super::wire::KeyValue;
@@ -67,7 +67,7 @@ impl Span {
         if !ours || FOREIGN.iter().any(|foreign| text.starts_with(foreign)) {
             return Ok(None);
         }
-        let key: Key = text.parse().map_err(|_| bad(path, &"no object has such a name"))?;
+        let key: Key = text.parse().map_err(|error: UnknownPath| bad(path, &error))?;
         Ok(self.scope.contains(&key).then_some(key))
     }
 }

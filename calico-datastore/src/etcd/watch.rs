@@ -136,7 +136,8 @@ impl Watch {
             }
             State::Listing(pages) => match pages.next(&self.cluster).await {
                 Ok(page) => {
-                    self.take_page(page);
+                    let first = pages.count() == 1;
+                    self.take_page(first, page);
                     Ok(())
                 }
                 Err(failure) if failure.kind == FailureKind::Compacted => {
@@ -161,7 +162,6 @@ impl Watch {
     async fn begin(&mut self) -> Result<(), Failure> {
         let at = match self.at {
             At::Unknown => {
-                self.ready.push_back(WatchEvent::Begin);
                 self.state = State::Listing(Pages::new(&self.span));
                 return Ok(());
             }
@@ -210,11 +210,16 @@ impl Watch {
         i64::try_from(first).unwrap_or(i64::MAX).max(1)
     }
 
-    fn take_page(&mut self, page: Option<Vec<KeyValue>>) {
+    fn take_page(&mut self, first: bool, page: Option<Vec<KeyValue>>) {
         let State::Listing(pages) = &self.state else { return };
         self.outage.ended();
         match page {
-            Some(kvs) => kvs.iter().for_each(|kv| self.found(kv, true)),
+            Some(kvs) => {
+                if first {
+                    self.ready.push_back(WatchEvent::Begin);
+                }
+                kvs.iter().for_each(|kv| self.found(kv, true));
+            }
             None => {
                 self.at = At::After(pages.revision());
                 self.cluster_id = pages.cluster_id();

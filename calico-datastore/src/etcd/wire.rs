@@ -193,7 +193,7 @@ pub(super) struct WatchResponse {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct Event {
-    /// [`PUT`](Self::PUT) or [`DELETE`](Self::DELETE).
+    /// [`DELETE`](Self::DELETE), or a write.
     #[prost(int32, tag = "1")]
     pub(super) kind: i32,
     #[prost(message, optional, tag = "2")]
@@ -201,8 +201,6 @@ pub(super) struct Event {
 }
 
 impl Event {
-    #[cfg(test)]
-    pub(super) const PUT: i32 = 0;
     pub(super) const DELETE: i32 = 1;
 }
 
