@@ -17,7 +17,7 @@ use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation};
-use crate::nft::{Batch, Error, Socket, Tracker};
+use crate::nft::{Batch, Error, Monitor, Socket, Tracker};
 
 /// Name of our table, in family `inet`.
 pub const TABLE: &str = "calico";
@@ -29,14 +29,15 @@ const ATTEMPTS: usize = 5;
 /// How this backend behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// How often to look whether another program changed our table (and to repair it at once);
-    /// absent: only [`Dataplane::resync`] looks.
+    /// Whether to repair our table at once when another program changes it. The kernel tells of
+    /// every commit; this is how often to look although it told of none. Absent: only
+    /// [`Dataplane::resync`] looks.
     pub guard_interval: Option<Duration>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { guard_interval: Some(Duration::from_millis(50)) }
+        Self { guard_interval: Some(Duration::from_secs(10)) }
     }
 }
 
@@ -109,7 +110,13 @@ impl LinuxDataplane {
             inner.state.table().observed(table.as_ref(), foreign);
         }
         let inner = Arc::new(Mutex::new(inner));
-        let guard = settings.guard_interval.map(|every| Guard::start(inner.clone(), every));
+        let guard = match settings.guard_interval {
+            Some(every) => {
+                let monitor = Monitor::open().map_err(unsupported)?;
+                Some(Guard::start(Arc::clone(&inner), monitor, every))
+            }
+            None => None,
+        };
         Ok(Self { inner, routes, verdicts: Verdicts::start(causes), _guard: guard })
     }
 

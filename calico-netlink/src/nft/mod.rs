@@ -11,6 +11,7 @@
 mod batch;
 mod conntrack;
 mod error;
+mod monitor;
 pub mod nflog;
 mod read;
 mod ruleset;
@@ -27,6 +28,7 @@ mod tracker_tests;
 
 pub use batch::Batch;
 pub use error::{Error, Refusal, Subject};
+pub use monitor::Monitor;
 pub use read::RuleCounter;
 pub use ruleset::{ChainDef, RuleDef, Ruleset, SetDef, SetSpec};
 pub use socket::Socket;

@@ -54,6 +54,11 @@ impl Netlink {
         Ok(Self(socket))
     }
 
+    /// Subscribes to a multicast group of nfnetlink.
+    pub(super) fn join(&mut self, group: u32) -> io::Result<()> {
+        self.0.socket_mut().add_membership(group)
+    }
+
     pub(super) fn raw(&self) -> &RawSocket {
         self.0.socket_ref()
     }
