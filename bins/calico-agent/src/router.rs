@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calico_bgp::rib::{NextHopMode, RouteSource};
+use calico_bgp::filter::Filter;
+use calico_bgp::rib::{NextHopMode, Policy, RouteSource};
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
-use calico_bgp::speaker::{Config, PeerConfig};
+use calico_bgp::speaker::{Config, Distance, PeerConfig};
+use calico_bgp::wire::PathAttributes;
 use calico_core::resource;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
 use futures_util::StreamExt;
@@ -18,7 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Bgp;
 use crate::control::{BgpStatus, LearnedStatus, PeerStatus, PeerType};
-use crate::peering::{Session, SpeakerPlan};
+use crate::peering::{Advertisement, Session, SpeakerPlan};
 
 /// The file in the run directory that says that a speaker ran here since the host started: its
 /// successor asks the peers for their routes before it drops what the kernel has (RFC 4724).
@@ -41,6 +43,7 @@ pub struct Router {
     /// What is to be told without a speaker.
     silence: VecDeque<RouteEvent>,
     announced: BTreeSet<IpNet>,
+    advertisements: Vec<Advertisement>,
     running: Option<Running>,
     view: watch::Sender<Option<Arc<View>>>,
 }
@@ -91,6 +94,7 @@ impl Router {
             speaker: 0,
             silence: VecDeque::new(),
             announced: BTreeSet::new(),
+            advertisements: Vec::new(),
             running: None,
             view: watch::channel(None).0,
         }
@@ -121,12 +125,18 @@ impl Router {
     pub async fn configure(&mut self, plan: Option<SpeakerPlan>) {
         let plan = plan.filter(|_| self.enabled);
         let Some(plan) = plan else { return self.stop("BGP was turned off").await };
-        let identity = SpeakerPlan { sessions: Vec::new(), ..plan.clone() };
+        let identity =
+            SpeakerPlan { sessions: Vec::new(), advertisements: Vec::new(), ..plan.clone() };
+        let advertise_again = self.advertisements != plan.advertisements;
+        self.advertisements.clone_from(&plan.advertisements);
         if self.running.as_ref().is_some_and(|running| running.identity != identity) {
             self.stop("the configuration of this speaker changed").await;
         }
         if self.running.is_none() && !self.start(identity).await {
             return;
+        }
+        if advertise_again {
+            self.announce(self.announced.iter().copied().collect(), Vec::new()).await;
         }
         let Some(running) = &self.running else { return };
         let peers = plan.sessions.iter().map(peer).collect();
@@ -156,17 +166,27 @@ impl Router {
         }
         self.announced.extend(&announce);
         let Some(running) = &self.running else { return };
-        let handle: &dyn RouteDistributor = &running.handle;
-        if !announce.is_empty()
-            && let Err(error) = handle.announce(announce).await
-        {
-            warn!(%error, "cannot announce a prefix");
+        if !announce.is_empty() {
+            let routes = announce.into_iter().map(|p| (p, self.attributes(&p))).collect();
+            match running.handle.announce(routes).await {
+                Ok(refused) if refused.is_empty() => {}
+                Ok(refused) => warn!(?refused, "these prefixes mean nothing beyond one link"),
+                Err(error) => warn!(%error, "cannot announce a prefix"),
+            }
         }
         if !withdraw.is_empty()
-            && let Err(error) = handle.withdraw(withdraw).await
+            && let Err(error) = running.handle.withdraw(withdraw).await
         {
             warn!(%error, "cannot withdraw a prefix");
         }
+    }
+
+    fn attributes(&self, prefix: &IpNet) -> PathAttributes {
+        let mut attributes = PathAttributes::default();
+        for advertisement in self.advertisements.iter().filter(|a| a.cidr.contains(prefix)) {
+            advertisement.communities.iter().for_each(|c| c.put_on(&mut attributes));
+        }
+        attributes
     }
 
     /// Ends the speaker so that the peers keep our routes for its successor.
@@ -287,6 +307,13 @@ fn peer(session: &Session) -> PeerConfig {
         // 12 bits on the wire (RFC 4724, section 3).
         peer.graceful_restart = Some(seconds(time).min(0x0FFF));
     }
+    peer.allow_own_as = session.allowed_own_as;
+    peer.distance = session.secured_hops.map_or(Distance::Anywhere, Distance::Secured);
+    let policy = |filter: &Option<Filter>| match filter {
+        Some(filter) => Policy::Filter(Arc::new(filter.clone())),
+        None => Policy::AcceptAll,
+    };
+    (peer.import, peer.export) = (policy(&session.import), policy(&session.export));
     if let Some(time) = session.keepalive {
         peer.keepalive_time = Some(seconds(time));
         peer.hold_time = seconds(time * 3).max(3);

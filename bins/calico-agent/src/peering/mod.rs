@@ -4,6 +4,7 @@
 //! global and node-specific BGPPeers, and the mirror sessions of BGPPeers whose `peerSelector`
 //! selects this node. IPv4 and IPv6 have sessions of their own, over addresses of their family.
 
+mod filters;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -12,11 +13,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+pub use filters::Advertisement;
+
+use calico_bgp::filter::Filter;
 use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    BgpConfiguration, BgpConfigurationSpec, BgpPeer, BgpPeerSpec, NextHopMode, Node,
+    BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer, BgpPeerSpec,
+    NextHopMode, Node,
 };
 use ipnet::IpNet;
 
@@ -47,6 +52,14 @@ pub struct Session {
     pub keepalive: Option<Duration>,
     /// Restart time that we ask for (RFC 4724).
     pub restart_time: Option<Duration>,
+    /// How often our AS may be in a path that the peer sends.
+    pub allowed_own_as: u8,
+    /// How many hops away the peer is, if packets from further away are to be dropped.
+    pub secured_hops: Option<u8>,
+    /// Which routes of the peer are used, and how they are changed; all if absent.
+    pub import: Option<Filter>,
+    /// Which routes the peer is told, and how they are changed; all if absent.
+    pub export: Option<Filter>,
     /// Where the session comes from.
     pub peer_type: PeerType,
 }
@@ -66,6 +79,8 @@ pub struct SpeakerPlan {
     pub ipv4: Option<IpAddr>,
     /// Next hop of this node's own IPv6 prefixes.
     pub ipv6: Option<IpAddr>,
+    /// What this node's own prefixes are announced with.
+    pub advertisements: Vec<Advertisement>,
     /// Sessions, sorted by address.
     pub sessions: Vec<Session>,
 }
@@ -77,6 +92,7 @@ pub struct Peering {
     nodes: BTreeMap<String, Node>,
     peers: BTreeMap<String, BgpPeer>,
     configurations: BTreeMap<String, BgpConfigurationSpec>,
+    filters: BTreeMap<String, BgpFilterSpec>,
 }
 
 impl Peering {
@@ -88,6 +104,7 @@ impl Peering {
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             configurations: BTreeMap::new(),
+            filters: BTreeMap::new(),
         }
     }
 
@@ -112,6 +129,11 @@ impl Peering {
                 self.peers.insert(name.clone(), entry.decode()?);
                 Ok(true)
             }
+            Kind::BgpFilter => {
+                let filter: BgpFilter = entry.decode()?;
+                self.filters.insert(name.clone(), filter.spec);
+                Ok(true)
+            }
             Kind::BgpConfiguration => {
                 let configuration: BgpConfiguration = entry.decode()?;
                 self.configurations.insert(name.clone(), configuration.spec);
@@ -127,6 +149,7 @@ impl Peering {
         match kind {
             Kind::Node => self.nodes.remove(name).is_some(),
             Kind::BgpPeer => self.peers.remove(name).is_some(),
+            Kind::BgpFilter => self.filters.remove(name).is_some(),
             Kind::BgpConfiguration => self.configurations.remove(name).is_some(),
             _ => false,
         }

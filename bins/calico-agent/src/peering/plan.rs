@@ -9,6 +9,7 @@ use calico_core::selector::Selector;
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::filters::{Direction, advertisements, filter};
 use super::{Peering, Session, SpeakerPlan, type_of};
 use crate::control::PeerType;
 
@@ -40,6 +41,10 @@ impl Peering {
             cluster_id: cluster_id(me),
             ipv4,
             ipv6,
+            advertisements: advertisements(
+                self.configurations.get(&format!("node.{}", self.node)),
+                &self.global(),
+            ),
             sessions: sessions.into_values().collect(),
         })
     }
@@ -138,6 +143,10 @@ impl Peering {
             subnet: subnet(me, Family::of(address)).filter(|subnet| subnet.contains(&address)),
             keepalive: None,
             restart_time: None,
+            allowed_own_as: 0,
+            secured_hops: None,
+            import: None,
+            export: None,
             peer_type: PeerType::NodeMesh,
         }
     }
@@ -156,6 +165,13 @@ impl Peering {
             session.local_address = None;
         }
         session.next_hop = spec.next_hop_mode();
+        let allowed = spec.num_allowed_local_as_numbers.unwrap_or_default();
+        session.allowed_own_as = u8::try_from(allowed.max(0)).unwrap_or(u8::MAX);
+        // As upstream, no hops at all means no security.
+        session.secured_hops = spec.ttl_security.filter(|hops| *hops > 0);
+        let family = Family::of(session.address);
+        let filter = |direction| filter(&spec.filters, &self.filters, family, direction);
+        (session.import, session.export) = (filter(Direction::Import), filter(Direction::Export));
         session.keepalive = spec.keepalive_time.map(|time| time.0);
         session.restart_time = spec.max_restart_time.map(|time| time.0);
         session.reflector_client = session.is_internal()

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use calico_bgp::filter::{Action, Condition, Operation, PrefixMatch, Rule};
 use calico_core::datastore::{Entry, Revision};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
@@ -150,4 +151,95 @@ fn a_node_without_addresses_speaks_no_bgp() {
     assert_eq!(peering.plan(), None);
     peering.put(&entry(Kind::Node, "a", json!({}), json!({}))).unwrap();
     assert_eq!(peering.plan(), None);
+}
+
+#[test]
+fn a_peer_with_every_option_of_its_session() {
+    let mut entries = three();
+    entries.push(entry(
+        Kind::BgpPeer,
+        "tor",
+        json!({}),
+        json!({"peerIP": "10.0.0.254", "asNumber": 65001, "localASNumber": 65000,
+            "numAllowedLocalASNumbers": 2, "ttlSecurity": 3, "filters": ["second", "first", "no"]}),
+    ));
+    entries.push(entry(
+        Kind::BgpFilter,
+        "first",
+        json!({}),
+        json!({"importV4": [{"action": "Reject"}],
+            "exportV4": [{"action": "Accept", "source": "RemotePeers", "peerType": "eBGP",
+                "priority": 100, "asPathPrefix": [65002], "communities": {"values": ["1:2"]},
+                "operations": [{"addCommunity": {"value": "65000:1:2"}},
+                    {"prependASPath": {"prefix": [1, 2]}}, {"setPriority": {"value": 7}}]}],
+            "importV6": [{"action": "Reject"}]}),
+    ));
+    entries.push(entry(
+        Kind::BgpFilter,
+        "second",
+        json!({}),
+        json!({"importV4": [
+            {"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "NotIn",
+                "prefixLength": {"min": 16}},
+            {"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "Equal",
+                "interface": "eth*"},
+            {"action": "Accept", "communities": {"values": ["nonsense"]}}]}),
+    ));
+    let plan = plan("a", &entries);
+    let tor = plan.sessions.iter().find(|s| s.remote_as == 65001).unwrap();
+    assert_eq!((tor.local_as, tor.allowed_own_as, tor.secured_hops), (65000, 2, Some(3)));
+    let accept = |conditions| Rule { conditions, action: Action::Accept(vec![]) };
+    let ten = "10.0.0.0/8".parse().unwrap();
+    let wanted = vec![
+        accept(vec![Condition::Prefix(PrefixMatch::within(ten).lengths(16..=32).negated())]),
+        accept(vec![
+            Condition::Prefix(PrefixMatch::exactly(ten)),
+            Condition::Interface("eth*".parse().unwrap()),
+        ]),
+        Rule { conditions: vec![], action: Action::Reject },
+    ];
+    assert_eq!(tor.import.as_ref().unwrap().rules, wanted);
+    let wanted = Rule {
+        conditions: vec![
+            Condition::Learned,
+            Condition::ExternalPeer,
+            Condition::Community("1:2".parse().unwrap()),
+            Condition::AsPathPrefix(vec![65002]),
+            Condition::LocalPref(2_147_483_547),
+        ],
+        action: Action::Accept(vec![
+            Operation::AddCommunity("65000:1:2".parse().unwrap()),
+            Operation::PrependAsPath(vec![1, 2]),
+            Operation::SetLocalPref(2_147_483_640),
+        ]),
+    };
+    assert_eq!(tor.export.as_ref().unwrap().rules, [wanted]);
+    let mesh = plan.sessions.iter().find(|s| s.remote_as == 64512).unwrap();
+    assert_eq!((&mesh.import, &mesh.export), (&None, &None));
+}
+
+#[test]
+fn prefixes_are_advertised_with_communities_by_name_and_value() {
+    let mut entries = three();
+    entries.push(entry(
+        Kind::BgpConfiguration,
+        "default",
+        json!({}),
+        json!({"communities": [{"name": "blocks", "value": "65000:7"}],
+            "prefixAdvertisements": [
+                {"cidr": "192.168.0.0/16", "communities": ["blocks", "65000:1:2", "unknown"]}]}),
+    ));
+    let of = |node: &str, entries: &[Entry]| plan(node, entries).advertisements;
+    let found = of("a", &entries);
+    assert_eq!(found.len(), 1);
+    let texts: Vec<_> = found[0].communities.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["65000:7", "65000:1:2"]);
+    entries.push(entry(
+        Kind::BgpConfiguration,
+        "node.a",
+        json!({}),
+        json!({"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["blocks"]}]}),
+    ));
+    assert_eq!(of("a", &entries)[0].cidr, "10.0.0.0/8".parse().unwrap());
+    assert_eq!(of("b", &entries), found);
 }
