@@ -18,6 +18,7 @@ use serde::Serialize;
 
 pub(crate) use mismatch::protocol_name;
 pub use mismatch::{Mismatch, mismatch};
+pub(crate) use show::cause_text;
 
 use crate::desired::Desired;
 

@@ -7,6 +7,8 @@
 //! - [`eval`] says what becomes of a packet, which rule decided, and why each earlier one did not
 //!   match. It reads the same rules as a dataplane does, in the plainest way, and is the oracle
 //!   for dataplanes.
+//! - [`mod@diff`] says which flows change their verdict between two states, and [`staged`] what
+//!   enforcing a staged policy would change.
 //!
 //! The crate is pure: values in, values out. It has no async runtime, does no IO, reads no clock.
 //!
@@ -52,12 +54,14 @@
 #![forbid(unsafe_code)]
 
 pub mod desired;
+pub mod diff;
 pub mod eval;
 mod graph;
 mod index;
 mod input;
 mod rules;
 mod sets;
+pub mod staged;
 
 pub use graph::{Graph, Stats};
 pub use input::{Input, Object, Rejected, Warning};

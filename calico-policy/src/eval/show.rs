@@ -28,16 +28,20 @@ impl fmt::Display for Decision {
             writeln!(f, "  {step}")?;
         }
         let verdict = if self.verdict == Verdict::Allowed { "allowed" } else { "denied" };
-        write!(f, "  => {verdict} by ")?;
-        match &self.cause {
-            VerdictCause::Rule(id) => id.fmt(f),
-            VerdictCause::EndOfTier(tier) => write!(f, "the end of tier {tier}"),
-            VerdictCause::NoProfileMatch => f.write_str("default: no profile allowed it"),
-            VerdictCause::Spoofed => f.write_str("the check of source addresses"),
-            VerdictCause::Encapsulated => f.write_str("the check for tunnels"),
-            VerdictCause::UnknownEndpoint => f.write_str("default: the endpoint is unknown"),
-            _ => f.write_str("another cause"),
-        }
+        write!(f, "  => {verdict} by {}", cause_text(&self.cause))
+    }
+}
+
+/// What decided, as people call it.
+pub(crate) fn cause_text(cause: &VerdictCause) -> String {
+    match cause {
+        VerdictCause::Rule(id) => id.to_string(),
+        VerdictCause::EndOfTier(tier) => format!("the end of tier {tier}"),
+        VerdictCause::NoProfileMatch => "default: no profile allowed it".to_owned(),
+        VerdictCause::Spoofed => "the check of source addresses".to_owned(),
+        VerdictCause::Encapsulated => "the check for tunnels".to_owned(),
+        VerdictCause::UnknownEndpoint => "default: the endpoint is unknown".to_owned(),
+        _ => "another cause".to_owned(),
     }
 }
 
