@@ -39,7 +39,7 @@ const ALLOWED: &[Row] = &[
     Row { from: "calico-rr", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
     Row {
         from: "calicoctl",
-        uses: &["calico-core", "calico-datastore", "calico-ipam"],
+        uses: &["calico-core", "calico-datastore", "calico-ipam", "calico-policy"],
         tests_use: &[],
     },
     // The lab runs the programs and checks them by what the kernel and they themselves say, so

@@ -110,6 +110,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: IpamCommand,
     },
+    /// What policy does with packets, and why
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// This node
     Node {
         #[command(subcommand)]
@@ -185,6 +190,60 @@ pub(crate) enum IpamCommand {
         show_configuration: bool,
     },
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say what becomes of a packet, which rule decides, and why each earlier one does not match
+    #[command(after_help = ENDS)]
+    Explain {
+        /// Who sends
+        #[arg(long, value_name = "POD|IP")]
+        from: String,
+        /// Who receives, on which port
+        #[arg(long, value_name = "POD|IP[:PORT[/PROTOCOL]]")]
+        to: String,
+        /// Port that it is sent from
+        #[arg(long, value_name = "PORT", default_value_t = 40_000)]
+        source_port: u16,
+        /// Over IPv6, where both ends have both families
+        #[arg(short = '6', long)]
+        ipv6: bool,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Say which flows would change their verdict if resources were applied
+    Diff {
+        /// File or directory with the resources, or `-` for the standard input
+        #[arg(short, long, required = true, value_name = "PATH")]
+        filename: PathBuf,
+        /// Go into directories below the one given
+        #[arg(short = 'R', long)]
+        recursive: bool,
+        /// Namespace of resources that name none
+        #[arg(short, long)]
+        namespace: Option<String>,
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+/// Which cluster is looked at, and how the answer is written.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StateArgs {
+    /// Take resources from files in this directory and below, not from the datastore
+    #[arg(long, value_name = "DIR")]
+    pub(crate) offline: Option<PathBuf>,
+    /// text or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: String,
+}
+
+const ENDS: &str = "An end is NAMESPACE/NAME (of a pod or its WorkloadEndpoint) or an address:
+  --to prod/web:80           TCP port 80
+  --to prod/web:53/UDP       UDP port 53
+  --to prod/web:http         the pod's port of that name
+  --to prod/web              a ping
+  --to '[2001:db8::1]:443'   an IPv6 address outside";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {

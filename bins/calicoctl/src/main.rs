@@ -13,6 +13,7 @@ mod ipam;
 mod label;
 mod node;
 mod output;
+mod policy;
 mod run;
 mod settings;
 mod stored;

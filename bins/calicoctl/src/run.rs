@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::get::{self, Format, Query};
 use crate::label::{self, Change};
 use crate::stored::{Stamp, place};
-use crate::{cascade, input, ipam, node, settings, version};
+use crate::{cascade, input, ipam, node, policy, settings, version};
 
 /// What a command has to say.
 #[derive(Debug, Default)]
@@ -67,6 +67,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
                 (None, false, false) => ipam::pools(store()?, show_blocks).await?,
             }
         }
+        Command::Policy { command } => return policy::run(&store, command, stdin).await,
         Command::Node { command: NodeCommand::Status { control_socket } } => {
             node::status(&control_socket, SystemTime::now()).await?
         }
@@ -78,7 +79,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
     Ok(said.into())
 }
 
-type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Datastore>, Failure>;
+pub(crate) type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Datastore>, Failure>;
 
 fn open(args: &StoreArgs) -> Result<Arc<dyn Datastore>, Failure> {
     let config = settings::datastore(args, |name| std::env::var(name).ok())?;

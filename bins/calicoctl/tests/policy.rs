@@ -1,0 +1,221 @@
+//! `calicoctl policy`: on files, and on a store that is served over a socket.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use calico_datastore::EmbeddedStore;
+use calico_datastore::remote::{LocalListener, Server};
+use serde_json::{Value, json};
+
+const CLUSTER: &str = "\
+apiVersion: projectcalico.org/v3
+kind: List
+items:
+- {apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: n1-k8s-web-eth0,
+    namespace: prod, labels: {app: web}}, spec: {orchestrator: k8s, workload: web, pod: web,
+    endpoint: eth0, node: n1, interfaceName: cali1, ipNetworks: [10.65.0.1/32, 'fd65::1/128'],
+    profiles: [projectcalico-default-allow]}}
+- {apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: n2-k8s-db-eth0,
+    namespace: prod, labels: {app: db}}, spec: {orchestrator: k8s, workload: db, pod: db,
+    endpoint: eth0, node: n2, interfaceName: cali2, ipNetworks: [10.65.0.2/32],
+    profiles: [projectcalico-default-allow], ports: [{name: sql, protocol: TCP, port: 5432}]}}
+- {apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: security}, spec: {order: 10}}
+- {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: security.quarantine},
+    spec: {tier: security, selector: all(), types: [Ingress], ingress: [
+      {action: Deny, source: {nets: [203.0.113.0/24]}}, {action: Pass}]}}
+- {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: db, namespace: prod},
+    spec: {selector: app == 'db', ingress: [
+      {action: Deny, protocol: UDP},
+      {action: Allow, protocol: TCP, source: {selector: app == 'web'}, destination: {ports: [sql]}}]}}
+";
+
+const STAGED: &str = "\
+apiVersion: projectcalico.org/v3
+kind: StagedNetworkPolicy
+metadata: {name: db, namespace: prod}
+spec: {selector: app == 'db', ingress: [{action: Deny}]}
+";
+
+/// The policy without its rule for TCP.
+const CLOSED: &str = "\
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: prod}
+spec: {selector: app == 'db', ingress: [{action: Deny, protocol: UDP}]}
+";
+
+fn calicoctl(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .args(arguments)
+        .env("CALICO_DATASTORE_SOCKET", socket)
+        .output()
+        .unwrap()
+}
+
+/// What a command on these files prints; it succeeds and warns of nothing.
+fn offline(files: &[&str], arguments: &str) -> String {
+    let output = offline_output(files, arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.is_empty(), "{arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn offline_output(files: &[&str], arguments: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, text) in files.iter().enumerate() {
+        std::fs::write(dir.path().join(format!("{number}.yaml")), text).unwrap();
+    }
+    std::fs::write(dir.path().join("change.txt"), CLOSED).unwrap();
+    let change = dir.path().join("change.txt").to_string_lossy().into_owned();
+    let arguments = arguments.replace("CHANGE", &change);
+    let place = dir.path().to_string_lossy().into_owned();
+    let mut all: Vec<&str> = arguments.split_whitespace().collect();
+    all.extend(["--offline", &place]);
+    calicoctl(Path::new("/nowhere"), &all)
+}
+
+#[test]
+fn an_explanation_names_verdict_tier_policy_and_rule_and_why_not_earlier_ones() {
+    let text = offline(&[CLUSTER], "policy explain --from prod/web --to prod/db:5432/TCP");
+    assert_eq!(
+        text,
+        "\
+prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: allowed by NetworkPolicy prod/db ingress rule 1, in tier default
+10.65.0.1 -> 10.65.0.2 TCP/5432: allowed
+egress:
+  profiles
+    Profile projectcalico-default-allow egress rule 0: Allow, matches
+  => allowed by Profile projectcalico-default-allow egress rule 0
+ingress:
+  tier security
+    GlobalNetworkPolicy security.quarantine ingress rule 0: Deny, no match: source.nets wants 203.0.113.0/24, the packet has 10.65.0.1
+    GlobalNetworkPolicy security.quarantine ingress rule 1: Pass, matches
+  tier default
+    NetworkPolicy prod/db ingress rule 0: Deny, no match: protocol wants UDP, the packet has TCP
+    NetworkPolicy prod/db ingress rule 1: Allow, matches
+  => allowed by NetworkPolicy prod/db ingress rule 1
+"
+    );
+    for (from, to, verdict) in [
+        (
+            "prod/web",
+            "prod/db:sql",
+            "allowed by NetworkPolicy prod/db ingress rule 1, in tier default",
+        ),
+        (
+            "prod/web",
+            "prod/db:53/udp",
+            "denied by NetworkPolicy prod/db ingress rule 0, in tier default",
+        ),
+        ("prod/web", "prod/db", "denied by the end of tier default (ingress), in tier default"),
+        (
+            "203.0.113.9",
+            "prod/web:80",
+            "denied by GlobalNetworkPolicy security.quarantine ingress rule 0, in tier security",
+        ),
+        (
+            "10.65.0.2",
+            "10.65.0.1:80",
+            "allowed by Profile projectcalico-default-allow ingress rule 0",
+        ),
+        (
+            "prod/web",
+            "[fd00::9]:443",
+            "allowed by Profile projectcalico-default-allow egress rule 0",
+        ),
+    ] {
+        let text = offline(&[CLUSTER], &format!("policy explain --from {from} --to {to}"));
+        let first = text.lines().next().unwrap();
+        assert!(first.ends_with(&format!(": {verdict}")), "{from} {to}: {first}");
+    }
+}
+
+#[test]
+fn an_explanation_as_json_carries_the_same() {
+    let text =
+        offline(&[CLUSTER], "policy explain --from prod/web --to prod/db:53/UDP --output json");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(found["to"], json!({"namespace": "prod", "name": "n2-k8s-db-eth0"}));
+    assert_eq!(found["now"]["allowed"], json!(false));
+    assert_eq!(found["now"]["decided"]["tier"], json!("default"));
+    assert_eq!(found["now"]["decided"]["cause"]["rule"]["index"], json!(0));
+    let steps = found["now"]["ingress"]["steps"].as_array().unwrap();
+    let mismatch = steps.iter().find_map(|step| step["rule"]["mismatch"].as_object()).unwrap();
+    assert_eq!(mismatch["clause"], json!("source.nets"));
+    assert_eq!(found["ifStagedWereEnforced"], Value::Null);
+}
+
+#[test]
+fn staged_policies_are_shown_as_what_they_would_do() {
+    let text = offline(&[CLUSTER, STAGED], "policy explain --from prod/web --to prod/db:5432");
+    let staged = text.lines().find(|line| line.starts_with("staged:")).unwrap();
+    assert_eq!(
+        staged,
+        "staged: would be denied by NetworkPolicy prod/db ingress rule 0, in tier default if \
+         enforced: StagedNetworkPolicy prod/db"
+    );
+    assert!(text.starts_with("prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: allowed by"), "{text}");
+    let text = offline(&[CLUSTER, STAGED], "policy explain --from prod/web --to prod/db:53/UDP");
+    assert!(text.ends_with("staged: no difference if enforced: StagedNetworkPolicy prod/db\n"));
+}
+
+#[test]
+fn a_diff_tells_the_flows_that_change() {
+    let text = offline(&[CLUSTER], "policy diff -f CHANGE");
+    assert_eq!(
+        text,
+        "\
+prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: TCP 5432
+  allowed by NetworkPolicy prod/db ingress rule 1
+  now denied by the end of tier default (ingress)
+"
+    );
+    let closed = [CLUSTER.replace("name: db, namespace: prod}", "name: db2, namespace: prod}")];
+    let text = offline(&[closed[0].as_str(), CLOSED], "policy diff -f CHANGE");
+    assert_eq!(text, "No flow changes its verdict\n");
+    let found: Value =
+        serde_json::from_str(&offline(&[CLUSTER], "policy diff -f CHANGE -o json")).unwrap();
+    assert_eq!(found["changes"][0]["after"]["allowed"], json!(false));
+    let ports = json!({"ports": {"protocol": 6, "ports": {"first": 5432, "last": 5432}}});
+    assert_eq!(found["changes"][0]["traffic"], json!([ports]));
+}
+
+#[test]
+fn mistakes_are_told() {
+    for (arguments, part) in [
+        ("policy explain --from prod/web --to prod/nobody", "no pod and no WorkloadEndpoint"),
+        ("policy explain --from prod/web --to prod/db:http", "no port of name"),
+        ("policy explain --from prod/web --to prod/db:8/ICMP", "leave the port out for a ping"),
+        ("policy explain --from fd65::1 --to prod/db:1", "no address of the same family"),
+        ("policy explain --from prod/web --to prod/db -o yaml", "use text or json"),
+    ] {
+        let output = offline_output(&[CLUSTER], arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        assert!(error.contains(part), "{arguments}: {error}");
+    }
+}
+
+#[test]
+fn live_data_comes_from_the_datastore() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let store = Arc::new(EmbeddedStore::open(dir.path().join("calico.db")).unwrap());
+    let socket = dir.path().join("datastore.sock");
+    {
+        let _in_runtime = runtime.enter();
+        let listener = LocalListener::bind(&socket).unwrap();
+        runtime.spawn(Server::run(listener, store, std::future::pending()));
+    }
+    let file = dir.path().join("cluster.yaml");
+    std::fs::write(&file, CLUSTER).unwrap();
+    let applied = calicoctl(&socket, &["apply", "-f", &file.to_string_lossy()]);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let explain = ["policy", "explain", "--from", "prod/web", "--to", "prod/db:sql"];
+    let output = calicoctl(&socket, &explain);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("TCP/5432: allowed"), "{text}");
+}
