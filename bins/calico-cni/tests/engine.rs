@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use calico_cni::engine::NetworkError;
+use calico_cni::protocol::{PROTOCOL, Plugin, Request};
 use calico_cni::spec::Verb;
 use calico_core::datastore::StoreError;
 use calico_core::key::Key;
@@ -383,4 +384,43 @@ async fn an_add_is_one_write_and_a_burst_is_few() {
     let writes = writes.load(Ordering::Relaxed);
     assert!(writes <= 5, "{writes} writes for 50 ADDs at once");
     assert_eq!(node.endpoints().await.len(), 52);
+}
+
+#[tokio::test]
+async fn a_caller_that_is_gone_before_its_turn_gets_nothing() {
+    let node = Node::new().await;
+    for plugin in [Plugin::Main, Plugin::Ipam] {
+        let request = Request {
+            protocol: PROTOCOL,
+            plugin,
+            verb: Verb::Add,
+            call: node.sandbox("a"),
+            config: config("1.1.0").to_string(),
+        };
+        let response = node.engine.handle_for(&request, &|| true).await;
+        assert!(response.failed, "{response:?}");
+        node.assert_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_deletion_does_not_hit_a_container_that_started_again() {
+    let node = Node::new().await;
+    let call = node.sandbox("a");
+    let config = config("1.1.0");
+    node.call(Verb::Add, &config, &call).await.unwrap();
+    // Its DEL could only be noted; then the container starts again, under its old id.
+    let request = Request {
+        protocol: PROTOCOL,
+        plugin: Plugin::Main,
+        verb: Verb::Del,
+        call: call.clone(),
+        config: config.to_string(),
+    };
+    node.journal().note("net", &request).unwrap();
+    node.call(Verb::Add, &config, &call).await.unwrap();
+    assert_eq!(node.engine.replay().await.unwrap().done, 0);
+    assert_eq!((node.network.names().len(), node.endpoints().await.len()), (1, 1));
+    node.call(Verb::Del, &config, &call).await.unwrap();
+    node.assert_clean().await;
 }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Engine, log};
+use super::{Engine, Gone, log, still_there};
 use crate::naming::{Identity, mac, mac_text};
 use crate::spec::{Call, CniError, CniResult, Code, Interface, IpConfig, NetConf};
 
@@ -70,8 +70,22 @@ impl Engine {
     ///
     /// With a code of the specification, or our own from 100; nothing is left behind then.
     pub async fn add(&self, conf: &NetConf, call: &Call) -> Result<CniResult, CniError> {
+        self.add_for(conf, call, &|| false).await
+    }
+
+    /// [`add`](Self::add) for a caller who may be gone before it is the attachment's turn: its
+    /// runtime's DEL could have been served by then, so that nobody would delete what is made now.
+    /// Once the attachment's lock is held, a DEL comes later.
+    pub(super) async fn add_for(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        gone: Gone<'_>,
+    ) -> Result<CniResult, CniError> {
         let id = self.identity(conf, call);
         let _lock = self.locks.lock(&id.lock_name()).await;
+        still_there(gone)?;
+        self.settle(conf, call, &id).await?;
         let mut made = Made::default();
         let attached = self.attach(conf, call, &id, &mut made).await;
         match &attached {

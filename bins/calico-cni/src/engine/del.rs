@@ -4,6 +4,7 @@ use calico_core::resource::WorkloadEndpoint;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::journal::Pending;
 use super::{Engine, log};
 use crate::naming::Identity;
 use crate::protocol::{PROTOCOL, Plugin, Request};
@@ -77,19 +78,18 @@ impl Engine {
         let unreadable = |error: std::io::Error| {
             CniError::new(Code::Io, "the journal cannot be read").details(error.to_string())
         };
+        self.journal.sweep().map_err(unreadable)?;
         let (pending, bad) = self.journal.pending().map_err(unreadable)?;
         let mut replayed = Replayed { unreadable: bad, ..Replayed::default() };
         for path in &replayed.unreadable {
             warn!(path = %path.display(), "ignoring a file of the journal that cannot be read");
         }
         for entry in pending {
-            match self.carry_out(&entry.request).await {
-                Ok(()) => {
-                    self.journal.done(&entry).map_err(unreadable)?;
-                    replayed.done += 1;
-                }
+            let container = entry.request.call.container.as_str();
+            match self.redo(&entry).await {
+                Ok(done) => replayed.done += usize::from(done),
                 Err(error) => {
-                    warn!(%error, container = entry.request.call.container, "a deletion waits");
+                    warn!(%error, container, "a deletion waits");
                     replayed.left += 1;
                 }
             }
@@ -97,23 +97,56 @@ impl Engine {
         Ok(replayed)
     }
 
-    async fn carry_out(&self, request: &Request) -> Result<(), CniError> {
-        let conf = NetConf::parse(&request.config)?;
-        let call = &request.call;
-        let id = self.identity(&conf, call);
+    /// Carries out a deletion of the journal; `false` if somebody did so meanwhile.
+    async fn redo(&self, entry: &Pending) -> Result<bool, CniError> {
+        let conf = NetConf::parse(&entry.request.config)?;
+        let id = self.identity(&conf, &entry.request.call);
         let _lock = self.locks.lock(&id.lock_name()).await;
+        // Seen again under the lock: an ADD of the same attachment may have been faster, and what
+        // it made is not to be deleted.
+        if !self.journal.holds(entry) {
+            return Ok(false);
+        }
+        self.carry_out(entry, &conf, &id).await.map(|()| true)
+    }
+
+    /// Carries out what the journal holds about an attachment that is about to be made anew: some
+    /// runtimes give a container that starts again its old id. The lock is the caller's.
+    pub(super) async fn settle(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+    ) -> Result<(), CniError> {
+        match self.journal.find(&conf.name, call) {
+            Some(entry) => self.carry_out(&entry, conf, id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        entry: &Pending,
+        conf: &NetConf,
+        id: &Identity,
+    ) -> Result<(), CniError> {
+        let Request { plugin, call, .. } = &entry.request;
         let work = async {
-            if request.plugin == Plugin::Ipam {
-                return self.release(&conf, call, &id).await;
+            if *plugin == Plugin::Ipam {
+                return self.release(conf, call, id).await;
             }
-            let holder = self.holder(call, &id).await?;
+            let holder = self.holder(call, id).await?;
             if !matches!(holder, Holder::Another) {
                 // By name only: the path may lead to another container's namespace by now.
                 self.network.teardown(Some(&id.host_interface), None, &call.ifname).await?;
             }
-            self.forget(&conf, call, &id, &holder).await
+            self.forget(conf, call, id, &holder).await
         };
-        timeout(self.options.store_patience, work).await.unwrap_or_else(|_| Err(self.slow()))
+        let patience = self.options.store_patience;
+        timeout(patience, work).await.unwrap_or_else(|_| Err(self.slow()))?;
+        self.journal.done(entry).map_err(|error| {
+            CniError::new(Code::Io, "the journal cannot be written").details(error.to_string())
+        })
     }
 
     async fn holder(&self, call: &Call, id: &Identity) -> Result<Holder, CniError> {

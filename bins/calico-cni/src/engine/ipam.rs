@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Engine;
 use super::batch::Along;
+use super::{Engine, Gone, still_there};
 use crate::naming::{Identity, handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
@@ -61,10 +61,13 @@ impl Engine {
         &self,
         conf: &NetConf,
         call: &Call,
+        gone: Gone<'_>,
     ) -> Result<CniResult, CniError> {
         self.ready().await?;
         let id = self.identity(conf, call);
         let _lock = self.locks.lock(&id.lock_name()).await;
+        still_there(gone)?;
+        self.settle(conf, call, &id).await?;
         let (addresses, _) = self.assign(conf, &id, Box::new(|_| Vec::new())).await?;
         let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
         let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::naming::handle;
 use crate::protocol::Request;
-use crate::spec::NetConf;
+use crate::spec::{Call, NetConf};
 
 /// Where the journal is unless the configuration says otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/calico/cni-journal";
+
+/// Attempts to write a draft that a sweep may take away.
+const ATTEMPTS: usize = 100;
 
 /// A directory of deletions to be carried out.
 #[derive(Debug, Clone)]
@@ -47,17 +50,70 @@ impl Journal {
     /// Those of the file system.
     pub fn note(&self, network: &str, request: &Request) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
-        let call = &request.call;
-        // Container and network have safe characters; an interface may have all but '/'.
-        let name = format!("{}-{}", handle(network, &call.container), call.ifname);
-        let draft = self.directory.join(format!(".{name}.{}", std::process::id()));
-        let written = write(&draft, &serde_json::to_vec(request)?)
-            .and_then(|()| fs::rename(&draft, self.directory.join(format!("{name}.json"))));
-        if written.is_err() {
-            let _ = fs::remove_file(&draft);
+        let path = self.path(network, &request.call);
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let draft = self.directory.join(format!(".{stem}.{}", std::process::id()));
+        let contents = serde_json::to_vec(request)?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let written = write(&draft, &contents).and_then(|()| fs::rename(&draft, &path));
+            match written {
+                Ok(()) => break,
+                // Swept away before it was locked: see `sweep`.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => {}
+                Err(error) => {
+                    let _ = fs::remove_file(&draft);
+                    return Err(error);
+                }
+            }
         }
-        written?;
         File::open(&self.directory)?.sync_all()
+    }
+
+    /// The deletion of this attachment, if one is to be carried out.
+    #[must_use]
+    pub fn find(&self, network: &str, call: &Call) -> Option<Pending> {
+        let path = self.path(network, call);
+        let request = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        Some(Pending { path, request })
+    }
+
+    /// Whether a deletion is still to be carried out.
+    #[must_use]
+    pub fn holds(&self, pending: &Pending) -> bool {
+        pending.path.exists()
+    }
+
+    /// Removes drafts whose writer was killed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system.
+    pub fn sweep(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if !is_draft(&path) {
+                continue;
+            }
+            // Whoever still writes it holds the lock; one that could not take it yet finds its
+            // draft gone and begins anew.
+            let Ok(draft) = File::open(&path) else { continue };
+            if draft.try_lock().is_ok() {
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, network: &str, call: &Call) -> PathBuf {
+        // Container and network have safe characters; an interface may have all but '/'.
+        let name = format!("{}-{}.json", handle(network, &call.container), call.ifname);
+        self.directory.join(name)
     }
 
     /// Every deletion to be carried out, and the files that cannot be read.
@@ -76,8 +132,7 @@ impl Journal {
         };
         for entry in entries {
             let path = entry?.path();
-            let draft = path.file_name().is_none_or(|name| name.as_encoded_bytes()[0] == b'.');
-            if draft || path.extension().is_none_or(|extension| extension != "json") {
+            if is_draft(&path) || path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
             match fs::read(&path).map(|text| serde_json::from_slice(&text)) {
@@ -103,8 +158,14 @@ impl Journal {
     }
 }
 
+fn is_draft(path: &Path) -> bool {
+    path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
 fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
+    // Tells `sweep` that somebody is at work, for as long as the file is open.
+    file.lock()?;
     file.write_all(contents)?;
     file.sync_all()
 }
@@ -143,5 +204,41 @@ mod tests {
         journal.done(&pending[0]).unwrap();
         journal.done(&pending[0]).unwrap();
         assert_eq!(journal.pending().unwrap().0.len(), 1);
+        assert!(!journal.holds(&pending[0]) && journal.holds(&pending[1]));
+        assert!(journal.find("net", &request("a").call).is_none());
+        assert_eq!(journal.find("net", &request("b").call).unwrap().request, request("b"));
+    }
+
+    #[test]
+    fn a_sweep_takes_drafts_that_nobody_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path());
+        journal.note("net", &request("a")).unwrap();
+        fs::write(directory.path().join(".dead.1"), "half").unwrap();
+        let alive = File::create(directory.path().join(".alive.2")).unwrap();
+        alive.lock().unwrap();
+        journal.sweep().unwrap();
+        let entries = fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".alive.2", "net.a-eth0.json"]);
+    }
+
+    #[test]
+    fn notes_survive_sweeps_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::new(directory.path());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    journal.sweep().unwrap();
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                }
+            });
+            for nth in 0..50 {
+                journal.note("net", &request(&format!("c{nth}"))).unwrap();
+            }
+        });
+        assert_eq!(journal.pending().unwrap().0.len(), 50);
     }
 }

@@ -137,12 +137,17 @@ impl Engine {
 
     /// Carries out one call and words its answer.
     pub async fn handle(&self, request: &Request) -> Response {
+        self.handle_for(request, &|| false).await
+    }
+
+    /// [`handle`](Self::handle) for a caller who may be gone by now: then nothing is attached.
+    pub async fn handle_for(&self, request: &Request, gone: Gone<'_>) -> Response {
         let Request { call, verb, .. } = request;
         let conf = match NetConf::parse(&request.config) {
             Ok(conf) => conf,
             Err(error) => return Response::failure(&error, Version::LATEST),
         };
-        match self.dispatch(request, &conf).await {
+        match self.dispatch(request, &conf, gone).await {
             Ok(output) => Response { failed: false, output },
             Err(error) => {
                 let container = call.container.as_str();
@@ -152,7 +157,12 @@ impl Engine {
         }
     }
 
-    async fn dispatch(&self, request: &Request, conf: &NetConf) -> Result<String, CniError> {
+    async fn dispatch(
+        &self,
+        request: &Request,
+        conf: &NetConf,
+        gone: Gone<'_>,
+    ) -> Result<String, CniError> {
         let version = conf.version()?;
         let call = &request.call;
         allow(request.verb, version)?;
@@ -162,10 +172,10 @@ impl Engine {
             (Verb::Version, _) => Ok(Version::report()),
             (Verb::Status, _) => self.status().await.map(|()| String::new()),
             (Verb::Gc, _) => self.collect(conf).await.map(|()| String::new()),
-            (Verb::Add, Plugin::Main) => self.add(conf, call).await.map(write),
+            (Verb::Add, Plugin::Main) => self.add_for(conf, call, gone).await.map(write),
             (Verb::Del, Plugin::Main) => self.del(conf, request).await.map(|()| String::new()),
             (Verb::Check, Plugin::Main) => self.check(conf, call).await.map(|()| String::new()),
-            (Verb::Add, Plugin::Ipam) => self.add_addresses(conf, call).await.map(write),
+            (Verb::Add, Plugin::Ipam) => self.add_addresses(conf, call, gone).await.map(write),
             (Verb::Del, Plugin::Ipam) => {
                 self.del_addresses(conf, request).await.map(|()| String::new())
             }
@@ -233,6 +243,17 @@ impl Engine {
         let text = std::fs::read_to_string(&self.options.mtu_file).unwrap_or_default();
         text.trim().parse().unwrap_or(0)
     }
+}
+
+/// Says whether the caller is gone.
+pub type Gone<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
+fn still_there(gone: Gone<'_>) -> Result<(), CniError> {
+    if gone() {
+        let error = CniError::new(Code::TryAgain, "the caller went away before its turn");
+        return Err(error.details("nothing was attached"));
+    }
+    Ok(())
 }
 
 /// Verbs that came later need a configuration of that version, as the specification's library for

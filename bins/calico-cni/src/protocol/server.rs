@@ -1,8 +1,10 @@
 use std::future::Future;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use calico_datastore::remote::Listen;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -76,7 +78,9 @@ async fn connection(mut stream: UnixStream, engine: Arc<Engine>) -> Result<(), F
         .await
         .map_err(|_elapsed| FrameError::Io(std::io::ErrorKind::TimedOut.into()))?;
     let response = match request {
-        Ok(request) if request.protocol == PROTOCOL => engine.handle(&request).await,
+        Ok(request) if request.protocol == PROTOCOL => {
+            engine.handle_for(&request, &|| has_hung_up(&stream)).await
+        }
         Ok(request) => refuse(
             &CniError::new(Code::TryAgain, "plugin and agent are of different versions").details(
                 format!("the plugin speaks protocol {}, the agent {PROTOCOL}", request.protocol),
@@ -89,6 +93,14 @@ async fn connection(mut stream: UnixStream, engine: Arc<Engine>) -> Result<(), F
         Err(error) => return Err(error),
     };
     reply(&mut stream, &response).await
+}
+
+/// Whether the plugin has ended. Asks the kernel itself: what the runtime knows of the socket is of
+/// its last look.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut look = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let hung_up = |events: PollFlags| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+    poll(&mut look, PollTimeout::ZERO).is_ok() && look[0].revents().is_some_and(hung_up)
 }
 
 fn refuse(error: &CniError) -> Response {
@@ -108,4 +120,20 @@ async fn reply(stream: &mut UnixStream, response: &Response) -> Result<(), Frame
     let written = timeout(PATIENCE, stream.write_all(&frame)).await;
     written.map_err(|_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_plugin_that_was_killed_is_told_from_one_that_waits() {
+        let (near, far) = UnixStream::pair().unwrap();
+        assert!(!has_hung_up(&near));
+        let far = far.into_std().unwrap();
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!has_hung_up(&near), "it said all, and waits for the answer");
+        drop(far);
+        assert!(has_hung_up(&near));
+    }
 }
