@@ -1,4 +1,4 @@
-//! An in-memory [`Datastore`], and the versioned table that other backends build on.
+//! An in-memory [`Datastore`](crate::Datastore), and the versioned table that other backends build on.
 //!
 //! Watchers share one bounded log of changes and each hold only a position in it, so a slow
 //! watcher costs no memory: one that falls out of the log is given a new listing.
