@@ -54,13 +54,14 @@ use calico_core::datastore::{
     Entry, Listing, Revision, StoreError, WatchStream, Write, WriteFailed,
 };
 use calico_core::key::{Key, Scope};
+use futures_util::future::join;
 
 use self::cluster::{Cluster, Repeat};
 use self::failure::{Failure, FailureKind};
 use self::pages::Pages;
 use self::span::{Found, Span};
 use self::txn::{Outcome, Stop};
-use self::wire::RangeRequest;
+use self::wire::{KeyValue, RangeRequest};
 use crate::config::EtcdConfig;
 
 /// Listings that begin again because etcd was compacted meanwhile.
@@ -102,18 +103,12 @@ impl EtcdStore {
     async fn list_once(&self, span: &Span) -> Result<Listing, Failure> {
         let mut pages = Pages::new(span);
         let mut entries = Vec::new();
-        while let Some(page) = pages.next(&self.cluster).await? {
-            entries.reserve(page.len());
-            for kv in &page {
-                match span.read(kv) {
-                    Found::Object(entry) => entries.push(entry),
-                    Found::Other => {}
-                    // A listing has no place for it; a watch tells of it once.
-                    Found::Bad { path, reason } => {
-                        tracing::debug!(path, reason, "left a malformed object out of a listing");
-                    }
-                }
-            }
+        let mut page = pages.next(&self.cluster).await?;
+        while let Some(kvs) = page {
+            // The server prepares the next page while this one is read.
+            let read = async { read_page(span, &kvs, &mut entries) };
+            let (next, ()) = join(pages.next(&self.cluster), read).await;
+            page = next?;
         }
         Ok(Listing { entries, revision: pages.revision() })
     }
@@ -159,6 +154,20 @@ impl EtcdStore {
             }
         }
         Ok(())
+    }
+}
+
+fn read_page(span: &Span, kvs: &[KeyValue], entries: &mut Vec<Entry>) {
+    entries.reserve(kvs.len());
+    for kv in kvs {
+        match span.read(kv) {
+            Found::Object(entry) => entries.push(entry),
+            Found::Other => {}
+            // A listing has no place for it; a watch tells of it once.
+            Found::Bad { path, reason } => {
+                tracing::debug!(path, reason, "left a malformed object out of a listing");
+            }
+        }
     }
 }
 

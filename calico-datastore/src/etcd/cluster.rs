@@ -220,9 +220,16 @@ impl Cluster {
         let call = Call { method: &rpc::AUTHENTICATE, request: &request };
         let answer = call.ask(line.channel.clone(), None).await;
         *login = match answer {
-            Ok(answer) => Login::Token(answer.token.parse().map_err(|error| {
-                Failure::new(FailureKind::Refused, format!("etcd's token is of no use: {error}"))
-            })?),
+            Ok(answer) => {
+                let mut token: Token = answer.token.parse().map_err(|error| {
+                    Failure::new(
+                        FailureKind::Refused,
+                        format!("etcd's token is no header: {error}"),
+                    )
+                })?;
+                token.set_sensitive(true);
+                Login::Token(token)
+            }
             // A password for a cluster that asks for none is no error, as in upstream's client.
             Err(status) if status.message().contains("authentication is not enabled") => {
                 Login::None

@@ -133,7 +133,9 @@ impl Endpoint {
         // A server that does not like our certificate says so in an alert that comes after the
         // handshake, and that the layers above turn into the end of the connection.
         let hint = match self.uri.scheme_str() {
-            Some("https") if failure.reason.contains("eof") => "does it speak TLS?",
+            Some("https") if ["eof", "reset"].iter().any(|word| failure.reason.contains(word)) => {
+                "does it speak TLS?"
+            }
             Some("https") if failure.reason.contains("connection closed") => {
                 "does it want a client certificate, or reject ours?"
             }

@@ -92,7 +92,9 @@ impl From<Status> for Failure {
                 "request is too large" | "too many operations in txn request",
             ) => FailureKind::TooLarge,
             (Code::ResourceExhausted, "too many requests")
-            | (Code::Unavailable, "no leader" | "not capable") => FailureKind::NotReady,
+            | (Code::Unavailable, "no leader" | "not capable" | "rpc not supported for learner") => {
+                FailureKind::NotReady
+            }
             (Code::ResourceExhausted, _) => FailureKind::Full,
             (Code::Unauthenticated, _) | (_, "revision of auth store is old") => FailureKind::Token,
             (Code::PermissionDenied, _) => FailureKind::Denied,

@@ -16,7 +16,8 @@ use super::wire::{
     TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 
-/// Longest answer that is read. Listings ask for pages far below it.
+/// Longest answer that is read, in bytes. Listings ask for pages far below it; a watch that has
+/// more than this to catch up with at once is listed anew.
 pub(super) const MAX_ANSWER: usize = 64 << 20;
 
 /// What etcd gives for a password, and takes in its place.

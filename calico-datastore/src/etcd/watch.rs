@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use calico_core::datastore::{Revision, WatchEvent, WatchStream};
 use calico_core::key::Scope;
-use futures_util::stream::unfold;
+use futures_util::stream::{StreamExt as _, iter, unfold};
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, Repeat, WatchLine};
@@ -43,10 +43,12 @@ pub(super) fn stream(cluster: Arc<Cluster>, scope: Scope, from: Option<Revision>
         reported: HashSet::new(),
         outage: Outage::new(),
     };
-    Box::pin(unfold(watch, async |mut watch| {
-        let event = watch.next().await;
-        Some((event, watch))
-    }))
+    // One answer of etcd at a time, and no more work for each of its events than to hand it out.
+    let answers = unfold(watch, async |mut watch| {
+        let events = watch.next().await;
+        Some((iter(events), watch))
+    });
+    Box::pin(answers.flatten())
 }
 
 /// How far the caller is.
@@ -59,8 +61,6 @@ enum At {
     Told(Revision),
     /// Everything up to here was yielded.
     After(Revision),
-    /// Some of what was written at this revision was yielded, and everything before it.
-    Within(Revision),
 }
 
 enum State {
@@ -111,19 +111,18 @@ impl Outage {
 }
 
 impl Watch {
-    async fn next(&mut self) -> WatchEvent {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return event;
-            }
+    /// The next events; at least one.
+    async fn next(&mut self) -> VecDeque<WatchEvent> {
+        while self.ready.is_empty() {
             if let Err(failure) = self.step().await {
                 self.state = State::Idle;
                 if !std::mem::replace(&mut self.outage.told, true) {
                     let reason = failure.into_error().to_string();
-                    return WatchEvent::Interrupted { reason };
+                    self.ready.push_back(WatchEvent::Interrupted { reason });
                 }
             }
         }
+        std::mem::take(&mut self.ready)
     }
 
     async fn step(&mut self) -> Result<(), Failure> {
@@ -165,7 +164,7 @@ impl Watch {
                 self.state = State::Listing(Pages::new(&self.span));
                 return Ok(());
             }
-            At::Told(at) | At::After(at) | At::Within(at) => at,
+            At::Told(at) | At::After(at) => at,
         };
         // A question that a majority answers: a member that lags behind would take a revision
         // that it has not seen yet for one of the future, and wait for it.
@@ -191,7 +190,6 @@ impl Watch {
             range_end: self.span.end.clone(),
             start_revision: self.start(),
             progress_notify: true,
-            fragment: true,
         };
         self.state = State::Following(self.cluster.watch(&request).await?);
         self.outage.opened = Instant::now();
@@ -203,7 +201,6 @@ impl Watch {
         let first = match self.at {
             At::Unknown => 0,
             At::After(Revision(at)) => at.saturating_add(1),
-            At::Within(Revision(at)) => at,
             // If the revision before is compacted, so may be deletions at this one.
             At::Told(Revision(at)) => at.saturating_sub(1),
         };
@@ -250,7 +247,7 @@ impl Watch {
             self.take_events(&response);
         } else if let (At::After(at) | At::Told(at), Some(header)) = (self.at, response.header) {
             // Told only when there was nothing else to tell: the watch is at the end.
-            if revision(header.revision) >= at && !response.fragment {
+            if revision(header.revision) >= at {
                 self.at = At::After(revision(header.revision));
             }
         }
@@ -263,11 +260,7 @@ impl Watch {
             At::Told(told) => {
                 let there = response.events.iter().filter(|event| at(event) == told).count();
                 // A single object written at that revision is the one that the caller knows.
-                if there == 1 && !response.fragment {
-                    told
-                } else {
-                    Revision(told.0.saturating_sub(1))
-                }
+                if there == 1 { told } else { Revision(told.0.saturating_sub(1)) }
             }
             _ => Revision(0),
         };
@@ -282,7 +275,6 @@ impl Watch {
         let last = response.events.last().map(at).unwrap_or_default();
         self.at = match self.at {
             At::Told(told) if last < told => self.at,
-            _ if response.fragment => At::Within(last),
             _ => At::After(last),
         };
     }
@@ -330,7 +322,10 @@ impl Watch {
             self.cluster.watch_broke(&line, &failure);
         }
         if failure.kind == FailureKind::TooLarge {
+            // Too much has happened to be told at once. etcd could cut it into fragments, but
+            // takes time for that which grows with the square of the events in each.
             self.at = At::Unknown;
+            return Ok(());
         }
         let soon = self.outage.opened.elapsed() < SOON;
         self.outage.breaks = if soon { self.outage.breaks + 1 } else { 1 };

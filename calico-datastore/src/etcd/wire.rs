@@ -166,9 +166,6 @@ pub(super) struct WatchCreateRequest {
     /// Whether an idle watch is told now and then how far it is.
     #[prost(bool, tag = "4")]
     pub(super) progress_notify: bool,
-    /// Whether a large answer may come in parts.
-    #[prost(bool, tag = "8")]
-    pub(super) fragment: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -184,9 +181,6 @@ pub(super) struct WatchResponse {
     pub(super) compact_revision: i64,
     #[prost(string, tag = "6")]
     pub(super) cancel_reason: String,
-    /// Whether more events follow that belong to this answer.
-    #[prost(bool, tag = "7")]
-    pub(super) fragment: bool,
     #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<Event>,
 }

@@ -175,6 +175,25 @@ async fn a_watcher_that_does_not_read_costs_little_and_misses_nothing() {
 }
 
 #[tokio::test]
+async fn too_much_to_catch_up_with_is_listed_instead() {
+    let cluster = Cluster::start(1).await;
+    let (far, proxy) = through_proxy(&cluster).await;
+    let store = cluster.store();
+    let mut watch = far.watch(pools(), None);
+    listing(&mut watch).await;
+    proxy.cut();
+    // One answer would have 100 MB.
+    let value = "x".repeat(1 << 20);
+    let mut last = Revision::default();
+    for n in 0..100 {
+        last = store.put(pool(&(n % 5).to_string()), value.as_str().into()).await.unwrap();
+    }
+    proxy.restore();
+    let (seen, ready) = listing(&mut watch).await;
+    assert_eq!((seen.len(), ready), (5, last));
+}
+
+#[tokio::test]
 async fn large_listings_come_in_pages_of_one_moment() {
     let cluster = Cluster::start(1).await;
     let store = cluster.store();
