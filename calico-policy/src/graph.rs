@@ -166,10 +166,7 @@ impl Graph {
                 self.host.put_node(&node);
                 Ok(())
             }
-            Object::FelixConfiguration(config) => {
-                self.host.put_config(&config);
-                Ok(())
-            }
+            Object::FelixConfiguration(config) => self.host.put_config(&config, &mut problems),
         };
         if let Err(errors) = result {
             return Err(Rejected::Invalid { key, errors });

@@ -200,3 +200,42 @@ fn host_settings_and_pools() {
     assert_eq!(render(&rig.flush()), "host\n1 pools\n");
     assert_eq!(&*rig.desired.host.clone().unwrap().interface_prefix, "cali");
 }
+
+#[test]
+fn settings_for_selected_nodes_stand_between_those_of_the_node_and_those_of_the_cluster() {
+    let mut rig = Rig::default();
+    let mut prefix_after = |text: &str| {
+        for input in inputs(text) {
+            rig.handle(&input);
+        }
+        rig.flush();
+        rig.desired.host.clone().unwrap().interface_prefix.to_string()
+    };
+    assert_eq!(prefix_after("felix default {interfacePrefix: all}"), "all");
+    let selected = "felix racks {interfacePrefix: rack, nodeSelector: \"has(rack)\"}";
+    assert_eq!(prefix_after(selected), "all", "the node has no label");
+    let mut node = calico_core::resource::Node::new("n1", Default::default());
+    node.metadata.labels.insert("rack".to_owned(), "a".to_owned());
+    rig.handle(&node.into());
+    let mut prefix_after = |text: &str| {
+        for input in inputs(text) {
+            rig.handle(&input);
+        }
+        rig.flush();
+        rig.desired.host.clone().unwrap().interface_prefix.to_string()
+    };
+    assert_eq!(prefix_after(""), "rack");
+    // Of one age: by name.
+    let other = "felix another {interfacePrefix: first, nodeSelector: \"rack == 'a'\"}";
+    assert_eq!(prefix_after(other), "first");
+    assert_eq!(prefix_after("felix node.n1 {defaultEndpointToHostAction: Accept}"), "first");
+    assert_eq!(prefix_after("felix node.n1 {interfacePrefix: own}"), "own");
+    assert_eq!(prefix_after("drop felix node.n1\ndrop felix another"), "rack");
+    assert_eq!(prefix_after("node n1 {}"), "all");
+    let mut config = calico_core::resource::FelixConfiguration::new("racks", Default::default());
+    config.spec.node_selector = "has(".to_owned();
+    assert!(rig.graph.handle(config).is_err());
+    rig.handle(&inputs("felix default {nodeSelector: all()}")[0]);
+    let warnings = rig.graph.take_warnings();
+    assert!(warnings[0].to_string().contains("is ignored"), "{warnings:?}");
+}

@@ -6,20 +6,41 @@ use std::net::IpAddr;
 use calico_core::dataplane::{EndpointToHostAction, HostSettings, Pool, Update};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    self, FelixConfiguration, FelixConfigurationSpec, IpPool, NatOutgoingExclusions, Node,
+    self, FelixConfiguration, FelixConfigurationSpec, FieldError, IpPool, NatOutgoingExclusions,
+    Node,
 };
+use calico_core::selector::Selector;
+
+/// Name of the settings for every node, and the beginning of the name of those for one.
+const FOR_ALL: &str = "default";
+const FOR_ONE: &str = "node.";
 
 /// What the dataplane must know besides policy.
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pools: BTreeMap<String, Pool>,
-    /// Addresses by node.
-    nodes: BTreeMap<String, Vec<IpAddr>>,
-    configs: BTreeMap<String, Box<FelixConfigurationSpec>>,
+    nodes: BTreeMap<String, KnownNode>,
+    configs: BTreeMap<String, Config>,
     sent_pools: Option<Vec<Pool>>,
     sent_settings: Option<HostSettings>,
     /// Nothing was put or removed since the last flush.
     clean: bool,
+}
+
+/// What settings depend on.
+#[derive(Debug, PartialEq)]
+struct KnownNode {
+    addresses: Vec<IpAddr>,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Config {
+    spec: Box<FelixConfigurationSpec>,
+    /// Which nodes it is for, if its name does not say that.
+    nodes: Option<Selector>,
+    /// RFC 3339, so that texts sort like times.
+    created: Option<String>,
 }
 
 impl Host {
@@ -31,14 +52,41 @@ impl Host {
     }
 
     pub(super) fn put_node(&mut self, node: &Node) {
-        let addresses: Vec<IpAddr> = node.spec.own_addresses().collect();
-        let before = self.nodes.insert(node.name().to_owned(), addresses.clone());
-        self.clean &= before == Some(addresses);
+        let addresses = node.spec.own_addresses().collect();
+        let known = KnownNode { addresses, labels: node.metadata.labels.clone() };
+        let same = self.nodes.get(node.name()) == Some(&known);
+        self.nodes.insert(node.name().to_owned(), known);
+        self.clean &= same;
     }
 
-    pub(super) fn put_config(&mut self, config: &FelixConfiguration) {
-        self.configs.insert(config.name().to_owned(), Box::new(config.spec.clone()));
+    pub(super) fn put_config(
+        &mut self,
+        config: &FelixConfiguration,
+        warnings: &mut Vec<FieldError>,
+    ) -> Result<(), Vec<FieldError>> {
+        let (name, text) = (config.name(), config.spec.node_selector.as_str());
+        let named = name == FOR_ALL || name.starts_with(FOR_ONE);
+        let mut nodes = None;
+        if !text.is_empty() {
+            let path = "spec.nodeSelector";
+            let parsed = text.parse::<Selector>();
+            let selector =
+                parsed.map_err(|error| vec![FieldError::new(path, error.to_string())])?;
+            if named {
+                let message = format!("is ignored: the name {name} says which nodes it is for");
+                warnings.push(FieldError::new(path, message));
+            } else {
+                nodes = Some(selector);
+            }
+        } else if !named {
+            let message = "is missing, so these settings are for no node".to_owned();
+            warnings.push(FieldError::new("spec.nodeSelector", message));
+        }
+        let created = config.metadata.creation_timestamp.clone();
+        let config = Config { spec: Box::new(config.spec.clone()), nodes, created };
+        self.configs.insert(name.to_owned(), config);
         self.clean = false;
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, kind: Kind, name: &str) {
@@ -78,10 +126,24 @@ impl Host {
         updates
     }
 
-    /// A node's own settings win over the cluster's, field by field.
+    /// Settings for a node, those that win first: its own, those of which the oldest selects it
+    /// (by name if they are of one age), then those of the cluster.
+    fn configs_of(&self, node: Option<&str>) -> impl Iterator<Item = &FelixConfigurationSpec> {
+        let own = node.and_then(|node| self.configs.get(&format!("{FOR_ONE}{node}")));
+        let labels = node.and_then(|node| Some(&self.nodes.get(node)?.labels));
+        let selecting = self.configs.iter().filter(|(_, config)| {
+            let selected = config.nodes.as_ref().zip(labels);
+            selected.is_some_and(|(selector, labels)| selector.matches(labels))
+        });
+        let age = |config: &Config| (config.created.is_none(), config.created.clone());
+        let oldest = selecting.min_by_key(|(name, config)| (age(config), name.as_str()));
+        let configs = own.into_iter().chain(oldest.map(|(_, config)| config));
+        configs.chain(self.configs.get(FOR_ALL)).map(|config| &*config.spec)
+    }
+
+    /// Settings that win over others do so field by field.
     fn settings(&self, node: Option<&str>) -> HostSettings {
-        let own = node.and_then(|node| self.configs.get(&format!("node.{node}")));
-        let configs: Vec<_> = own.into_iter().chain(self.configs.get("default")).collect();
+        let configs: Vec<_> = self.configs_of(node).collect();
         let prefixed = configs.iter().find(|config| !config.interface_prefix.is_empty());
         let prefix = prefixed.and_then(|config| config.interface_prefixes().next());
         let action = configs.iter().find_map(|config| config.default_endpoint_to_host_action);
@@ -89,7 +151,8 @@ impl Host {
         let vxlan = configs.iter().find_map(|config| config.allow_vxlan_packets_from_workloads);
         let vxlan_port = configs.iter().find_map(|config| config.vxlan_port);
         let ipip = configs.iter().find_map(|config| config.allow_ipip_packets_from_workloads);
-        let addresses: BTreeSet<IpAddr> = self.nodes.values().flatten().copied().collect();
+        let addresses: BTreeSet<IpAddr> =
+            self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
         HostSettings {
             interface_prefix: prefix.unwrap_or("cali").into(),
             endpoint_to_host: match action.unwrap_or_default() {
