@@ -129,7 +129,9 @@ impl Peering {
     /// The connection asked for by [`Action::Connect`] is there.
     pub fn handle_connected(&mut self, now: Instant, serial: u32) {
         let config = &self.config;
-        if let Some(c) = self.connections.iter_mut().find(|c| c.serial == serial) {
+        let found = self.connections.iter_mut().find(|c| c.serial == serial);
+        // Told twice, it counts once.
+        if let Some(c) = found.filter(|c| c.phase == Phase::Connecting) {
             c.send_open(now, config);
         }
         self.note_state();
