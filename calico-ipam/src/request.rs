@@ -9,6 +9,7 @@ use calico_core::resource::{AllocationAttribute, AllowedUse};
 use ipnet::IpNet;
 
 use crate::error::{IpamError, Shortfall};
+use crate::plan::block::Allocation;
 use crate::plan::owner::Owner;
 use crate::plan::pool::Labels;
 
@@ -218,6 +219,16 @@ impl Release {
     #[must_use]
     pub const fn any(address: IpAddr) -> Self {
         Self { address, handle: None, sequence: None }
+    }
+
+    /// Releases this assignment: not a later one of the same address.
+    #[must_use]
+    pub fn exactly(assignment: &Allocation) -> Self {
+        Self {
+            address: assignment.address,
+            handle: assignment.attributes.handle_id.clone(),
+            sequence: assignment.sequence,
+        }
     }
 
     /// Releases `address` if `handle` has it.

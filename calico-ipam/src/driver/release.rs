@@ -1,6 +1,6 @@
 //! Release of addresses, one by one or by handle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use calico_core::datastore::{Revision, StoreError, Write, WriteFailed};
@@ -79,6 +79,54 @@ impl Ipam {
         let cluster = view::Cluster { config, ..Default::default() };
         let mut view = View { cluster, ..View::default() };
         self.release_handle(&mut view, handle).await
+    }
+
+    /// Deletes handles under which no address is assigned (any more), and returns them: what a
+    /// crash between the write of a handle and that of its block leaves. Safe at any time: an
+    /// assignment under way begins anew, or is left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`IpamError::Store`], also for a block that cannot be read: it could hold anybody's.
+    pub async fn release_empty_handles(&self) -> Result<Vec<String>, IpamError> {
+        let handles = self.store.list(&Scope::Handles).await?;
+        let mut used = HashSet::new();
+        for entry in &self.store.list(&Scope::Blocks).await?.entries {
+            let block = Block::read(entry)?;
+            used.extend(block.allocations().filter_map(|a| a.attributes.handle_id));
+        }
+        let mut released = Vec::new();
+        let names = handles.entries.iter().map(|entry| entry.key.name());
+        for handle in names.filter(|handle| !used.contains(handle)) {
+            if self.release_if_empty(&handle).await? {
+                released.push(handle);
+            }
+        }
+        Ok(released)
+    }
+
+    /// Deletes a handle unless it has, or is about to get, an address. Says whether it is gone.
+    async fn release_if_empty(&self, handle: &str) -> Result<bool, IpamError> {
+        let Some((stored, revision)) = view::handle(&self.store, handle).await? else {
+            return Ok(false);
+        };
+        let mut view = View::default();
+        let blocks = self.blocks_of(&mut view, &nets(stored.block.keys())).await?;
+        if blocks.iter().any(|(block, _)| !block.of_handle(handle).is_empty()) {
+            return Ok(false);
+        }
+        // As in a release, the blocks are written too: an assignment that has written the handle
+        // and not yet its block must not go on.
+        let mut writes = Vec::new();
+        for (mut block, revision) in blocks {
+            writes.push(write_or_delete(&mut block, revision).0);
+        }
+        writes.push(Write::delete(Key::Handle(handle.to_owned()), Some(revision)));
+        match self.store.write(writes).await {
+            Ok(_) => Ok(true),
+            Err(failed) if is_race(&failed.error) => Ok(false),
+            Err(failed) => Err(failed.error.into()),
+        }
     }
 
     /// Every address of `handle`; none if it is unknown.

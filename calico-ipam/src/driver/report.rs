@@ -9,6 +9,7 @@ use calico_core::kind::Kind;
 use calico_core::resource::IpamHandle;
 use futures_util::future::{try_join3, try_join4};
 use ipnet::IpNet;
+use tracing::warn;
 
 use super::Ipam;
 use super::view::{read_pools, read_reserved};
@@ -225,6 +226,29 @@ impl Ipam {
             Some(entry) => Ok(Block::read(entry)?.allocation(ip)),
             None => Ok(None),
         }
+    }
+
+    /// Addresses that are recorded as assigned for `node` (attribute `node`), in whichever block.
+    /// Blocks that cannot be read are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`IpamError::Store`].
+    pub async fn addresses_of_host(&self, node: &str) -> Result<Vec<Allocation>, IpamError> {
+        let listing = self.store.list(&Scope::Blocks).await?;
+        let of_node = |allocation: &Allocation| {
+            let attributes = &allocation.attributes;
+            attributes.released_at.is_none()
+                && attributes.secondary.get("node").map(String::as_str) == Some(node)
+        };
+        let blocks = listing.entries.iter().filter_map(|entry| {
+            Block::read(entry)
+                .inspect_err(|error| warn!(%error, "leaving a block alone that cannot be read"))
+                .ok()
+        });
+        Ok(blocks
+            .flat_map(|block| block.allocations().filter(of_node).collect::<Vec<_>>())
+            .collect())
     }
 
     /// Compares blocks, claims, handles and pools with one another.
