@@ -5,12 +5,14 @@
 //! chains, no handles, no interface indexes.
 
 mod endpoint;
+mod host;
 mod route;
 mod rule;
 mod show;
 mod verdict;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -19,6 +21,7 @@ pub use endpoint::{
     DefaultAction, EndpointId, EndpointToHostAction, HostSettings, Pool, TierPolicies,
     WorkloadEndpoint,
 };
+pub use host::{Failsafe, HostEndpoint, HostInterface};
 pub use route::{NextHop, Route, RouteTarget};
 pub use rule::{
     Action, Direction, IcmpMatch, PolicyId, PortRange, Rule, RuleId, RuleOwner, RuleSet, SetId,
@@ -63,6 +66,10 @@ pub enum Update {
     Endpoint(WorkloadEndpoint),
     /// An endpoint goes.
     EndpointRemoved(EndpointId),
+    /// A host endpoint of this host.
+    HostEndpoint(HostEndpoint),
+    /// The host endpoint of this name goes.
+    HostEndpointRemoved(Arc<str>),
     /// A route to have.
     Route(Route),
     /// A destination without a route of ours.

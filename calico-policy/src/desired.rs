@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use calico_core::dataplane::{
-    EndpointId, HostSettings, Pool, RuleOwner, RuleSet, SetId, SetKind, SetMember, Update,
-    WorkloadEndpoint,
+    EndpointId, HostEndpoint, HostSettings, Pool, RuleOwner, RuleSet, SetId, SetKind, SetMember,
+    TierPolicies, Update, WorkloadEndpoint,
 };
 use ipnet::IpNet;
 
@@ -24,6 +25,8 @@ pub struct Desired {
     pub rules: BTreeMap<RuleOwner, RuleSet>,
     /// Workload endpoints of this host.
     pub endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
+    /// Host endpoints of this host, by name.
+    pub host_endpoints: BTreeMap<Arc<str>, HostEndpoint>,
     /// IP pools.
     pub pools: Vec<Pool>,
     /// Settings of the host.
@@ -131,6 +134,11 @@ impl Desired {
                 if let Some(user) = user {
                     return Err(Misfit::in_use(owner.to_string(), &user.id));
                 }
+                let user =
+                    self.host_endpoints.values().find(|e| host_owners(e).any(|o| o == *owner));
+                if let Some(user) = user {
+                    return Err(Misfit::in_use(owner.to_string(), &user.name));
+                }
                 known(self.rules.remove(owner), || owner.to_string())?;
             }
             Update::Endpoint(endpoint) => {
@@ -142,6 +150,16 @@ impl Desired {
             }
             Update::EndpointRemoved(id) => {
                 known(self.endpoints.remove(id), || format!("endpoint {id}"))?;
+            }
+            Update::HostEndpoint(endpoint) => {
+                let missing = host_owners(endpoint).find(|owner| !self.rules.contains_key(owner));
+                if let Some(owner) = missing {
+                    return Err(Misfit::missing(&endpoint.name, owner.to_string()));
+                }
+                self.host_endpoints.insert(endpoint.name.clone(), endpoint.clone());
+            }
+            Update::HostEndpointRemoved(name) => {
+                known(self.host_endpoints.remove(name), || format!("host endpoint {name}"))?;
             }
             Update::Pools(pools) => self.pools.clone_from(pools),
             Update::Host(host) => self.host = Some(host.clone()),
@@ -205,11 +223,21 @@ pub(crate) fn sets_of(rules: &RuleSet) -> impl Iterator<Item = &SetId> {
 
 /// The policies and profiles that an endpoint refers to.
 fn owners_of(endpoint: &WorkloadEndpoint) -> impl Iterator<Item = RuleOwner> + '_ {
-    let policies = endpoint.tiers.iter().flat_map(|tier| tier.ingress.iter().chain(&tier.egress));
-    policies
-        .cloned()
-        .map(RuleOwner::Policy)
-        .chain(endpoint.profiles.iter().cloned().map(RuleOwner::Profile))
+    owners(endpoint.tiers.iter(), &endpoint.profiles)
+}
+
+/// The policies and profiles that a host endpoint refers to.
+fn host_owners(endpoint: &HostEndpoint) -> impl Iterator<Item = RuleOwner> + '_ {
+    owners(endpoint.tiers(), &endpoint.profiles)
+}
+
+fn owners<'a>(
+    tiers: impl Iterator<Item = &'a TierPolicies>,
+    profiles: &'a [Arc<str>],
+) -> impl Iterator<Item = RuleOwner> {
+    let policies = tiers.flat_map(|tier| tier.ingress.iter().chain(&tier.egress));
+    let profiles = profiles.iter().cloned().map(RuleOwner::Profile);
+    policies.cloned().map(RuleOwner::Policy).chain(profiles)
 }
 
 fn known<T>(removed: Option<T>, what: impl FnOnce() -> String) -> Result<(), Misfit> {

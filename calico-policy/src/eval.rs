@@ -3,6 +3,7 @@
 //! It reads the rule IR word by word, without any index or compiled form, so that dataplanes and
 //! the incremental graph can be tested against it. It is slow, and meant to be.
 
+mod host;
 mod mismatch;
 mod show;
 
@@ -11,11 +12,12 @@ use std::sync::Arc;
 
 use calico_core::dataplane::{
     Action, DefaultAction, Direction, EndpointId, Flow, HostSettings, PolicyId, Rule, RuleId,
-    RuleOwner, SetId, Verdict, VerdictCause, WorkloadEndpoint,
+    RuleOwner, SetId, TierPolicies, Verdict, VerdictCause, WorkloadEndpoint,
 };
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use host::Stage;
 pub(crate) use mismatch::protocol_name;
 pub use mismatch::{Mismatch, mismatch};
 pub(crate) use show::cause_text;
@@ -93,6 +95,10 @@ pub enum Step {
     Spoofed,
     /// The packet carried another one, which would pass policy unseen.
     Encapsulated,
+    /// Evaluation came to a stage of the way through a host.
+    Stage(Stage),
+    /// The port is one that stays open whatever the policies of this stage say.
+    Failsafe,
 }
 
 impl Packet {
@@ -184,7 +190,19 @@ impl Desired {
         packet: &Packet,
         steps: &mut Vec<Step>,
     ) -> (Verdict, VerdictCause) {
-        for tier in &endpoint.tiers {
+        self.tiers_decide(&endpoint.tiers, direction, packet, steps)
+            .unwrap_or_else(|| self.profiles_decide(&endpoint.profiles, direction, packet, steps))
+    }
+
+    /// `None` if every tier passes the packet on.
+    fn tiers_decide(
+        &self,
+        tiers: &[TierPolicies],
+        direction: Direction,
+        packet: &Packet,
+        steps: &mut Vec<Step>,
+    ) -> Option<(Verdict, VerdictCause)> {
+        for tier in tiers {
             let policies = match direction {
                 Direction::Ingress => &tier.ingress,
                 Direction::Egress => &tier.egress,
@@ -195,19 +213,31 @@ impl Desired {
             steps.push(Step::Tier(Arc::clone(&tier.tier)));
             let owners = policies.iter().cloned().map(RuleOwner::Policy);
             match self.first_match(owners, direction, packet, steps) {
-                Some((Action::Allow, id)) => return (Verdict::Allowed, VerdictCause::Rule(id)),
+                Some((Action::Allow, id)) => {
+                    return Some((Verdict::Allowed, VerdictCause::Rule(id)));
+                }
                 Some((Action::Pass, _)) => continue,
-                Some((_, id)) => return (Verdict::Denied, VerdictCause::Rule(id)),
+                Some((_, id)) => return Some((Verdict::Denied, VerdictCause::Rule(id))),
                 None => {}
             }
             let action = tier.default_action;
             steps.push(Step::TierEnd { tier: Arc::clone(&tier.tier), action });
             if action == DefaultAction::Deny {
-                return (Verdict::Denied, VerdictCause::EndOfTier(Arc::clone(&tier.tier)));
+                return Some((Verdict::Denied, VerdictCause::EndOfTier(Arc::clone(&tier.tier))));
             }
         }
+        None
+    }
+
+    fn profiles_decide(
+        &self,
+        profiles: &[Arc<str>],
+        direction: Direction,
+        packet: &Packet,
+        steps: &mut Vec<Step>,
+    ) -> (Verdict, VerdictCause) {
         steps.push(Step::Profiles);
-        let owners = endpoint.profiles.iter().cloned().map(RuleOwner::Profile);
+        let owners = profiles.iter().cloned().map(RuleOwner::Profile);
         match self.first_match(owners, direction, packet, steps) {
             Some((Action::Allow, id)) => (Verdict::Allowed, VerdictCause::Rule(id)),
             // Pass has nowhere to go from a profile.

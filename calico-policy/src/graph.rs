@@ -3,12 +3,15 @@
 mod endpoints;
 mod flush;
 mod host;
+mod host_endpoints;
 mod policies;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use calico_core::dataplane::{EndpointId, PolicyId, RuleOwner, RuleSet, SetId, WorkloadEndpoint};
+use calico_core::dataplane::{
+    EndpointId, HostEndpoint, PolicyId, RuleOwner, RuleSet, SetId, WorkloadEndpoint,
+};
 use calico_core::datastore::Entry;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
@@ -21,6 +24,7 @@ use crate::rules::Compiled;
 use crate::sets::Sets;
 use endpoints::{Item, ItemKey, Local};
 use host::Host;
+use host_endpoints::LocalHost;
 use policies::{Policy, ProfileState};
 
 /// Keeps what the endpoints of a node need, while endpoints, policies and the rest change.
@@ -49,6 +53,9 @@ pub struct Graph {
     /// Local endpoints, against the selectors of policies.
     residents: LabelIndex,
     locals: BTreeMap<EndpointId, Local>,
+    /// Host endpoints of this node, against the selectors of policies that apply to them.
+    host_residents: LabelIndex,
+    local_hosts: BTreeMap<Arc<str>, LocalHost>,
     policy_numbers: HashMap<PolicyId, QueryId>,
     policies: IdMap<QueryId, Policy>,
     free_policies: Vec<QueryId>,
@@ -66,12 +73,14 @@ pub struct Graph {
 struct Dirty {
     owners: BTreeSet<RuleOwner>,
     endpoints: BTreeSet<EndpointId>,
+    hosts: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
 struct Sent {
     rules: HashMap<RuleOwner, Active>,
     endpoints: HashMap<EndpointId, WorkloadEndpoint>,
+    hosts: BTreeMap<Arc<str>, HostEndpoint>,
 }
 
 /// Rules that the dataplane has.
@@ -141,6 +150,7 @@ impl Graph {
         let mut problems = Vec::new();
         let result = match object {
             Object::WorkloadEndpoint(endpoint) => self.put_endpoint(&endpoint),
+            Object::HostEndpoint(endpoint) => self.put_host_endpoint(&endpoint, &mut problems),
             Object::NetworkSet(set) => {
                 self.put_network_set(&set);
                 Ok(())
@@ -220,6 +230,7 @@ impl Graph {
             sets: self.sets.sent().collect(),
             rules: rules.map(|(owner, sent)| (owner.clone(), (*sent.rules).clone())).collect(),
             endpoints: self.sent.endpoints.clone().into_iter().collect(),
+            host_endpoints: self.sent.hosts.clone(),
             pools: self.host.sent_pools().to_vec(),
             host: self.host.sent_settings().cloned(),
             in_sync: false,
@@ -250,7 +261,10 @@ impl Graph {
         let Key::Resource { kind, namespace, name } = key else { return };
         let namespace = namespace.as_deref();
         match kind {
-            Kind::WorkloadEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet => {
+            Kind::WorkloadEndpoint
+            | Kind::HostEndpoint
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet => {
                 self.remove_item(&self.item_key(*kind, namespace.unwrap_or_default(), name));
             }
             Kind::NetworkPolicy | Kind::GlobalNetworkPolicy => {
@@ -279,6 +293,7 @@ impl Graph {
         if before != state {
             // Tiers change rarely, and an endpoint whose tiers stay the same is not sent again.
             self.dirty.endpoints.extend(self.locals.keys().cloned());
+            self.dirty.hosts.extend(self.local_hosts.keys().cloned());
         }
     }
 }

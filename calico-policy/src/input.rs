@@ -6,8 +6,9 @@ use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    AnyResource, FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet, IpPool,
-    NetworkPolicy, NetworkSet, Node, Profile, Resource, Spec, Tier, WorkloadEndpoint,
+    AnyResource, FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet,
+    HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Resource, Spec, Tier,
+    WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -96,6 +97,8 @@ objects! {
     GlobalNetworkPolicy;
     /// A labelled list of networks.
     GlobalNetworkSet;
+    /// An interface of a host that policy protects, on this node or another.
+    HostEndpoint;
     /// A range of workload addresses.
     IpPool;
     /// A policy for the endpoints of one namespace.

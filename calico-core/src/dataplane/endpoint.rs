@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::host::Failsafe;
 use super::rule::PolicyId;
 
 /// Identity of a workload endpoint: namespace and name of its WorkloadEndpoint resource.
@@ -100,6 +101,10 @@ pub struct HostSettings {
     pub vxlan_port: u16,
     /// Whether workloads may send IP-in-IP, in which packets would pass policy unseen.
     pub ipip_from_workloads: bool,
+    /// Ports of the host that stay open whatever policy says.
+    pub failsafe_inbound: Vec<Failsafe>,
+    /// Ports that the host may reach whatever policy says.
+    pub failsafe_outbound: Vec<Failsafe>,
 }
 
 impl Default for HostSettings {
@@ -112,6 +117,8 @@ impl Default for HostSettings {
             vxlan_from_workloads: false,
             vxlan_port: 4789,
             ipip_from_workloads: false,
+            failsafe_inbound: Failsafe::INBOUND.into(),
+            failsafe_outbound: Failsafe::OUTBOUND.into(),
         }
     }
 }

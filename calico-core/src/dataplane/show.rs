@@ -40,6 +40,16 @@ impl fmt::Display for Update {
                 endpoint.profiles.iter().try_for_each(|profile| write!(f, ", Profile {profile}"))
             }
             Self::EndpointRemoved(id) => write!(f, "endpoint {id} removed"),
+            Self::HostEndpoint(endpoint) => {
+                write!(f, "host endpoint {} on {}", endpoint.name, endpoint.interface)?;
+                for policy in
+                    endpoint.tiers().flat_map(|tier| tier.ingress.iter().chain(&tier.egress))
+                {
+                    write!(f, ", {policy}")?;
+                }
+                Ok(())
+            }
+            Self::HostEndpointRemoved(name) => write!(f, "host endpoint {name} removed"),
             Self::Route(route) => write!(f, "route {route}"),
             Self::RouteRemoved(destination) => write!(f, "route {destination} removed"),
             Self::Pools(pools) => {

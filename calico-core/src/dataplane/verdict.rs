@@ -37,6 +37,10 @@ pub enum VerdictCause {
     Spoofed,
     /// It carries another packet (VXLAN, IP-in-IP), which would pass policy unseen.
     Encapsulated,
+    /// The port is one that stays open on host endpoints whatever policy says.
+    Failsafe,
+    /// No policy for packets that the host forwards decided, so it was let through.
+    NoForwardPolicy,
     /// The interface belongs to no endpoint that is known.
     UnknownEndpoint,
 }

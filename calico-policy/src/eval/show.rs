@@ -4,7 +4,7 @@ use std::fmt;
 
 use calico_core::dataplane::{Verdict, VerdictCause};
 
-use super::{Decision, Explanation, Packet, Step, protocol_name};
+use super::{Decision, Explanation, Packet, Stage, Step, protocol_name};
 
 impl fmt::Display for Explanation {
     /// The whole trace, one line a step, for people.
@@ -40,6 +40,8 @@ pub(crate) fn cause_text(cause: &VerdictCause) -> String {
         VerdictCause::NoProfileMatch => "default: no profile allowed it".to_owned(),
         VerdictCause::Spoofed => "the check of source addresses".to_owned(),
         VerdictCause::Encapsulated => "the check for tunnels".to_owned(),
+        VerdictCause::Failsafe => "the list of failsafe ports".to_owned(),
+        VerdictCause::NoForwardPolicy => "default: no policy for forwarded packets".to_owned(),
         VerdictCause::UnknownEndpoint => "default: the endpoint is unknown".to_owned(),
         _ => "another cause".to_owned(),
     }
@@ -56,6 +58,11 @@ impl fmt::Display for Step {
             Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
             Self::Profiles => f.write_str("profiles"),
             Self::End => f.write_str("  nothing matched: Deny"),
+            Self::Stage(Stage::Untracked) => f.write_str("before connection tracking"),
+            Self::Stage(Stage::PreDnat) => f.write_str("before destination NAT"),
+            Self::Stage(Stage::Local) => f.write_str("from or to the host"),
+            Self::Stage(Stage::Forward) => f.write_str("forwarded by the host"),
+            Self::Failsafe => f.write_str("  failsafe port: no policy is asked"),
             Self::Encapsulated => {
                 f.write_str("the packet carries another one, unseen by policy: Deny")
             }

@@ -16,7 +16,7 @@ use crate::index::{Change, ItemId};
 use crate::sets::{Contribution, NamedPort};
 
 /// The longest name that Linux gives an interface, in bytes.
-const MAX_INTERFACE_NAME: usize = 15;
+pub(super) const MAX_INTERFACE_NAME: usize = 15;
 
 /// Identity of an item. 40 bytes; the namespace's text is shared, the name costs its length and
 /// 16 bytes more.
@@ -33,8 +33,18 @@ pub(super) struct ItemKey {
 pub(super) struct Item {
     key: ItemKey,
     pub(super) contribution: Contribution,
-    /// Whether it is an endpoint of this node.
-    is_local: bool,
+    role: Role,
+}
+
+/// What an item is to this node, besides a member of sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Nothing.
+    Remote,
+    /// One of its workload endpoints.
+    Workload,
+    /// One of its host endpoints.
+    Host,
 }
 
 /// What the dataplane must know of an endpoint of this node, besides its policies.
@@ -56,6 +66,10 @@ impl ItemKey {
 impl Item {
     pub(super) fn endpoint(&self) -> EndpointId {
         self.key.endpoint()
+    }
+
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.key.name)
     }
 }
 
@@ -106,7 +120,8 @@ impl Graph {
         });
         let labels = endpoint.selector_labels();
         let contribution = Contribution::Endpoint { addresses: addresses.into(), ports };
-        let id = self.put_item(key, contribution, &labels, &spec.profiles, is_local);
+        let role = if is_local { Role::Workload } else { Role::Remote };
+        let id = self.put_item(key, contribution, &labels, &spec.profiles, role);
         if let Some(local) = local {
             self.put_local(Local { item: id, ..local });
         }
@@ -118,22 +133,22 @@ impl Graph {
         let parents = [format!("{NAMESPACE_PROFILE_PREFIX}{}", set.namespace())];
         let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
         let key = self.item_key(Kind::NetworkSet, set.namespace(), set.name());
-        self.put_item(key, Contribution::Nets(nets), &labels, &parents, false);
+        self.put_item(key, Contribution::Nets(nets), &labels, &parents, Role::Remote);
     }
 
     pub(super) fn put_global_network_set(&mut self, set: &GlobalNetworkSet) {
         let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
         let key = self.item_key(Kind::GlobalNetworkSet, "", set.name());
-        self.put_item(key, Contribution::Nets(nets), &set.metadata.labels, &[], false);
+        self.put_item(key, Contribution::Nets(nets), &set.metadata.labels, &[], Role::Remote);
     }
 
-    fn put_item(
+    pub(super) fn put_item(
         &mut self,
         key: ItemKey,
         contribution: Contribution,
         labels: &BTreeMap<String, String>,
         parents: &[String],
-        is_local: bool,
+        role: Role,
     ) -> ItemId {
         let known = self.items.get(&key).copied();
         let id = known.unwrap_or_else(|| {
@@ -144,10 +159,11 @@ impl Graph {
             self.items.insert(key.clone(), id);
             id
         });
-        let item = Item { key, contribution, is_local };
+        let item = Item { key, contribution, role };
         let before = self.slots[id as usize].replace(item);
-        if before.as_ref().is_some_and(|item| item.is_local) && !is_local {
-            self.remove_local(id);
+        if let Some(before) = before.as_ref().map(|item| item.role).filter(|before| *before != role)
+        {
+            self.remove_local(id, before);
         }
 
         // Sets that it stays in see its new addresses; those that it joins or leaves are told by
@@ -173,18 +189,21 @@ impl Graph {
             self.release_ports(&before.contribution);
         }
 
-        if is_local {
-            let mut changes = Vec::new();
-            self.residents.put_item(&mut self.names, id, labels, parents, &mut changes);
-            self.apply_selections(&changes);
-        }
+        let index = match role {
+            Role::Remote => return id,
+            Role::Workload => &mut self.residents,
+            Role::Host => &mut self.host_residents,
+        };
+        let mut changes = Vec::new();
+        index.put_item(&mut self.names, id, labels, parents, &mut changes);
+        self.apply_selections(&changes);
         id
     }
 
     pub(super) fn remove_item(&mut self, key: &ItemKey) {
         let Some(id) = self.items.remove(key) else { return };
-        if self.slots[id as usize].as_ref().is_some_and(|item| item.is_local) {
-            self.remove_local(id);
+        if let Some(role) = self.slots[id as usize].as_ref().map(|item| item.role) {
+            self.remove_local(id, role);
         }
         let mut changes = Vec::new();
         self.everyone.remove_item(&mut self.names, id, &mut changes);
@@ -207,12 +226,20 @@ impl Graph {
     /// Policies began or ceased to select local endpoints.
     pub(super) fn apply_selections(&mut self, changes: &[Change]) {
         for change in changes {
-            if let Some(item) = &self.slots[change.item as usize] {
-                self.dirty.endpoints.insert(item.key.endpoint());
-            }
+            self.touch(change.item);
             if let Some(policy) = self.policies.get(&change.query) {
                 self.dirty.owners.insert(policy.owner());
             }
+        }
+    }
+
+    /// Has a local endpoint looked at in the next flush.
+    pub(super) fn touch(&mut self, item: ItemId) {
+        let Some(Some(item)) = self.slots.get(item as usize) else { return };
+        if item.key.kind == Kind::HostEndpoint {
+            self.dirty.hosts.insert(item.name());
+        } else {
+            self.dirty.endpoints.insert(item.endpoint());
         }
     }
 
@@ -229,16 +256,23 @@ impl Graph {
         self.dirty.endpoints.insert(id);
     }
 
-    fn remove_local(&mut self, id: ItemId) {
+    /// The item is no longer an endpoint of this node, as which it had this role.
+    fn remove_local(&mut self, id: ItemId, role: Role) {
+        let index = match role {
+            Role::Remote => return,
+            Role::Workload => &mut self.residents,
+            Role::Host => &mut self.host_residents,
+        };
         let mut changes = Vec::new();
-        self.residents.remove_item(&mut self.names, id, &mut changes);
+        index.remove_item(&mut self.names, id, &mut changes);
         self.apply_selections(&changes);
+        self.touch(id);
         let Some(item) = &self.slots[id as usize] else { return };
-        let endpoint = item.key.endpoint();
-        if let Some(local) = self.locals.remove(&endpoint) {
-            local.profiles.iter().for_each(|profile| self.leave_profile(profile));
-        }
-        self.dirty.endpoints.insert(endpoint);
+        let profiles = match role {
+            Role::Host => self.local_hosts.remove(&item.key.name).map(|local| local.profiles),
+            _ => self.locals.remove(&item.key.endpoint()).map(|local| local.profiles),
+        };
+        profiles.iter().flatten().for_each(|profile| self.leave_profile(profile));
     }
 
     fn release_ports(&mut self, contribution: &Contribution) {

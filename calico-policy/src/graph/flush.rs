@@ -9,7 +9,7 @@ use calico_core::resource::TierAction;
 use super::endpoints::Local;
 use super::policies::Policy;
 use super::{Active, Graph};
-use crate::index::ItemId;
+use crate::index::QueryId;
 use crate::rules::Compiled;
 
 impl Graph {
@@ -27,8 +27,9 @@ impl Graph {
             self.everyone.remove_query(&mut self.names, *query);
         }
         let (endpoints, endpoints_removed) = self.flush_endpoints();
-        for part in [sets.changed, rules, endpoints, endpoints_removed, rules_removed, sets.removed]
-        {
+        let (hosts, hosts_removed) = self.flush_host_endpoints();
+        let endpoints = [endpoints, hosts, endpoints_removed, hosts_removed].concat();
+        for part in [sets.changed, rules, endpoints, rules_removed, sets.removed] {
             updates.extend(part);
         }
         updates
@@ -89,9 +90,24 @@ impl Graph {
 
     /// An endpoint with its policies in order.
     fn resolve(&self, id: &EndpointId, local: &Local) -> WorkloadEndpoint {
-        let queries = self.residents.queries_of(local.item).iter();
-        let mut policies: Vec<&Policy> =
-            queries.filter_map(|query| self.policies.get(query)).collect();
+        WorkloadEndpoint {
+            id: id.clone(),
+            interface: Arc::clone(&local.interface),
+            addresses: local.addresses.clone(),
+            allowed_sources: local.allowed_sources.clone(),
+            tiers: self.tiers_of(self.residents.queries_of(local.item), |_| true),
+            profiles: local.profiles.clone(),
+        }
+    }
+
+    /// The policies of these numbers that are `wanted`, in order of evaluation.
+    pub(super) fn tiers_of(
+        &self,
+        policies: &[QueryId],
+        wanted: impl Fn(&Policy) -> bool,
+    ) -> Vec<TierPolicies> {
+        let known = policies.iter().filter_map(|query| self.policies.get(query));
+        let mut policies: Vec<&Policy> = known.filter(|policy| wanted(policy)).collect();
         policies.sort_by(|a, b| {
             self.compare_tiers(&a.tier, &b.tier)
                 .then_with(|| a.order.total_cmp(&b.order))
@@ -115,14 +131,7 @@ impl Graph {
                 tier.egress.push(policy.id.clone());
             }
         }
-        WorkloadEndpoint {
-            id: id.clone(),
-            interface: Arc::clone(&local.interface),
-            addresses: local.addresses.clone(),
-            allowed_sources: local.allowed_sources.clone(),
-            tiers,
-            profiles: local.profiles.clone(),
-        }
+        tiers
     }
 
     /// By order, then by name; tiers that nobody defined come last.
@@ -140,9 +149,5 @@ impl Graph {
             Some(TierAction::Pass) => DefaultAction::Pass,
             Some(TierAction::Deny) | None => DefaultAction::Deny,
         }
-    }
-
-    pub(super) fn endpoint_id(&self, item: ItemId) -> Option<EndpointId> {
-        self.slots.get(item as usize)?.as_ref().map(|item| item.endpoint())
     }
 }

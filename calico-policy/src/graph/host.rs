@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use calico_core::dataplane::{EndpointToHostAction, HostSettings, Pool, Update};
+use calico_core::dataplane::{EndpointToHostAction, Failsafe, HostSettings, Pool, Update};
 use calico_core::kind::Kind;
 use calico_core::resource::{
     self, FelixConfiguration, FelixConfigurationSpec, FieldError, IpPool, NatOutgoingExclusions,
-    Node,
+    Node, ProtoPort,
 };
 use calico_core::selector::Selector;
 
@@ -82,6 +82,21 @@ impl Host {
             let message = "is missing, so these settings are for no node".to_owned();
             warnings.push(FieldError::new("spec.nodeSelector", message));
         }
+        let spec = &config.spec;
+        let lists = [
+            ("spec.failsafeInboundHostPorts", &spec.failsafe_inbound_host_ports),
+            ("spec.failsafeOutboundHostPorts", &spec.failsafe_outbound_host_ports),
+        ];
+        let mut errors = Vec::new();
+        for (path, list) in lists {
+            for (index, port) in list.iter().flatten().enumerate() {
+                let error = |error| FieldError::new(format!("{path}[{index}]"), error);
+                errors.extend(failsafe(port).err().map(error));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let created = config.metadata.creation_timestamp.clone();
         let config = Config { spec: Box::new(config.spec.clone()), nodes, created };
         self.configs.insert(name.to_owned(), config);
@@ -151,6 +166,8 @@ impl Host {
         let vxlan = configs.iter().find_map(|config| config.allow_vxlan_packets_from_workloads);
         let vxlan_port = configs.iter().find_map(|config| config.vxlan_port);
         let ipip = configs.iter().find_map(|config| config.allow_ipip_packets_from_workloads);
+        let inbound = configs.iter().find_map(|c| c.failsafe_inbound_host_ports.as_ref());
+        let outbound = configs.iter().find_map(|c| c.failsafe_outbound_host_ports.as_ref());
         let addresses: BTreeSet<IpAddr> =
             self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
         HostSettings {
@@ -165,6 +182,30 @@ impl Host {
             vxlan_from_workloads: vxlan.unwrap_or_default(),
             vxlan_port: vxlan_port.unwrap_or_else(|| HostSettings::default().vxlan_port),
             ipip_from_workloads: ipip.unwrap_or_default(),
+            failsafe_inbound: inbound.map_or_else(|| Failsafe::INBOUND.into(), failsafes),
+            failsafe_outbound: outbound.map_or_else(|| Failsafe::OUTBOUND.into(), failsafes),
         }
     }
+}
+
+/// Those that make sense; others were refused at the door.
+fn failsafes(ports: &Vec<ProtoPort>) -> Vec<Failsafe> {
+    ports.iter().filter_map(|port| failsafe(port).ok()).collect()
+}
+
+fn failsafe(port: &ProtoPort) -> Result<Failsafe, String> {
+    let protocol = match port.protocol.to_ascii_lowercase().as_str() {
+        "" | "tcp" => 6,
+        "udp" => 17,
+        other => return Err(format!("protocol is {other:?}; write TCP or UDP")),
+    };
+    let net = match port.net.as_str() {
+        "" => None,
+        text => {
+            let net = text.parse::<resource::Cidr>();
+            let net = net.map_err(|error| format!("net {text:?} is no prefix: {error}"))?;
+            Some(net.0.trunc())
+        }
+    };
+    Ok(Failsafe { protocol, port: port.port, net })
 }

@@ -11,7 +11,7 @@ use calico_core::resource::{
 use calico_core::selector::{self, Selector};
 
 use super::{Compiled, Graph};
-use crate::index::QueryId;
+use crate::index::{ItemId, QueryId};
 use crate::rules::compile;
 
 /// A policy, whether or not it selects an endpoint of this node.
@@ -25,11 +25,23 @@ pub(super) struct Policy {
     pub(super) egress: bool,
     /// Wanted in the dataplane even if no local endpoint is selected.
     pub(super) always: bool,
-    /// Whether it applies to workloads: policies before connection tracking or destination NAT
-    /// are for hosts only.
-    pub(super) for_workloads: bool,
+    pub(super) stage: Stage,
     pub(super) selector: Selector,
     pub(super) compiled: Compiled,
+}
+
+/// When a policy judges packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// At workloads, and at hosts for their own packets.
+    Normal {
+        /// At hosts, for forwarded packets as well.
+        on_forward: bool,
+    },
+    /// At hosts only, before destinations are translated.
+    PreDnat,
+    /// At hosts only, before connections are tracked.
+    Untracked,
 }
 
 /// A profile that exists, is used, or both.
@@ -43,6 +55,10 @@ pub(super) struct ProfileState {
 impl Policy {
     pub(super) fn owner(&self) -> RuleOwner {
         RuleOwner::Policy(self.id.clone())
+    }
+
+    pub(super) const fn is_for_workloads(&self) -> bool {
+        matches!(self.stage, Stage::Normal { .. })
     }
 
     /// What upstream breaks ties by.
@@ -71,7 +87,7 @@ impl Graph {
             ingress: spec.applies_to(PolicyType::Ingress),
             egress: spec.applies_to(PolicyType::Egress),
             always: is_always_needed(&spec.performance_hints),
-            for_workloads: true,
+            stage: Stage::Normal { on_forward: false },
             selector,
             compiled,
         });
@@ -95,7 +111,11 @@ impl Graph {
             ingress: spec.applies_to(PolicyType::Ingress),
             egress: spec.applies_to(PolicyType::Egress),
             always: is_always_needed(&spec.performance_hints),
-            for_workloads: !spec.do_not_track && !spec.pre_dnat,
+            stage: match (spec.do_not_track, spec.pre_dnat) {
+                (true, _) => Stage::Untracked,
+                (false, true) => Stage::PreDnat,
+                (false, false) => Stage::Normal { on_forward: spec.apply_on_forward },
+            },
             selector,
             compiled,
         });
@@ -113,26 +133,37 @@ impl Graph {
         });
         self.dirty.owners.insert(policy.owner());
         self.touch_selected(number);
-        let (for_workloads, selector) = (policy.for_workloads, policy.selector.clone());
+        let (for_workloads, selector) = (policy.is_for_workloads(), policy.selector.clone());
         let before = self.policies.insert(number, policy);
         let same = before.as_ref().is_some_and(|before| {
-            (before.for_workloads, &before.selector) == (for_workloads, &selector)
+            (before.is_for_workloads(), &before.selector) == (for_workloads, &selector)
         });
         if same {
             return;
         }
-        self.residents.remove_query(&mut self.names, number);
+        self.forget_query(number);
+        let mut changes = Vec::new();
         if for_workloads {
-            let mut changes = Vec::new();
             self.residents.add_query(&mut self.names, number, &selector, &mut changes);
-            self.apply_selections(&changes);
         }
+        self.host_residents.add_query(&mut self.names, number, &selector, &mut changes);
+        self.apply_selections(&changes);
+    }
+
+    fn forget_query(&mut self, number: QueryId) {
+        self.residents.remove_query(&mut self.names, number);
+        self.host_residents.remove_query(&mut self.names, number);
+    }
+
+    /// The local endpoints that a policy selects, of both sorts.
+    fn selected(&self, number: QueryId) -> impl Iterator<Item = ItemId> + '_ {
+        self.residents.items_of(number).chain(self.host_residents.items_of(number))
     }
 
     pub(super) fn remove_policy(&mut self, id: &PolicyId) {
         let Some(number) = self.policy_numbers.remove(id) else { return };
         self.touch_selected(number);
-        self.residents.remove_query(&mut self.names, number);
+        self.forget_query(number);
         self.policies.remove(&number);
         self.free_policies.push(number);
         self.dirty.owners.insert(RuleOwner::Policy(id.clone()));
@@ -140,12 +171,8 @@ impl Graph {
 
     /// Has the endpoints that a policy selects looked at in the next flush.
     fn touch_selected(&mut self, number: QueryId) {
-        let selected: Vec<_> = self.residents.items_of(number).collect();
-        for item in selected {
-            if let Some(id) = self.endpoint_id(item) {
-                self.dirty.endpoints.insert(id);
-            }
-        }
+        let selected: Vec<_> = self.selected(number).collect();
+        selected.into_iter().for_each(|item| self.touch(item));
     }
 
     pub(super) fn put_profile(
@@ -187,6 +214,7 @@ impl Graph {
         self.apply_members(&changes);
         changes.clear();
         self.residents.put_parent(&mut self.names, name, labels, &mut changes);
+        self.host_residents.put_parent(&mut self.names, name, labels, &mut changes);
         self.apply_selections(&changes);
     }
 
@@ -215,7 +243,7 @@ impl Graph {
             RuleOwner::Policy(id) => {
                 let number = *self.policy_numbers.get(id)?;
                 let policy = self.policies.get(&number)?;
-                let used = policy.always || self.residents.items_of(number).next().is_some();
+                let used = policy.always || self.selected(number).next().is_some();
                 used.then(|| policy.compiled.clone())
             }
             RuleOwner::Profile(name) => {

@@ -8,6 +8,7 @@
 //! gnetset ext 203.0.113.0/24 zone=ext
 //! tier sec {order: 10, defaultAction: Pass}
 //! np prod/in {selector: "app == 'web'", ingress: [{action: Allow}]}
+//! hep n1-eth0 {node: n1, interfaceName: eth0} role=front      a host endpoint, with labels
 //! gnp all {...}    profile p {...}    pool main {...}    node n1 {...}    felix default {...}
 //! drop np prod/in                     removes it again
 //! ```
@@ -21,8 +22,8 @@ use std::fmt::Write as _;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec, ObjectMeta, Profile,
-    Resource, Spec, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
+    GlobalNetworkSet, GlobalNetworkSetSpec, HostEndpoint, NetworkSet, NetworkSetSpec, ObjectMeta,
+    Profile, Resource, Spec, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
 };
 use calico_policy::{Input, Object};
 
@@ -66,6 +67,7 @@ fn key(word: &str, name: &str) -> Key {
         "gnp" => Kind::GlobalNetworkPolicy,
         "tier" => Kind::Tier,
         "pool" => Kind::IpPool,
+        "hep" => Kind::HostEndpoint,
         "node" => Kind::Node,
         "felix" => Kind::FelixConfiguration,
         other => panic!("unknown word {other:?}"),
@@ -108,6 +110,12 @@ fn object(word: &str, rest: &str) -> Object {
         "gnp" => Object::GlobalNetworkPolicy(yaml("", name, rest)),
         "tier" => Object::Tier(yaml("", name, rest)),
         "profile" => Object::Profile(yaml("", name, rest)),
+        "hep" => {
+            let (spec, labels) = rest.rsplit_once('}').expect("{spec} labels");
+            let mut endpoint: Box<HostEndpoint> = yaml("", name, &format!("{spec}}}"));
+            endpoint.metadata.labels = words(labels).labels;
+            Object::HostEndpoint(endpoint)
+        }
         "pool" => Object::IpPool(yaml("", name, rest)),
         "node" => Object::Node(yaml("", name, rest)),
         "felix" => Object::FelixConfiguration(yaml("", name, rest)),

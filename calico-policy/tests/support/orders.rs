@@ -101,7 +101,8 @@ fn check_teardown(inputs: &[Input]) {
         rig.handle(&Input::Remove(name(input)));
     }
     rig.flush();
-    let Desired { sets, rules, endpoints, pools, .. } = &rig.desired;
+    let Desired { sets, rules, endpoints, host_endpoints, pools, .. } = &rig.desired;
     assert!(sets.is_empty() && rules.is_empty() && endpoints.is_empty() && pools.is_empty());
+    assert!(host_endpoints.is_empty());
     assert_eq!(rig.graph.stats(), Graph::for_node(NODE).stats());
 }
