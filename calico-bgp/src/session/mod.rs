@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod event;
 mod machine;
+mod negotiated;
 mod peering;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod simulator;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AddPath, Negotiated, SessionConfig, passive_by_address_text};
+pub use config::{SessionConfig, passive_by_address_text};
 pub use event::{Action, DownReason, PeeringEvent, Refused, State};
+pub use negotiated::{AddPath, Negotiated};
 pub use peering::Peering;

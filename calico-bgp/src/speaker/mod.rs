@@ -6,6 +6,7 @@
 //! costs a set of changed prefixes and nothing more.
 
 mod config;
+mod config_error;
 mod core;
 mod dynamic;
 mod event;
@@ -23,7 +24,8 @@ mod options;
 mod tests;
 
 pub use self::core::Speaker;
-pub use config::{Config, ConfigError, LocalAsMode, PeerConfig};
+pub use config::{Config, LocalAsMode, PeerConfig};
+pub use config_error::ConfigError;
 pub use dynamic::DynamicPeers;
 pub use event::{AcceptError, ConnectionId, PeerChanges, SpeakerAction, SpeakerEvent};
 pub use graceful::{Expiry, RestartHelper};
