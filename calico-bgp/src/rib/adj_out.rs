@@ -1,173 +1,316 @@
-//! Adj-RIB-Out: what each peer was told, and what it has to be told next.
+//! Adj-RIB-Out: update groups, and which peer is in which.
+//!
+//! Peers with the same export are told the same, so they are a group while they are equally far.
+//! A member that cannot keep up is split off, and comes back when it is as far as the others.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::export::export_attributes;
+use super::destinations::Position;
+use super::export::Exporter;
 use super::table::Peer;
-use super::{PeerId, PolicyRoute, Rib, Verdict};
+use super::told::AllTold;
+use super::{ExportBatch, NextHopMode, PeerFacts, PeerId, PeerRouting, Policy, PrivateAs, Rib};
 use crate::wire::{Family, PathAttributes};
 
-/// Updates for one peer, in an order that is safe to send: withdrawals first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExportBatch {
-    /// Prefixes to withdraw.
-    pub withdraw: Vec<IpNet>,
-    /// Prefixes to announce, by shared attributes.
-    pub announce: Vec<(Arc<PathAttributes>, Vec<IpNet>)>,
-    /// Families that are complete after this batch.
-    pub end_of_rib: Vec<Family>,
+pub(super) type GroupId = u32;
+
+/// A peer whose session is up.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) families: Vec<Family>,
+    pub(super) group: GroupId,
 }
 
-impl ExportBatch {
-    /// Whether there is nothing to send.
-    pub fn is_empty(&self) -> bool {
-        self.withdraw.is_empty() && self.announce.is_empty() && self.end_of_rib.is_empty()
+/// What decides what a peer is told.
+#[derive(Debug, Clone)]
+pub(super) struct Profile {
+    pub(super) facts: PeerFacts,
+    pub(super) routing: PeerRouting,
+    pub(super) families: Vec<Family>,
+}
+
+impl Profile {
+    /// Whether two peers are told the same, in the same words.
+    fn is_like(&self, other: &Self) -> bool {
+        let (a, b) = (&self.facts, &other.facts);
+        let (x, y) = (&self.routing, &other.routing);
+        let personal = matches!(x.export, Policy::Custom(_))
+            || matches!(x.next_hop, NextHopMode::AutoOnSubnet(_));
+        let by_asn = x.as_rules.override_peer || x.as_rules.private != PrivateAs::Keep;
+        self.families == other.families
+            && a.kind == b.kind
+            && (a.local_as, a.speaker_as, a.local_address)
+                == (b.local_as, b.speaker_as, b.local_address)
+            && a.traits.role == b.traits.role
+            && a.traits.extended_next_hop == b.traits.extended_next_hop
+            && a.traits.long_lived == b.traits.long_lived
+            && a.traits.format == b.traits.format
+            && (x.next_hop, x.as_rules) == (y.next_hop, y.as_rules)
+            && x.export == y.export
+            && (!personal || a == b)
+            && (!by_asn || a.asn == b.asn)
     }
 }
 
-#[derive(Debug)]
-pub(super) struct AdjRibOut {
-    pub(super) families: Vec<Family>,
-    pub(super) advertised: HashMap<IpNet, Arc<PathAttributes>>,
-    pub(super) dirty: BTreeSet<IpNet>,
-    /// Prefixes to send again even if they did not change.
-    pub(super) resend: HashSet<IpNet>,
-    /// Families whose first listing is not complete yet.
-    pub(super) end_of_rib: Vec<Family>,
+/// A walk through the whole table, for those who need more than the latest changes.
+#[derive(Debug, Clone)]
+pub(super) struct Backlog {
+    pub(super) next: u32,
+    pub(super) why: Why,
 }
 
-/// Results of the export of one attribute set, remembered for the length of a batch.
-type ExportCache = HashMap<(*const PathAttributes, PeerId, Family), Option<Arc<PathAttributes>>>;
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    /// The members have just come.
+    New,
+    /// They want all routes again, of one family if it is given (RFC 2918).
+    Again(Option<Family>),
+    /// They were told what this would have told them.
+    Changed(Box<Profile>),
+}
 
+/// Peers that were told the same, and are to be told the same next.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) profile: Profile,
+    pub(super) members: Vec<PeerId>,
+    /// How far in the log of changes; comes after the backlog.
+    pub(super) position: Position,
+    pub(super) backlog: Option<Backlog>,
+    pub(super) told: AllTold,
+    /// Members that have not been told that the first listing of families is complete.
+    pub(super) end_of_rib: Vec<(PeerId, Vec<Family>)>,
+}
+
+/// Membership.
 impl Rib {
+    pub(super) fn start_listening(&mut self, id: PeerId, families: Vec<Family>) {
+        let Some(profile) = self.profile(id, &families) else { return };
+        // Whoever has been told nothing is as far as somebody who has just come.
+        let open = |g: &Group| {
+            let new = g.backlog.as_ref().is_none_or(|b| matches!(b.why, Why::New));
+            new && g.told.is_empty() && g.profile.is_like(&profile)
+        };
+        let found = self.groups.iter_mut().map(|(gid, g)| (*gid, g)).find(|(_, g)| open(g));
+        let end_of_rib = (id, families.clone());
+        let gid = match found {
+            Some((gid, group)) => {
+                group.members.push(id);
+                group.end_of_rib.push(end_of_rib);
+                gid
+            }
+            None => self.add_group(Group {
+                profile,
+                members: vec![id],
+                position: self.table.end(),
+                backlog: Some(Backlog { next: 0, why: Why::New }),
+                told: AllTold::default(),
+                end_of_rib: vec![end_of_rib],
+            }),
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.out = Some(Listening { families, group: gid });
+        }
+    }
+
+    pub(super) fn stop_listening(&mut self, id: PeerId) {
+        let Some(out) = self.peers.get_mut(&id).and_then(|p| p.out.take()) else { return };
+        let Some(group) = self.groups.get_mut(&out.group) else { return };
+        group.members.retain(|m| *m != id);
+        group.end_of_rib.retain(|(m, _)| *m != id);
+        if group.members.is_empty() {
+            self.groups.remove(&out.group);
+            self.trim();
+        }
+    }
+
+    /// What a peer is to hear may have changed; `before` is what decided until now.
+    pub(super) fn listen_anew(&mut self, id: PeerId, before: (PeerFacts, PeerRouting)) {
+        let Some(out) = self.peers.get(&id).and_then(|p| p.out.as_ref()) else { return };
+        let families = out.families.clone();
+        let Some(profile) = self.profile(id, &families) else { return };
+        let before = Profile { facts: before.0, routing: before.1, families };
+        if profile.is_like(&before) {
+            return;
+        }
+        let Some(group) = self.alone(id) else { return };
+        group.profile = profile;
+        let why = match group.backlog {
+            None => Why::Changed(Box::new(before)),
+            Some(_) => Why::Again(None),
+        };
+        group.backlog = Some(Backlog { next: 0, why });
+    }
+
     /// Sends everything of a family to a peer again (RFC 2918).
     pub fn refresh(&mut self, id: PeerId, family: Family) {
-        if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(&id) {
-            let of_family = |p: &&IpNet| Family::of_prefix(p) == family;
-            out.dirty.extend(self.table.keys().filter(of_family));
-            // What was sent stays known: it may have to be withdrawn before it is sent again.
-            out.resend.extend(out.advertised.keys().filter(of_family));
-            out.dirty.extend(&out.resend);
+        let Some(group) = self.alone(id) else { return };
+        let family = group.backlog.is_none().then_some(family);
+        group.backlog = Some(Backlog { next: 0, why: Why::Again(family) });
+    }
+
+    /// Makes a peer the only member of its group.
+    fn alone(&mut self, id: PeerId) -> Option<&mut Group> {
+        let gid = self.group_of(id)?;
+        let gid =
+            if self.groups.get(&gid)?.members.len() > 1 { self.split(gid, &[id])? } else { gid };
+        self.groups.get_mut(&gid)
+    }
+
+    /// Makes a group of its own of some members.
+    pub(super) fn split(&mut self, gid: GroupId, leaving: &[PeerId]) -> Option<GroupId> {
+        let group = self.groups.get_mut(&gid)?;
+        group.members.retain(|m| !leaving.contains(m));
+        let (theirs, ours) = std::mem::take(&mut group.end_of_rib)
+            .into_iter()
+            .partition(|(m, _)| leaving.contains(m));
+        group.end_of_rib = ours;
+        let new = Group {
+            profile: group.profile.clone(),
+            members: leaving.to_vec(),
+            position: group.position,
+            backlog: group.backlog.clone(),
+            told: group.told.clone(),
+            end_of_rib: theirs,
+        };
+        let new = self.add_group(new);
+        // A profile that is personal is that of its only member, so it is never split.
+        for member in leaving {
+            if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(member) {
+                out.group = new;
+            }
+        }
+        Some(new)
+    }
+
+    /// Takes other groups into one that are as far as it is and whose members are all ready.
+    pub(super) fn merge(&mut self, gid: GroupId, ready: &mut impl FnMut(PeerId) -> bool) {
+        let Some(group) = self.groups.get(&gid).filter(|g| g.backlog.is_none()) else { return };
+        let equal = |(other, g): (&GroupId, &Group)| {
+            let equal = *other != gid
+                && g.backlog.is_none()
+                && g.position == group.position
+                && g.profile.is_like(&group.profile)
+                && self.knows_the_same(group, g);
+            equal.then_some(*other)
+        };
+        let equal: Vec<GroupId> = self.groups.iter().filter_map(equal).collect();
+        for other in equal {
+            let all_ready = |g: &Group| g.members.iter().all(|m| ready(*m));
+            if !self.groups.get(&other).is_some_and(all_ready) {
+                continue;
+            }
+            let Some(other) = self.groups.remove(&other) else { continue };
+            for member in &other.members {
+                if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(member) {
+                    out.group = gid;
+                }
+            }
+            let Some(group) = self.groups.get_mut(&gid) else { return };
+            #[cfg(debug_assertions)]
+            assert!(group.told.same(&other.told), "who is equally far was told the same");
+            group.members.extend(other.members);
+            group.end_of_rib.extend(other.end_of_rib);
         }
     }
 
+    /// Whether two groups that are equally far know the same of what they have still to look at.
+    /// They do, unless one had its policy changed in the meantime; all else they have been told
+    /// by the same rules.
+    fn knows_the_same(&self, a: &Group, b: &Group) -> bool {
+        let mut position = a.position;
+        std::iter::from_fn(|| self.table.follow(&mut position))
+            .all(|slot| a.told.get(slot) == b.told.get(slot))
+    }
+
+    fn add_group(&mut self, group: Group) -> GroupId {
+        let gid = self.next_group;
+        self.next_group = self.next_group.wrapping_add(1);
+        self.groups.insert(gid, group);
+        gid
+    }
+
+    pub(super) fn group_of(&self, id: PeerId) -> Option<GroupId> {
+        Some(self.peers.get(&id)?.out.as_ref()?.group)
+    }
+
+    fn profile(&self, id: PeerId, families: &[Family]) -> Option<Profile> {
+        let peer = self.peers.get(&id)?;
+        Some(Profile {
+            facts: peer.facts.clone(),
+            routing: peer.routing.clone(),
+            families: families.to_vec(),
+        })
+    }
+}
+
+/// Questions.
+impl Rib {
     /// Whether a peer has to be told something.
     pub fn has_export(&self, id: PeerId) -> bool {
-        let out = self.peers.get(&id).and_then(|p| p.out.as_ref());
-        out.is_some_and(|out| !out.dirty.is_empty() || !out.end_of_rib.is_empty())
+        let group = self.group_of(id).and_then(|gid| self.groups.get(&gid));
+        group.is_some_and(|g| self.is_behind(g))
     }
 
-    /// What a peer has to be told next, from at most `limit` changed prefixes.
-    pub fn poll_export(&mut self, id: PeerId, limit: usize) -> ExportBatch {
-        let mut batch = ExportBatch::default();
-        let Some(mut out) = self.peers.get_mut(&id).and_then(|p| p.out.take()) else {
-            return batch;
+    /// Members of each update group that has to be told something.
+    pub fn groups_behind(&self) -> impl Iterator<Item = &[PeerId]> {
+        self.groups.values().filter(|g| self.is_behind(g)).map(|g| g.members.as_slice())
+    }
+
+    fn is_behind(&self, group: &Group) -> bool {
+        group.backlog.is_some()
+            || group.position != self.table.end()
+            || !group.end_of_rib.is_empty()
+    }
+
+    /// What a peer was told and is still so, in no order.
+    pub fn advertised(&self, id: PeerId) -> Vec<(IpNet, Arc<PathAttributes>)> {
+        let Some(group) = self.group_of(id).and_then(|gid| self.groups.get(&gid)) else {
+            return Vec::new();
         };
-        let mut cache = ExportCache::new();
-        let mut groups: HashMap<*const PathAttributes, usize> = HashMap::new();
-        for _ in 0..limit {
-            let Some(prefix) = out.dirty.pop_first() else { break };
-            let again = out.resend.remove(&prefix);
-            let wanted = self.exported(id, &prefix, &mut cache);
-            match wanted {
-                None => {
-                    if out.advertised.remove(&prefix).is_some() {
-                        batch.withdraw.push(prefix);
-                    }
-                }
-                Some(attributes) => {
-                    let before = out.advertised.insert(prefix, Arc::clone(&attributes));
-                    // Interned, but a set may have been dropped and made anew in between.
-                    if !again && before.is_some_and(|b| b == attributes) {
-                        continue;
-                    }
-                    let at = *groups.entry(Arc::as_ptr(&attributes)).or_insert_with(|| {
-                        batch.announce.push((attributes, Vec::new()));
-                        batch.announce.len() - 1
-                    });
-                    batch.announce[at].1.push(prefix);
-                }
-            }
-        }
-        if out.dirty.is_empty() {
-            batch.end_of_rib = std::mem::take(&mut out.end_of_rib);
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.out = Some(out);
-        }
-        batch
+        let mut exporter = Exporter::default();
+        let settled =
+            group.told.slots_for(id).filter(|s| !self.table.is_pending(*s, group.position));
+        settled
+            .filter_map(|slot| {
+                let destination = self.table.get(slot);
+                let best = destination.paths.first()?;
+                let sent = exporter.export(self, &group.profile, &destination.prefix, best)?;
+                Some((destination.prefix, sent))
+            })
+            .collect()
     }
 
-    /// What was announced to a peer could not be sent after all.
-    pub fn unexport(&mut self, id: PeerId, prefixes: &[IpNet]) {
-        if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(&id) {
-            prefixes.iter().for_each(|p| {
-                out.advertised.remove(p);
-            });
-        }
+    pub(super) fn told_count(&self, id: PeerId) -> usize {
+        let group = self.group_of(id).and_then(|gid| self.groups.get(&gid));
+        group.map_or(0, |g| g.told.count_for(id))
     }
+}
 
-    /// What a peer was told, in no order.
-    pub fn advertised(&self, id: PeerId) -> impl Iterator<Item = (&IpNet, &Arc<PathAttributes>)> {
-        let out = self.peers.get(&id).and_then(|p| p.out.as_ref());
-        out.into_iter().flat_map(|out| &out.advertised)
-    }
-
+/// What concerns the log.
+impl Rib {
     /// The best route changed: peers and listeners have to look.
-    pub(super) fn note_change(&mut self, prefix: &IpNet) {
-        self.changed.insert(*prefix);
-        let family = Family::of_prefix(prefix);
-        for out in self.peers.values_mut().filter_map(|p| p.out.as_mut()) {
-            if out.families.contains(&family) {
-                out.dirty.insert(*prefix);
-            }
+    pub(super) fn note_change(&mut self, slot: super::destinations::Slot) {
+        self.table.note_change(slot);
+        if self.table.is_long() {
+            self.table.compact();
+            self.trim();
         }
     }
 
-    /// What a peer is to hear of a prefix.
-    fn exported(
-        &mut self,
-        to: PeerId,
-        prefix: &IpNet,
-        cache: &mut ExportCache,
-    ) -> Option<Arc<PathAttributes>> {
-        let destination = self.table.get(prefix)?;
-        let best = destination.paths.first().filter(|_| destination.active > 0)?;
-        // Split horizon: nobody hears back what it said.
-        if best.source == to {
-            return None;
-        }
-        let peer = self.peers.get(&to)?;
-        let from = self.peers.get(&best.source).map_or(&self.local, |p| &p.facts);
-        let family = Family::of_prefix(prefix);
-        let key = (Arc::as_ptr(&best.attributes), best.source, family);
-        let attributes = match cache.get(&key) {
-            Some(known) => known.clone(),
-            None => {
-                let sent = export_attributes(
-                    &self.config,
-                    &peer.routing,
-                    from,
-                    &peer.facts,
-                    family,
-                    &best.attributes,
-                );
-                let sent = sent.map(|a| self.store.intern(a));
-                cache.insert(key, sent.clone());
-                sent
-            }
-        }?;
-        if peer.routing.export.accepts_all() {
-            return Some(attributes);
-        }
-        let route = PolicyRoute { prefix, attributes: &attributes, from, to: Some(&peer.facts) };
-        match peer.routing.export.evaluate(&route) {
-            Verdict::Accept => Some(attributes),
-            Verdict::Reject => None,
-            Verdict::Modify(changed) => Some(self.store.intern(*changed)),
-        }
+    pub(super) fn trim(&mut self) {
+        let groups = self.groups.values().map(|g| g.position);
+        self.table.trim(groups.chain(self.follower));
+    }
+}
+
+/// One peer at a time, for those who do not want to share what is written for several.
+impl Rib {
+    /// What a peer has to be told next, from at most `limit` changed prefixes. The peer leaves
+    /// its group for that.
+    pub fn poll_export(&mut self, id: PeerId, limit: usize) -> ExportBatch {
+        self.poll_group(id, limit, |_| false).for_member(id)
     }
 }

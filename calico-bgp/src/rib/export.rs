@@ -1,11 +1,18 @@
 //! What a best path looks like to a peer, or why the peer does not hear of it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
+use super::adj_out::Profile;
 use super::decision::DEFAULT_LOCAL_PREF;
-use super::{AsRules, PeerFacts, PeerKind, PeerRouting, RibConfig, leaks, long_lived};
+use super::path::Path;
+use super::{
+    AsRules, PeerFacts, PeerId, PeerKind, PeerRouting, PolicyRoute, Rib, RibConfig, Verdict, leaks,
+    long_lived,
+};
 use crate::wire::{Community, Family, NextHop, PathAttributes, UnknownAttribute};
 
 /// Which next hop a peer is told.
@@ -23,6 +30,58 @@ pub enum NextHopMode {
     OwnAddress,
     /// The received one, also to external peers.
     Keep,
+}
+
+/// Number of a set of attributes, its source, and whether the destination is an IPv4 one.
+type Known = (u32, PeerId, bool);
+
+/// Exports for one group, with a memory of the sets of attributes it has made.
+#[derive(Debug, Default)]
+pub(super) struct Exporter {
+    /// What became of a set of attributes from a source.
+    sent: HashMap<Known, Option<Arc<PathAttributes>>>,
+    /// Sets that the policy made.
+    changed: HashSet<Arc<PathAttributes>>,
+    last: Option<(Known, Option<Arc<PathAttributes>>)>,
+}
+
+impl Exporter {
+    /// What peers with a profile hear of a path; equal sets are one.
+    pub(super) fn export(
+        &mut self,
+        rib: &Rib,
+        to: &Profile,
+        prefix: &IpNet,
+        path: &Path,
+    ) -> Option<Arc<PathAttributes>> {
+        let family = Family::of_prefix(prefix);
+        let from = rib.facts(path.source);
+        let key = (path.serial(), path.source, family == Family::IPV4_UNICAST);
+        let sent = match &self.last {
+            Some((last, sent)) if *last == key => sent.clone(),
+            _ => {
+                let make = || {
+                    let (facts, attributes) = (&to.facts, &path.attributes);
+                    export_attributes(&rib.config, &to.routing, from, facts, family, attributes)
+                };
+                let sent = self.sent.entry(key).or_insert_with(|| make().map(Arc::new)).clone();
+                self.last = Some((key, sent.clone()));
+                sent
+            }
+        }?;
+        if to.routing.export.accepts_all() {
+            return Some(sent);
+        }
+        let route = PolicyRoute { prefix, attributes: &sent, from, to: Some(&to.facts) };
+        match to.routing.export.evaluate(&route) {
+            Verdict::Accept => Some(sent),
+            Verdict::Reject => None,
+            Verdict::Modify(changed) => {
+                let changed = Arc::new(*changed);
+                Some(Arc::clone(self.changed.get_or_insert_with(&changed, Arc::clone)))
+            }
+        }
+    }
 }
 
 /// Whether a path from one peer may go to another at all.

@@ -1,6 +1,7 @@
 //! Random histories of a table.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -10,26 +11,71 @@ use super::tests::{V4, announce, attributes, facts, ip, net, rib, withdraw};
 use super::*;
 use crate::wire::PathAttributes;
 
-const PEERS: [PeerKind; 4] =
-    [PeerKind::Internal, PeerKind::Client, PeerKind::External, PeerKind::External];
+const COUNT: usize = 6;
+const PEERS: [PeerKind; COUNT] = [
+    PeerKind::Internal,
+    PeerKind::Client,
+    PeerKind::External,
+    PeerKind::External,
+    PeerKind::Client,
+    PeerKind::Client,
+];
 
 /// One step of a random history.
 #[derive(Debug, Clone)]
 enum Step {
-    Announce { peer: u32, prefix: u8, med: u32, length: usize },
-    Withdraw { peer: u32, prefix: u8 },
-    Local { prefix: u8, there: bool },
-    Down { peer: u32, keep: bool },
-    Up { peer: u32 },
-    Sweep { peer: u32 },
-    Client { peer: u32, client: bool },
-    Metric { peer: u32, metric: Option<u32> },
-    Refresh { peer: u32 },
-    Drain { peer: u32 },
+    Announce {
+        peer: u32,
+        prefix: u8,
+        med: u32,
+        length: usize,
+    },
+    Withdraw {
+        peer: u32,
+        prefix: u8,
+    },
+    Local {
+        prefix: u8,
+        there: bool,
+    },
+    Down {
+        peer: u32,
+        keep: bool,
+    },
+    Up {
+        peer: u32,
+    },
+    Sweep {
+        peer: u32,
+    },
+    Client {
+        peer: u32,
+        client: bool,
+    },
+    Metric {
+        peer: u32,
+        metric: Option<u32>,
+    },
+    Refresh {
+        peer: u32,
+    },
+    Drain {
+        peer: u32,
+    },
+    /// Tells the group of a peer something; of the others only those in the mask are ready.
+    Share {
+        peer: u32,
+        ready: u8,
+        limit: usize,
+    },
+    Export {
+        peer: u32,
+        permitted: Option<u8>,
+    },
 }
 
 fn arb_step() -> impl Strategy<Value = Step> {
-    let (peer, prefix) = (1u32..=4, 0u8..4);
+    let (peer, prefix) = (1u32..=6, 0u8..4);
     prop_oneof![
         6 => (peer.clone(), prefix.clone(), 0u32..3, 1usize..3)
             .prop_map(|(peer, prefix, med, length)| Step::Announce { peer, prefix, med, length }),
@@ -44,7 +90,11 @@ fn arb_step() -> impl Strategy<Value = Step> {
         1 => (peer.clone(), proptest::option::of(0u32..3))
             .prop_map(|(peer, metric)| Step::Metric { peer, metric }),
         1 => peer.clone().prop_map(|peer| Step::Refresh { peer }),
-        3 => peer.prop_map(|peer| Step::Drain { peer }),
+        2 => peer.clone().prop_map(|peer| Step::Drain { peer }),
+        1 => (peer.clone(), proptest::option::of(0u8..4))
+            .prop_map(|(peer, permitted)| Step::Export { peer, permitted }),
+        4 => (peer, prop_oneof![2 => Just(0xFF), 1 => any::<u8>()], 1usize..5)
+            .prop_map(|(peer, ready, limit)| Step::Share { peer, ready, limit }),
     ]
 }
 
@@ -55,9 +105,10 @@ fn prefix_of(n: u8) -> String {
 /// The table, and what each peer was told and has not been told otherwise.
 struct World {
     rib: Rib,
-    kinds: [PeerKind; 4],
-    up: [bool; 4],
-    told: [BTreeMap<IpNet, PathAttributes>; 4],
+    kinds: [PeerKind; COUNT],
+    exports: [Policy; COUNT],
+    up: [bool; COUNT],
+    told: [BTreeMap<IpNet, PathAttributes>; COUNT],
     followed: BTreeMap<IpNet, BestRoute>,
 }
 
@@ -91,7 +142,22 @@ impl World {
             Step::Client { peer, client } => {
                 let kind = if client { PeerKind::Client } else { PeerKind::Internal };
                 self.kinds[peer as usize - 1] = kind;
-                self.rib.set_routing(PeerId(peer), kind, PeerRouting::default());
+                self.set_routing(peer);
+            }
+            Step::Export { peer, permitted } => {
+                self.exports[peer as usize - 1] = match permitted {
+                    None => Policy::AcceptAll,
+                    Some(n) => {
+                        let rules = vec![PrefixRule::exact(net(&prefix_of(n)))];
+                        Policy::Prefixes(Arc::new(PrefixList { rules }))
+                    }
+                };
+                self.set_routing(peer);
+            }
+            Step::Share { peer, ready, limit } => {
+                let ready = |id: PeerId| ready & (1 << id.0) != 0;
+                let batch = self.rib.poll_group(PeerId(peer), limit, ready);
+                self.hear(&batch);
             }
             Step::Metric { peer, metric } => {
                 self.rib.set_next_hop_metric(ip(peer as u8).into(), metric);
@@ -108,22 +174,38 @@ impl World {
         self.rib.peer_up(PeerId(peer), facts(peer as u8, self.kinds[at]), vec![V4]);
     }
 
+    fn set_routing(&mut self, peer: u32) {
+        let at = peer as usize - 1;
+        let export = self.exports[at].clone();
+        let routing = PeerRouting { export, ..Default::default() };
+        self.rib.set_routing(PeerId(peer), self.kinds[at], routing);
+    }
+
     fn drain(&mut self, peer: u32) {
-        let told = &mut self.told[peer as usize - 1];
-        loop {
+        while self.rib.has_export(PeerId(peer)) {
             let batch = self.rib.poll_export(PeerId(peer), 2);
-            if batch.is_empty() && !self.rib.has_export(PeerId(peer)) {
-                break;
-            }
-            for prefix in batch.withdraw {
-                assert!(told.remove(&prefix).is_some(), "withdrawn without being announced");
-            }
-            for (attributes, prefixes) in batch.announce {
-                for prefix in prefixes {
-                    told.insert(prefix, PathAttributes::clone(&attributes));
-                }
+            self.hear_alone(peer, &batch);
+        }
+    }
+
+    fn hear(&mut self, batch: &GroupBatch) {
+        for member in &batch.members {
+            self.hear_alone(member.0, &batch.for_member(*member));
+        }
+    }
+
+    fn hear_alone(&mut self, peer: u32, batch: &ExportBatch) {
+        let told = &mut self.told[peer as usize - 1];
+        for prefix in &batch.withdraw {
+            assert!(told.remove(prefix).is_some(), "withdrawn without being announced");
+        }
+        for (attributes, prefixes) in &batch.announce {
+            for prefix in prefixes {
+                told.insert(*prefix, PathAttributes::clone(attributes));
             }
         }
+        let count = self.rib.counts(PeerId(peer)).1;
+        assert_eq!(told.len(), count, "what was told is counted");
     }
 
     fn follow(&mut self) {
@@ -140,11 +222,12 @@ fn fresh() -> World {
     let mut world = World {
         rib: rib(&[]),
         kinds: PEERS,
-        up: [false; 4],
+        exports: Default::default(),
+        up: [false; COUNT],
         told: Default::default(),
         followed: BTreeMap::new(),
     };
-    for peer in 1..=4u32 {
+    for peer in 1..=COUNT as u32 {
         let facts = facts(peer as u8, PEERS[peer as usize - 1]);
         world.rib.add_peer(PeerId(peer), facts, PeerRouting::default());
         world.up(peer);
@@ -153,7 +236,7 @@ fn fresh() -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..Default::default() })]
 
     /// Whoever followed the changes ends with the same as who comes new and is told all:
     /// nothing is lost and nothing is left over by working on changes only.
@@ -170,12 +253,22 @@ proptest! {
         let anew: BTreeMap<_, _> =
             world.rib.best_routes().map(|r| (r.prefix, r)).collect();
         prop_assert_eq!(&world.followed, &anew);
-        for peer in 1..=4u32 {
+        for peer in 1..=COUNT as u32 {
+            while world.rib.has_export(PeerId(peer)) {
+                let batch = world.rib.poll_group(PeerId(peer), 3, |_| true);
+                world.hear(&batch);
+            }
+        }
+        for peer in 1..=COUNT as u32 {
             let at = peer as usize - 1;
             if !world.up[at] {
                 continue;
             }
-            world.drain(peer);
+            let advertised: BTreeMap<_, _> = world.rib.advertised(PeerId(peer))
+                .into_iter()
+                .map(|(prefix, attributes)| (prefix, PathAttributes::clone(&attributes)))
+                .collect();
+            prop_assert_eq!(&advertised, &world.told[at], "peer {}", peer);
             let followed = std::mem::take(&mut world.told[at]);
             // Coming new must not change the peer's own routes, so it is told all again.
             world.rib.peer_up(PeerId(peer), facts(peer as u8, world.kinds[at]), vec![V4]);

@@ -1,7 +1,5 @@
 //! Long-lived graceful restart (RFC 9494): stale routes as a last resort.
 
-use ipnet::IpNet;
-
 use super::{PeerFacts, PeerId, Rib};
 use crate::wire::{Community, Family, PathAttributes};
 
@@ -11,42 +9,33 @@ impl Rib {
     /// (RFC 9494, section 4.3). [`sweep_stale`](Self::sweep_stale) ends it.
     pub fn keep_long_lived(&mut self, id: PeerId, family: Family) {
         self.drop_paths(id, |prefix, path| {
-            path.stale
+            path.stale()
                 && Family::of_prefix(prefix) == family
                 && path.received.has_community(Community::NO_LLGR)
         });
-        for prefix in self.prefixes_of(id, family) {
-            let Some(path) = self
-                .table
-                .get_mut(&prefix)
-                .and_then(|d| d.paths.iter_mut().find(|p| p.source == id && p.stale))
-            else {
+        for slot in self.slots_of(id) {
+            let of_family = Family::of_prefix(&self.table.get(slot).prefix) == family;
+            let Some(path) = self.path_at(id, slot).filter(|p| of_family && p.stale()) else {
                 continue;
             };
-            if is_last_resort(&path.received) {
-                continue;
+            if !is_last_resort(&path.received) {
+                let mut received = PathAttributes::clone(&path.received);
+                received.communities.push(Community::LLGR_STALE);
+                self.import_again(id, slot, Some(received));
             }
-            let mut received = PathAttributes::clone(&path.received);
-            received.communities.push(Community::LLGR_STALE);
-            path.received = self.store.intern(received);
-            self.import_again(id, &prefix);
-            self.evaluate(&prefix, true);
         }
     }
 
     /// Marks all routes of a peer's family stale: it begins to tell them anew (RFC 7313,
     /// section 4). What it has not told again is gone with [`sweep_stale`](Self::sweep_stale).
     pub fn mark_stale(&mut self, id: PeerId, family: Family) {
-        for prefix in self.prefixes_of(id, family) {
-            if let Some(d) = self.table.get_mut(&prefix) {
-                d.paths.iter_mut().filter(|p| p.source == id).for_each(|p| p.stale = true);
+        for slot in self.slots_of(id) {
+            if Family::of_prefix(&self.table.get(slot).prefix) == family
+                && let Some(path) = self.path_at_mut(id, slot)
+            {
+                path.mark_stale();
             }
         }
-    }
-
-    fn prefixes_of(&self, id: PeerId, family: Family) -> Vec<IpNet> {
-        let prefixes = self.peers.get(&id).into_iter().flat_map(|p| &p.prefixes);
-        prefixes.filter(|p| Family::of_prefix(p) == family).copied().collect()
     }
 }
 

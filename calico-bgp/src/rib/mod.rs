@@ -1,14 +1,17 @@
 //! Routes: what each peer told us, which path is best and why, and what each peer is to hear.
 //!
 //! [`Rib`] is a value without IO. Adj-RIB-In, Loc-RIB and Adj-RIB-Out (RFC 4271, section 3.2) are
-//! views of one table: a destination holds all its paths, attributes are shared, and what a peer
-//! was told is a map from prefix to shared attributes.
+//! views of one table: a destination holds all its paths, and attributes are shared. Peers that
+//! are to hear the same are an update group: one position in the log of changes, and one list of
+//! what was told, 8 octets a destination, whatever their number.
 
 mod adj_in;
 mod adj_out;
 mod as_rules;
 mod decision;
+mod destinations;
 mod export;
+mod group;
 mod intern;
 mod leaks;
 mod long_lived;
@@ -16,17 +19,19 @@ mod path;
 mod policy;
 mod rank;
 mod table;
+mod told;
 mod view;
+mod walk;
 
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod tests;
 
-pub use adj_out::ExportBatch;
 pub use as_rules::{AsRules, PrivateAs};
 pub use decision::{Candidate, Decision, compare};
 pub use export::NextHopMode;
+pub use group::{Audience, ExportBatch, GroupBatch};
 pub use intern::AttributeStore;
 pub use path::{PeerFacts, PeerId, PeerKind, SessionTraits};
 pub use policy::{Policy, PolicyRoute, PrefixList, PrefixRule, RoutePolicy, Verdict};

@@ -1,9 +1,11 @@
 //! Where a path comes from.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use crate::wire::{PathAttributes, Role};
+use super::intern::Interned;
+use crate::wire::{PathAttributes, Role, UpdateContext};
 
 /// Number of a peer, never used again for another in the life of a speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,18 +68,146 @@ pub struct SessionTraits {
     pub long_lived: bool,
     /// The interface over which the peer is reached, if it is known; for policies.
     pub interface: Option<Arc<str>>,
+    /// How UPDATEs for the peer are written: peers that differ here cannot share them.
+    pub format: UpdateContext,
 }
 
 /// One path to a destination. 24 octets; attributes are shared.
 #[derive(Debug, Clone)]
 pub(super) struct Path {
-    pub(super) source: PeerId,
-    /// Left over from before the peer's restart (RFC 4724).
-    pub(super) stale: bool,
-    /// The import policy let it pass.
-    pub(super) accepted: bool,
     /// As received: what the import policy is run on again when it changes.
     pub(super) received: Arc<PathAttributes>,
     /// As the import policy left it.
     pub(super) attributes: Arc<PathAttributes>,
+    pub(super) source: PeerId,
+    /// Number of the attributes, above two flags.
+    mark: u32,
+}
+
+const STALE: u32 = 1;
+const ACCEPTED: u32 = 2;
+
+impl Path {
+    pub(super) fn new(
+        source: PeerId,
+        received: Arc<PathAttributes>,
+        attributes: Interned,
+        accepted: bool,
+    ) -> Self {
+        let mark = attributes.serial << 2 | if accepted { ACCEPTED } else { 0 };
+        Self { received, attributes: attributes.set, source, mark }
+    }
+
+    /// What a path looks like: equal for two paths of one peer that need not be told apart.
+    pub(super) const fn serial(&self) -> u32 {
+        self.mark >> 2
+    }
+
+    /// Left over from before the peer's restart (RFC 4724).
+    pub(super) const fn stale(&self) -> bool {
+        self.mark & STALE != 0
+    }
+
+    pub(super) const fn mark_stale(&mut self) {
+        self.mark |= STALE;
+    }
+
+    /// The import policy let it pass.
+    pub(super) const fn accepted(&self) -> bool {
+        self.mark & ACCEPTED != 0
+    }
+}
+
+/// The paths of a destination. Nearly all have one, which then needs no allocation: 24 octets.
+#[derive(Debug)]
+pub(super) enum Paths {
+    One(Path),
+    #[expect(clippy::box_collection, reason = "the vector would make every destination larger")]
+    More(Option<Box<Vec<Path>>>),
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self::More(None)
+    }
+}
+
+impl Deref for Paths {
+    type Target = [Path];
+
+    fn deref(&self) -> &[Path] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::More(paths) => paths.as_deref().map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+impl DerefMut for Paths {
+    fn deref_mut(&mut self) -> &mut [Path] {
+        match self {
+            Self::One(path) => std::slice::from_mut(path),
+            Self::More(paths) => paths.as_deref_mut().map_or(&mut [], Vec::as_mut_slice),
+        }
+    }
+}
+
+impl Paths {
+    pub(super) fn push(&mut self, path: Path) {
+        *self = match std::mem::take(self) {
+            Self::One(first) => Self::More(Some(Box::new(vec![first, path]))),
+            Self::More(None) => Self::One(path),
+            Self::More(Some(mut paths)) => {
+                paths.push(path);
+                Self::More(Some(paths))
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, at: usize) {
+        *self = match std::mem::take(self) {
+            Self::More(Some(mut paths)) => {
+                paths.remove(at);
+                match paths.pop() {
+                    Some(last) if paths.is_empty() => Self::One(last),
+                    Some(last) => {
+                        paths.push(last);
+                        Self::More(Some(paths))
+                    }
+                    None => Self::More(None),
+                }
+            }
+            _ => Self::More(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_costs_24_octets() {
+        assert_eq!(size_of::<Path>(), 24);
+        assert_eq!(size_of::<Paths>(), 24);
+    }
+
+    #[test]
+    fn paths_grow_and_shrink() {
+        let path = |n: u32| {
+            let set = Interned { set: Arc::default(), serial: n };
+            Path::new(PeerId(n), Arc::default(), set, true)
+        };
+        let sources = |paths: &Paths| paths.iter().map(|p| p.source.0).collect::<Vec<_>>();
+        let mut paths = Paths::default();
+        (1..=4).for_each(|n| paths.push(path(n)));
+        assert_eq!(sources(&paths), [1, 2, 3, 4]);
+        paths.remove(0);
+        paths.remove(1);
+        assert_eq!(sources(&paths), [2, 4]);
+        paths.remove(1);
+        assert!(matches!(paths, Paths::One(_)));
+        paths.remove(0);
+        assert!(paths.is_empty());
+    }
 }

@@ -1,31 +1,30 @@
 //! Loc-RIB: choosing the best path of a destination and those that share its traffic.
 
-use ipnet::IpNet;
-
 use super::decision::{Candidate, Decision, compare};
+use super::destinations::Slot;
 use super::path::Path;
 use super::{PeerId, PeerKind, Rib};
 
 impl Rib {
     /// Chooses the best path again. With `force`, peers and listeners look again even if the
     /// choice is the same: an active path was replaced or removed, or its source changed.
-    pub(super) fn evaluate(&mut self, prefix: &IpNet, force: bool) {
-        let Some(mut destination) = self.table.remove(prefix) else { return };
+    pub(super) fn evaluate(&mut self, slot: Slot, force: bool) {
+        let destination = self.table.get_mut(slot);
+        let mut paths = std::mem::take(&mut destination.paths);
         // The sources tell: whoever replaces or removes an active path says so with `force`. A
         // destination with one path, the common case, allocates nothing here.
-        let active = usize::from(destination.active).min(destination.paths.len());
-        let mut before = destination.paths[..active].iter().map(|p| p.source);
+        let active = usize::from(destination.active).min(paths.len());
+        let mut before = paths[..active].iter().map(|p| p.source);
         let best_before = before.next();
         let others_before: Vec<PeerId> = before.collect();
-        let active = self.rank(&mut destination.paths);
-        destination.active = u16::try_from(active).unwrap_or(u16::MAX);
-        let mut after = destination.paths[..active].iter().map(|p| p.source);
+        let active = self.rank(&mut paths);
+        let mut after = paths[..active].iter().map(|p| p.source);
         let same = !force && after.next() == best_before && after.eq(others_before);
-        if !destination.paths.is_empty() {
-            self.table.insert(*prefix, destination);
-        }
+        let destination = self.table.get_mut(slot);
+        destination.active = u16::try_from(active).unwrap_or(u16::MAX);
+        destination.paths = paths;
         if !same {
-            self.note_change(prefix);
+            self.note_change(slot);
         }
     }
 
@@ -34,7 +33,7 @@ impl Rib {
             Some(hop) => self.next_hops.get(&hop.address()).copied().unwrap_or(Some(0)),
             None => Some(0),
         };
-        let igp_metric = metric.filter(|_| path.accepted)?;
+        let igp_metric = metric.filter(|_| path.accepted())?;
         let peer = self.facts(path.source);
         Some(Candidate { attributes: &path.attributes, peer, igp_metric })
     }

@@ -1,13 +1,15 @@
 //! The table itself, its peers and this speaker's own routes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::adj_out::AdjRibOut;
+use super::adj_in::Sent;
+use super::adj_out::{Group, GroupId, Listening};
+use super::destinations::{Destinations, Position, Slot};
 use super::export::is_routable;
-use super::path::Path;
 use super::{
     AsRules, AttributeStore, NextHopMode, PeerFacts, PeerId, PeerKind, Policy, SessionTraits,
 };
@@ -61,22 +63,14 @@ pub struct PeerRouting {
     pub as_rules: AsRules,
 }
 
-/// All paths to one prefix, the best first.
-#[derive(Debug, Default)]
-pub(super) struct Destination {
-    pub(super) paths: Vec<Path>,
-    /// How many of the first paths share the traffic; 0 if none is eligible.
-    pub(super) active: u16,
-}
-
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) facts: PeerFacts,
     pub(super) routing: PeerRouting,
-    /// Index of the destinations that have a path of this peer.
-    pub(super) prefixes: HashSet<IpNet>,
+    /// The destinations that have a path of this peer.
+    pub(super) sent: Sent,
     /// There while the session is up.
-    pub(super) out: Option<AdjRibOut>,
+    pub(super) out: Option<Listening>,
 }
 
 /// The routing table of a speaker.
@@ -84,11 +78,14 @@ pub(super) struct Peer {
 pub struct Rib {
     pub(super) config: RibConfig,
     pub(super) store: AttributeStore,
-    pub(super) table: HashMap<IpNet, Destination>,
+    pub(super) table: Destinations,
     pub(super) peers: HashMap<PeerId, Peer>,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    pub(super) next_group: GroupId,
     /// What is known of next hops: metric, or `None` for unreachable. Others have metric 0.
     pub(super) next_hops: HashMap<IpAddr, Option<u32>>,
-    pub(super) changed: BTreeSet<IpNet>,
+    /// How far [`poll_change`](Self::poll_change) is, if anybody asks it.
+    pub(super) follower: Option<Position>,
     pub(super) local: PeerFacts,
 }
 
@@ -105,70 +102,58 @@ impl Rib {
             speaker_as: 0,
             traits: SessionTraits::default(),
         };
+        let table = Destinations::default();
         Self {
             config,
             store: AttributeStore::default(),
-            table: HashMap::new(),
             peers: HashMap::new(),
+            groups: BTreeMap::new(),
+            next_group: 0,
             next_hops: HashMap::new(),
-            changed: BTreeSet::new(),
+            follower: Some(table.end()),
+            table,
             local,
         }
     }
 
     /// Adds a peer whose session is down.
     pub fn add_peer(&mut self, id: PeerId, facts: PeerFacts, routing: PeerRouting) {
-        let peer = Peer { facts, routing, prefixes: HashSet::new(), out: None };
+        let peer = Peer { facts, routing, sent: Sent::default(), out: None };
         self.peers.insert(id, peer);
     }
 
     /// Forgets a peer and its routes.
     pub fn remove_peer(&mut self, id: PeerId) {
         self.drop_paths(id, |_, _| true);
+        self.stop_listening(id);
         self.peers.remove(&id);
     }
 
     /// The session is up: everything has to be told to the peer.
     pub fn peer_up(&mut self, id: PeerId, facts: PeerFacts, families: Vec<Family>) {
-        let dirty = self
-            .table
-            .keys()
-            .filter(|p| families.contains(&Family::of_prefix(p)))
-            .copied()
-            .collect();
+        self.stop_listening(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let moved = peer.facts != facts;
         peer.facts = facts;
-        peer.out = Some(AdjRibOut {
-            end_of_rib: families.clone(),
-            families,
-            advertised: HashMap::new(),
-            resend: HashSet::new(),
-            dirty,
-        });
         if moved {
             // Stale paths of the peer may compare differently now.
-            let prefixes: Vec<IpNet> = peer.prefixes.iter().copied().collect();
-            prefixes.iter().for_each(|p| self.evaluate(p, true));
+            self.renew_paths(id);
         }
+        self.start_listening(id, families);
     }
 
     /// The session is down. Routes of the families in `keep` stay, marked stale (RFC 4724,
     /// section 4.2); all others go.
     pub fn peer_down(&mut self, id: PeerId, keep: &[Family]) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.out = None;
+        self.stop_listening(id);
         // A path that is stale already has not been sent again since the last restart: a peer
         // that restarts twice must not keep it for ever.
         self.drop_paths(id, |prefix, path| {
-            path.stale || !keep.contains(&Family::of_prefix(prefix))
+            path.stale() || !keep.contains(&Family::of_prefix(prefix))
         });
-        let Some(peer) = self.peers.get(&id) else { return };
-        for prefix in &peer.prefixes {
-            if let Some(d) = self.table.get_mut(prefix)
-                && let Some(path) = d.paths.iter_mut().find(|p| p.source == id)
-            {
-                path.stale = true;
+        for slot in self.slots_of(id) {
+            if let Some(path) = self.path_at_mut(id, slot) {
+                path.mark_stale();
             }
         }
     }
@@ -176,7 +161,7 @@ impl Rib {
     /// Drops what is still stale of a peer's family: it came back and said all it had to say, or
     /// it did not come back in time.
     pub fn sweep_stale(&mut self, id: PeerId, family: Family) {
-        self.drop_paths(id, |prefix, path| path.stale && Family::of_prefix(prefix) == family);
+        self.drop_paths(id, |prefix, path| path.stale() && Family::of_prefix(prefix) == family);
     }
 
     /// Applies changed policies to the routes that are there, without touching the session.
@@ -187,24 +172,18 @@ impl Rib {
         }
         let import_changed = peer.routing.import != routing.import;
         let kind_changed = peer.facts.kind != kind;
-        peer.routing = routing;
+        let before = (peer.facts.clone(), std::mem::replace(&mut peer.routing, routing));
         peer.facts.kind = kind;
-        let prefixes: Vec<IpNet> = peer.prefixes.iter().copied().collect();
         if import_changed {
-            for prefix in &prefixes {
-                self.import_again(id, prefix);
-                self.evaluate(prefix, true);
+            for slot in self.slots_of(id) {
+                self.import_again(id, slot, None);
             }
         }
         if kind_changed {
             // Others may hear of the peer's routes now, or no longer.
-            prefixes.iter().for_each(|p| self.evaluate(p, true));
+            self.renew_paths(id);
         }
-        if let Some(Peer { out: Some(out), .. }) = self.peers.get_mut(&id) {
-            let of_family = |p: &&IpNet| out.families.contains(&Family::of_prefix(p));
-            out.dirty.extend(self.table.keys().filter(of_family));
-            out.dirty.extend(out.advertised.keys());
-        }
+        self.listen_anew(id, before);
     }
 
     /// Announces a route of this speaker. A next hop is filled in on export if there is none.
@@ -215,8 +194,8 @@ impl Rib {
         if !is_routable(&prefix) {
             return false;
         }
-        let attributes = self.store.intern(attributes);
-        self.put_path(PeerId::LOCAL, prefix, attributes);
+        let attributes = self.store.numbered(attributes);
+        self.put_path(PeerId::LOCAL, prefix, &attributes);
         true
     }
 
@@ -227,8 +206,9 @@ impl Rib {
 
     /// Prefixes that this speaker announces.
     pub fn local_prefixes(&self) -> impl Iterator<Item = &IpNet> {
-        let is_local = |d: &Destination| d.paths.iter().any(|p| p.source == PeerId::LOCAL);
-        self.table.iter().filter(move |(_, d)| is_local(d)).map(|(p, _)| p)
+        let local =
+            self.table.occupied().filter(|slot| self.path_at(PeerId::LOCAL, *slot).is_some());
+        local.map(|slot| &self.table.get(slot).prefix)
     }
 
     /// Tells the metric of the way to a next hop; `None` makes its paths unusable.
@@ -236,24 +216,35 @@ impl Rib {
         if self.next_hops.insert(next_hop, metric) == Some(metric) {
             return;
         }
-        let uses = |d: &Destination| {
-            d.paths.iter().any(|p| p.attributes.next_hop.map(NextHop::address) == Some(next_hop))
+        let uses = |slot: &Slot| {
+            let mut paths = self.table.get(*slot).paths.iter();
+            paths.any(|p| p.attributes.next_hop.map(NextHop::address) == Some(next_hop))
         };
-        let prefixes: Vec<IpNet> =
-            self.table.iter().filter(|(_, d)| uses(d)).map(|(p, _)| *p).collect();
-        prefixes.iter().for_each(|p| self.evaluate(p, false));
+        let slots: Vec<Slot> = self.table.occupied().filter(uses).collect();
+        slots.into_iter().for_each(|slot| self.evaluate(slot, false));
+    }
+
+    /// Whether [`poll_change`](Self::poll_change) has anything to say; it has unless it is told
+    /// otherwise. What changes in the meantime is not told later.
+    pub fn set_following(&mut self, following: bool) {
+        if following != self.follower.is_some() {
+            self.follower = following.then(|| self.table.end());
+            self.trim();
+        }
     }
 
     /// A prefix whose best route is not what it was; ask [`best`](Self::best) for it.
     pub fn poll_change(&mut self) -> Option<IpNet> {
-        self.changed.pop_first()
+        let changed = self.table.follow(self.follower.as_mut()?);
+        if changed.is_none() {
+            self.trim();
+        }
+        changed.map(|slot| self.table.get(slot).prefix)
     }
 
     /// How many prefixes a peer sent and was sent.
     pub fn counts(&self, id: PeerId) -> (usize, usize) {
-        self.peers.get(&id).map_or((0, 0), |p| {
-            (p.prefixes.len(), p.out.as_ref().map_or(0, |o| o.advertised.len()))
-        })
+        self.peers.get(&id).map_or((0, 0), |p| (p.sent.count(), self.told_count(id)))
     }
 
     /// Destinations in the table.
@@ -263,7 +254,7 @@ impl Rib {
 
     /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 }
 
@@ -271,43 +262,4 @@ impl Rib {
     pub(super) fn facts(&self, id: PeerId) -> &PeerFacts {
         self.peers.get(&id).map_or(&self.local, |p| &p.facts)
     }
-
-    pub(super) fn remove_path(&mut self, source: PeerId, prefix: &IpNet) -> bool {
-        let Some(destination) = self.table.get_mut(prefix) else { return false };
-        let Some(at) = destination.paths.iter().position(|p| p.source == source) else {
-            return false;
-        };
-        let active = at < usize::from(destination.active);
-        destination.paths.remove(at);
-        if let Some(peer) = self.peers.get_mut(&source) {
-            peer.prefixes.remove(prefix);
-        }
-        if active {
-            self.evaluate(prefix, true);
-        } else if destination_is_empty(&self.table, prefix) {
-            self.table.remove(prefix);
-        }
-        true
-    }
-
-    pub(super) fn drop_paths(&mut self, id: PeerId, gone: impl Fn(&IpNet, &Path) -> bool) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let doomed: Vec<IpNet> = peer
-            .prefixes
-            .iter()
-            .filter(|prefix| {
-                let path =
-                    self.table.get(prefix).and_then(|d| d.paths.iter().find(|p| p.source == id));
-                path.is_some_and(|path| gone(prefix, path))
-            })
-            .copied()
-            .collect();
-        for prefix in doomed {
-            self.remove_path(id, &prefix);
-        }
-    }
-}
-
-fn destination_is_empty(table: &HashMap<IpNet, Destination>, prefix: &IpNet) -> bool {
-    table.get(prefix).is_some_and(|d| d.paths.is_empty())
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::decision::compare;
+use super::destinations::Destination;
 use super::path::Path;
-use super::table::Destination;
 use super::{Decision, PeerId, PeerKind, Rib};
 use crate::wire::{NextHop, PathAttributes};
 
@@ -72,10 +72,13 @@ pub struct RouteView {
 impl Rib {
     /// The best route to a prefix.
     pub fn best(&self, prefix: &IpNet) -> Option<BestRoute> {
-        let destination = self.table.get(prefix)?;
+        self.best_of(self.table.get(self.table.find(prefix)?))
+    }
+
+    fn best_of(&self, destination: &Destination) -> Option<BestRoute> {
         let best = destination.paths.first().filter(|_| destination.active > 0)?;
         Some(BestRoute {
-            prefix: *prefix,
+            prefix: destination.prefix,
             next_hops: next_hops(&destination.paths[..usize::from(destination.active)]),
             source: self.source(best.source),
             attributes: Arc::clone(&best.attributes),
@@ -84,17 +87,18 @@ impl Rib {
 
     /// All best routes, in no order.
     pub fn best_routes(&self) -> impl Iterator<Item = BestRoute> {
-        self.table.keys().filter_map(|p| self.best(p))
+        self.table.occupied().filter_map(|slot| self.best_of(self.table.get(slot)))
     }
 
     /// One destination with all paths and the reasons for their order.
     pub fn route(&self, prefix: &IpNet) -> Option<RouteView> {
-        self.table.get(prefix).map(|d| self.view(prefix, d))
+        let destination = self.table.get(self.table.find(prefix)?);
+        (!destination.paths.is_empty()).then(|| self.view(destination))
     }
 
     /// The whole table, in no order.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> {
-        self.table.iter().map(|(p, d)| self.view(p, d))
+        self.table.occupied().map(|slot| self.view(self.table.get(slot)))
     }
 }
 
@@ -107,7 +111,7 @@ impl Rib {
         RouteSource::Peer { id, address: facts.address, asn: facts.asn, kind: facts.kind }
     }
 
-    fn view(&self, prefix: &IpNet, destination: &Destination) -> RouteView {
+    fn view(&self, destination: &Destination) -> RouteView {
         let paths = &destination.paths;
         let active = usize::from(destination.active);
         let best = paths.first().filter(|_| active > 0).and_then(|p| self.candidate(p));
@@ -121,7 +125,7 @@ impl Rib {
             attributes: Arc::clone(&path.attributes),
             best: at == 0 && active > 0,
             multipath: at < active,
-            stale: path.stale,
+            stale: path.stale(),
             decided_by: match (at, active) {
                 (0, 1..) => runner_up
                     .filter(|step| *step != Decision::NotEligible)
@@ -129,7 +133,10 @@ impl Rib {
                 _ => step(path),
             },
         };
-        RouteView { prefix: *prefix, paths: paths.iter().enumerate().map(view).collect() }
+        RouteView {
+            prefix: destination.prefix,
+            paths: paths.iter().enumerate().map(view).collect(),
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The tasks of one TCP connection.
 
-use std::io;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use bytes::{Buf, Bytes};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -15,12 +16,13 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::sys;
 use crate::speaker::{ConnectionId, Transport};
 
-/// Octets read at once. An idle connection holds no buffer.
-const READ_CHUNK: usize = 32 * 1024;
+/// Octets read at once. A connection holds no buffer.
+const READ_CHUNK: usize = 64 * 1024;
 /// Time to get the last words out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// What a writer holds: the bytes being written, the next ones, and room for the last ones.
-const WRITER_QUEUE: usize = 2;
+/// Pieces and octets handed to the kernel at once, at most.
+const WRITE_PIECES: usize = 64;
+const WRITE_OCTETS: usize = 256 * 1024;
 
 /// What connection tasks tell the owner of the speaker.
 #[derive(Debug)]
@@ -28,13 +30,8 @@ pub(super) enum Input {
     Connected { id: ConnectionId, stream: TcpStream },
     ConnectFailed { id: ConnectionId, why: String },
     Received { id: ConnectionId, bytes: Bytes },
-    Written { id: ConnectionId },
+    Writable { id: ConnectionId },
     Closed { id: ConnectionId, why: String },
-}
-
-enum Output {
-    Bytes(Bytes),
-    Last(Bytes),
 }
 
 /// Aborts a task when it goes out of scope.
@@ -64,64 +61,122 @@ pub(super) enum Connection {
 
 #[derive(Debug)]
 pub(super) struct Up {
+    id: ConnectionId,
+    stream: Arc<TcpStream>,
+    inputs: mpsc::Sender<Input>,
     /// Aborts the reader when dropped.
     _reader: AbortOnDrop,
-    writer: Option<JoinHandle<()>>,
-    output: mpsc::Sender<Output>,
-    /// Chunks handed over and not written yet.
-    in_flight: usize,
+    /// What the kernel has not taken yet.
+    unsent: VecDeque<Bytes>,
+    /// There while the kernel takes nothing.
+    waiting: Option<AbortOnDrop>,
 }
 
 impl Up {
-    /// Starts reading and writing.
+    /// Starts reading.
     pub(super) fn start(id: ConnectionId, stream: TcpStream, inputs: &mpsc::Sender<Input>) -> Self {
         // Only latency is lost if the option cannot be set.
         let _ = stream.set_nodelay(true);
-        let (read, write) = stream.into_split();
-        let (output, queue) = mpsc::channel(WRITER_QUEUE);
-        let reader = tokio::spawn(read_all(id, read, inputs.clone()));
-        let writer = tokio::spawn(write_all(id, write, queue, inputs.clone()));
-        Self { _reader: AbortOnDrop::new(&reader), writer: Some(writer), output, in_flight: 0 }
-    }
-
-    /// Whether it can take bytes now.
-    pub(super) const fn has_room(&self) -> bool {
-        self.in_flight == 0
-    }
-
-    pub(super) fn send(&mut self, bytes: Bytes) {
-        // There is room in the queue because nothing is in flight; a writer that has ended has
-        // reported so.
-        if self.output.try_send(Output::Bytes(bytes)).is_ok() {
-            self.in_flight += 1;
+        let stream = Arc::new(stream);
+        let reader = tokio::spawn(read_all(id, Arc::clone(&stream), inputs.clone()));
+        Self {
+            id,
+            stream,
+            inputs: inputs.clone(),
+            _reader: AbortOnDrop::new(&reader),
+            unsent: VecDeque::new(),
+            waiting: None,
         }
     }
 
-    pub(super) const fn written(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    /// Writes what `next` gives until it gives nothing, or the kernel takes no more; then
+    /// [`Input::Writable`] comes when it does.
+    pub(super) fn write(&mut self, mut next: impl FnMut() -> Option<Bytes>) -> io::Result<()> {
+        if self.waiting.is_some() {
+            return Ok(());
+        }
+        loop {
+            let mut octets: usize = self.unsent.iter().map(Bytes::len).sum();
+            while self.unsent.len() < WRITE_PIECES && octets < WRITE_OCTETS {
+                let Some(piece) = next() else { break };
+                octets += piece.len();
+                self.unsent.push_back(piece);
+            }
+            if self.unsent.is_empty() {
+                return Ok(());
+            }
+            match write_some(&self.stream, &mut self.unsent) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait();
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The kernel takes bytes again.
+    pub(super) fn writable(&mut self) {
+        self.waiting = None;
+    }
+
+    fn wait(&mut self) {
+        let (id, stream, inputs) = (self.id, Arc::clone(&self.stream), self.inputs.clone());
+        let task = tokio::spawn(async move {
+            // An error is found by the next write.
+            let _ = stream.writable().await;
+            let _ = inputs.send(Input::Writable { id }).await;
+        });
+        self.waiting = Some(AbortOnDrop::new(&task));
     }
 
     /// Ends the connection. The returned task is gone once the last bytes are, or cannot be.
-    pub(super) fn close(mut self, last: Bytes) -> Option<JoinHandle<()>> {
-        let mut writer = self.writer.take()?;
-        if self.output.try_send(Output::Last(last)).is_err() {
-            writer.abort();
-        }
-        Some(tokio::spawn(async move {
+    pub(super) fn close(mut self, last: Bytes) -> JoinHandle<()> {
+        let stream = Arc::clone(&self.stream);
+        let mut unsent = std::mem::take(&mut self.unsent);
+        // A message that was begun has to be ended, the others do not matter any more; which
+        // is which is not known here, and there are few.
+        unsent.extend((!last.is_empty()).then_some(last));
+        tokio::spawn(async move {
             // Nothing is left to do for a peer that does not take its last words.
-            if tokio::time::timeout(LAST_WORDS, &mut writer).await.is_err() {
-                writer.abort();
-            }
-        }))
+            let _ = tokio::time::timeout(LAST_WORDS, write_last(&stream, unsent)).await;
+        })
     }
 }
 
-impl Drop for Up {
-    fn drop(&mut self) {
-        if let Some(writer) = &self.writer {
-            writer.abort();
+/// Hands bytes to the kernel, and takes those that it took off the queue.
+fn write_some(stream: &TcpStream, unsent: &mut VecDeque<Bytes>) -> io::Result<()> {
+    let pieces: Vec<IoSlice<'_>> =
+        unsent.iter().take(WRITE_PIECES).map(|b| IoSlice::new(b)).collect();
+    let mut wrote = match &pieces[..] {
+        [one] => stream.try_write(one)?,
+        all => stream.try_write_vectored(all)?,
+    };
+    while wrote > 0
+        && let Some(first) = unsent.front_mut()
+    {
+        let part = wrote.min(first.len());
+        first.advance(part);
+        wrote -= part;
+        if first.is_empty() {
+            unsent.pop_front();
         }
     }
+    Ok(())
+}
+
+async fn write_last(stream: &TcpStream, mut unsent: VecDeque<Bytes>) -> io::Result<()> {
+    while !unsent.is_empty() {
+        stream.writable().await?;
+        match write_some(stream, &mut unsent) {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+            _ => {}
+        }
+    }
+    // The peer has to see the end even while the reader still holds the socket.
+    nix::sys::socket::shutdown(stream.as_raw_fd(), nix::sys::socket::Shutdown::Write)?;
+    Ok(())
 }
 
 /// Starts to connect.
@@ -176,18 +231,16 @@ pub(super) fn secure(
         .map_err(|e| failed("the kernel does not take the TTL", e))
 }
 
-async fn read_all(id: ConnectionId, read: OwnedReadHalf, inputs: mpsc::Sender<Input>) {
+async fn read_all(id: ConnectionId, stream: Arc<TcpStream>, inputs: mpsc::Sender<Input>) {
     let why = loop {
-        if let Err(e) = read.readable().await {
+        if let Err(e) = stream.readable().await {
             break e.to_string();
         }
-        let mut buffer = BytesMut::with_capacity(READ_CHUNK);
-        match read.try_read_buf(&mut buffer) {
-            Ok(0) => break "closed by the peer".to_owned(),
-            Ok(_) => {
+        match read(&stream) {
+            Ok(None) => break "closed by the peer".to_owned(),
+            Ok(Some(bytes)) => {
                 // Waiting here when the owner is busy is what slows the sender down.
-                let input = Input::Received { id, bytes: buffer.freeze() };
-                if inputs.send(input).await.is_err() {
+                if inputs.send(Input::Received { id, bytes }).await.is_err() {
                     return;
                 }
             }
@@ -198,30 +251,14 @@ async fn read_all(id: ConnectionId, read: OwnedReadHalf, inputs: mpsc::Sender<In
     let _ = inputs.send(Input::Closed { id, why }).await;
 }
 
-async fn write_all(
-    id: ConnectionId,
-    mut write: OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Output>,
-    inputs: mpsc::Sender<Input>,
-) {
-    while let Some(output) = queue.recv().await {
-        match output {
-            Output::Bytes(bytes) => match write.write_all(&bytes).await {
-                Ok(()) => {
-                    let _ = inputs.send(Input::Written { id }).await;
-                }
-                Err(e) => {
-                    let _ = inputs.send(Input::Closed { id, why: e.to_string() }).await;
-                    return;
-                }
-            },
-            Output::Last(bytes) => {
-                // The connection ends either way.
-                if write.write_all(&bytes).await.is_ok() {
-                    let _ = write.shutdown().await;
-                }
-                return;
-            }
-        }
+/// Reads what is there; `None` at the end. A thread has one buffer for all its connections, so
+/// that what is queued is as large as what came and no larger.
+fn read(stream: &TcpStream) -> io::Result<Option<Bytes>> {
+    thread_local! {
+        static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
     }
+    BUFFER.with_borrow_mut(|buffer| {
+        let octets = stream.try_read(buffer)?;
+        Ok((octets > 0).then(|| Bytes::copy_from_slice(&buffer[..octets])))
+    })
 }

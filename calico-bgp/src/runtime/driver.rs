@@ -20,8 +20,10 @@ use crate::speaker::{ConnectionId, Speaker, SpeakerAction, SpeakerEvent};
 const INPUT_QUEUE: usize = 128;
 /// Connections that wait to be looked at.
 const ACCEPT_QUEUE: usize = 8;
-/// Inputs worked off before output is looked at.
+/// Inputs worked off at once.
 const INPUT_BATCH: usize = 64;
+/// Longest time in which inputs are taken in before output is looked at.
+const INPUT_TIME: Duration = Duration::from_millis(10);
 /// Longest wait without any deadline.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -58,6 +60,8 @@ impl Driver {
                 (AbortOnDrop::new(&task), task)
             })
             .collect();
+        let mut speaker = speaker;
+        speaker.set_following(false);
         Self {
             speaker,
             connections: HashMap::new(),
@@ -88,7 +92,7 @@ impl Driver {
                 },
                 Some(accepted) = self.accepted.recv() => self.accept(accepted),
                 _ = self.inputs.recv_many(&mut batch, INPUT_BATCH) => {
-                    batch.drain(..).for_each(|input| self.take(input));
+                    self.take_all(&mut batch).await;
                 }
                 () = self.new_subscribers.wake.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
@@ -132,6 +136,7 @@ impl Driver {
     /// Does all that the speaker wants done now.
     fn pump(&mut self) {
         for shared in self.new_subscribers.take() {
+            self.speaker.set_following(true);
             if self.speaker.is_converged() {
                 // What changed before it came is in the listing.
                 self.publish();
@@ -139,32 +144,36 @@ impl Driver {
             }
             self.subscribers.push(shared);
         }
-        while let Some(action) = self.speaker.poll_action() {
-            match action {
-                SpeakerAction::Connect { id, remote, local, transport } => {
-                    let connection = connect(id, remote, local, transport, &self.input);
-                    self.connections.insert(id, connection);
+        loop {
+            while let Some(action) = self.speaker.poll_action() {
+                match action {
+                    SpeakerAction::Connect { id, remote, local, transport } => {
+                        let connection = connect(id, remote, local, transport, &self.input);
+                        self.connections.insert(id, connection);
+                    }
+                    SpeakerAction::Close { id, last } => self.close(id, last),
                 }
-                SpeakerAction::Close { id, last } => self.close(id, last),
             }
-        }
-        for (id, connection) in &mut self.connections {
-            if let Connection::Up(up) = connection
-                && up.has_room()
-                && let Some(bytes) = self.speaker.poll_transmit(*id)
-            {
-                up.send(bytes);
-            }
+            // A connection that turns out to be gone leads to more actions.
+            let Some(id) = self.speaker.poll_writable() else { break };
+            self.transmit(id);
         }
         self.publish();
     }
 
+    /// Writes as much as the kernel takes.
+    fn transmit(&mut self, id: ConnectionId) {
+        let Some(Connection::Up(up)) = self.connections.get_mut(&id) else { return };
+        if let Err(e) = up.write(|| self.speaker.poll_transmit(id)) {
+            self.connections.remove(&id);
+            self.speaker.handle_closed(Instant::now(), id, &e.to_string());
+        }
+    }
+
     fn close(&mut self, id: ConnectionId, last: Bytes) {
-        if let Some(Connection::Up(up)) = self.connections.remove(&id)
-            && let Some(writer) = up.close(last)
-        {
+        if let Some(Connection::Up(up)) = self.connections.remove(&id) {
             self.closing.retain(|w| !w.is_finished());
-            self.closing.push(writer);
+            self.closing.push(up.close(last));
         }
     }
 
@@ -175,6 +184,9 @@ impl Driver {
                 SpeakerEvent::RouteChanged { prefix, route } => {
                     // A subscription that was dropped is held by nobody but this list.
                     self.subscribers.retain(|s| Arc::strong_count(s) > 1);
+                    if self.subscribers.is_empty() {
+                        self.speaker.set_following(false);
+                    }
                     self.subscribers.iter().for_each(|s| s.change(prefix, route.as_ref()));
                 }
                 SpeakerEvent::Converged => {
@@ -208,6 +220,28 @@ impl Driver {
         }
     }
 
+    /// Takes in what has arrived and what arrives meanwhile, for a short time: the fewer
+    /// batches, the less is written.
+    async fn take_all(&mut self, batch: &mut Vec<Input>) {
+        let until = Instant::now() + INPUT_TIME;
+        loop {
+            batch.drain(..).for_each(|input| self.take(input));
+            // The readers have their turn.
+            tokio::task::yield_now().await;
+            while batch.len() < INPUT_BATCH
+                && let Ok(input) = self.inputs.try_recv()
+            {
+                batch.push(input);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            if Instant::now() >= until {
+                return batch.drain(..).for_each(|input| self.take(input));
+            }
+        }
+    }
+
     fn take(&mut self, input: Input) {
         let now = Instant::now();
         match input {
@@ -237,9 +271,10 @@ impl Driver {
                     self.speaker.handle_bytes(now, id, &bytes);
                 }
             }
-            Input::Written { id } => {
+            Input::Writable { id } => {
                 if let Some(Connection::Up(up)) = self.connections.get_mut(&id) {
-                    up.written();
+                    up.writable();
+                    self.transmit(id);
                 }
             }
             Input::Closed { id, why } => {

@@ -1,5 +1,6 @@
 //! One TCP connection of a peering.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -43,6 +44,10 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) framer: Framer,
     pub(super) negotiated: Option<Box<Negotiated>>,
+    /// Whole messages that were handed over, before those in `out`.
+    queue: VecDeque<Bytes>,
+    /// Octets in `queue`.
+    queued: usize,
     out: BytesMut,
     hold_at: Option<Instant>,
     keepalive_at: Option<Instant>,
@@ -58,6 +63,8 @@ impl Connection {
             phase: Phase::Connecting,
             framer: Framer::default(),
             negotiated: None,
+            queue: VecDeque::new(),
+            queued: 0,
             out: BytesMut::new(),
             hold_at: Some(deadline),
             keepalive_at: None,
@@ -109,17 +116,36 @@ impl Connection {
         }
     }
 
-    pub(super) const fn out(&mut self) -> &mut BytesMut {
-        &mut self.out
+    /// Queues encoded messages, which may be shared with other connections.
+    pub(super) fn push(&mut self, messages: Bytes) {
+        if !self.out.is_empty() {
+            let earlier = self.out.split().freeze();
+            self.enqueue(earlier);
+        }
+        self.enqueue(messages);
+    }
+
+    fn enqueue(&mut self, messages: Bytes) {
+        self.queued += messages.len();
+        self.queue.push_back(messages);
     }
 
     pub(super) fn pending(&self) -> usize {
-        self.out.len()
+        self.queued + self.out.len()
     }
 
     pub(super) fn take_out(&mut self) -> Option<Bytes> {
         self.stalled_since = None;
-        (!self.out.is_empty()).then(|| self.out.split().freeze())
+        if let Some(messages) = self.queue.pop_front() {
+            self.queued -= messages.len();
+            return Some(messages);
+        }
+        (!self.out.is_empty()).then(|| std::mem::take(&mut self.out).freeze())
+    }
+
+    /// The last bytes: routes that are still queued do not matter any more.
+    pub(super) fn take_last(&mut self) -> Bytes {
+        std::mem::take(&mut self.out).freeze()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -135,7 +161,7 @@ impl Connection {
             });
         }
         if self.keepalive_at.is_some_and(|at| at <= now) {
-            if self.out.is_empty() {
+            if self.pending() == 0 {
                 self.keepalive(now);
             } else {
                 // Unsent bytes tell the peer as much as a KEEPALIVE once they go out.

@@ -215,7 +215,7 @@ impl Peering {
                 debug_assert!(sent.is_ok(), "a NOTIFICATION without data always fits");
             }
         }
-        let last = c.take_out().unwrap_or_default();
+        let last = c.take_last();
         self.actions.push_back(Action::Close { serial, last });
         self.forget(now, serial, reason);
     }

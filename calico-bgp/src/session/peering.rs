@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::connection::{Connection, Direction, Expired, Phase};
 use super::machine::{ERROR_WAIT, collision, sent};
@@ -245,12 +245,18 @@ impl Peering {
         self.connection(serial)?.take_out()
     }
 
-    /// The output of the established session, to append encoded UPDATEs to. Look at its length
-    /// first: whoever appends without end to a peer that does not read pays with memory.
-    pub fn output(&mut self) -> Option<(&mut BytesMut, Negotiated)> {
-        let c = self.connections.iter_mut().find(|c| c.phase == Phase::Established)?;
-        let negotiated = c.negotiated.as_deref().cloned()?;
-        Some((c.out(), negotiated))
+    /// Queues encoded messages for the established session. Look at
+    /// [`pending_output`](Self::pending_output) first: whoever queues without end for a peer
+    /// that does not read pays with memory.
+    pub fn push_output(&mut self, messages: Bytes) {
+        if let Some(c) = self.connections.iter_mut().find(|c| c.phase == Phase::Established) {
+            c.push(messages);
+        }
+    }
+
+    /// Connections that have something to send.
+    pub fn transmitting(&self) -> impl Iterator<Item = u32> {
+        self.connections.iter().filter(|c| c.pending() > 0).map(|c| c.serial)
     }
 
     /// Octets queued for the established session and not fetched yet.

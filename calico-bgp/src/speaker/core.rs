@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use ipnet::IpNet;
 
-use super::events::write_batch;
 use super::peer::Peer;
 use super::{
     AcceptError, Config, ConfigError, ConnectionId, DynamicPeers, PeerChanges, PeerConfig,
@@ -16,10 +14,6 @@ use super::{
 use crate::rib::{BestRoute, PeerId, Rib, RouteView};
 use crate::wire::{CeaseCode, Notification, NotificationCode, PathAttributes};
 
-/// No more UPDATEs are written for a peer while this many octets wait to be sent to it.
-const OUTPUT_HIGH_WATER: usize = 64 * 1024;
-/// Changed prefixes looked at in one go.
-const EXPORT_BATCH: usize = 4096;
 /// After a restart, peers that are not up by then are not waited for.
 const SETTLE_TIME: Duration = Duration::from_secs(12);
 
@@ -47,6 +41,10 @@ pub struct Speaker {
     pub(super) deferral: Option<Deferral>,
     pub(super) actions: VecDeque<SpeakerAction>,
     pub(super) events: VecDeque<SpeakerEvent>,
+    /// Connections that may have something to send.
+    pub(super) writable: BTreeSet<ConnectionId>,
+    /// Deadlines of peers.
+    pub(super) timers: BTreeSet<(Instant, PeerId)>,
 }
 
 impl Speaker {
@@ -72,6 +70,8 @@ impl Speaker {
             deferral,
             actions: VecDeque::new(),
             events: VecDeque::new(),
+            writable: BTreeSet::new(),
+            timers: BTreeSet::new(),
         })
     }
 
@@ -189,7 +189,10 @@ impl Speaker {
         let Some(peer) = id.and_then(|id| self.peers.get_mut(id)) else { return false };
         let families = peer.peering.negotiated().map(|n| n.families.clone()).unwrap_or_default();
         let asked = families.iter().filter(|f| peer.peering.send_route_refresh(**f));
-        asked.count() > 0
+        let asked = asked.count() > 0;
+        let id = peer.id;
+        self.note_output(id);
+        asked
     }
 
     /// Someone connected.
@@ -247,17 +250,14 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(&id.peer) {
             peer.peering.handle_closed(now, id.serial, why);
         }
+        self.writable.remove(&id);
         self.settle(now, id.peer);
     }
 
     /// A deadline passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<PeerId> = self
-            .peers
-            .values()
-            .filter(|p| next_deadline(p).is_some_and(|at| at <= now))
-            .map(|p| p.id)
-            .collect();
+        let due = self.timers.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<PeerId> = due.map(|(_, id)| *id).collect();
         for id in due {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.peering.handle_timeout(now);
@@ -272,12 +272,18 @@ impl Speaker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deferral =
             self.deferral.as_ref().map(|d| if d.settled { d.until } else { d.settled_at });
-        self.peers.values().filter_map(next_deadline).chain(deferral).min()
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(deferral).min()
     }
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<SpeakerAction> {
         self.actions.pop_front()
+    }
+
+    /// Whether [`SpeakerEvent::RouteChanged`] is told; it is unless this says otherwise. What
+    /// changes in the meantime is not told later.
+    pub fn set_following(&mut self, following: bool) {
+        self.rib.set_following(following);
     }
 
     /// The next thing that happened.
@@ -287,25 +293,6 @@ impl Speaker {
         }
         let prefix = self.rib.poll_change()?;
         Some(SpeakerEvent::RouteChanged { prefix, route: self.rib.best(&prefix) })
-    }
-
-    /// Bytes for a connection. Ask only when it can take some: UPDATEs are written here, from
-    /// the table as it is now.
-    pub fn poll_transmit(&mut self, id: ConnectionId) -> Option<Bytes> {
-        let peer = self.peers.get_mut(&id.peer)?;
-        if self.deferral.is_none() && peer.peering.established_serial() == Some(id.serial) {
-            while self.rib.has_export(id.peer) && peer.peering.pending_output() < OUTPUT_HIGH_WATER
-            {
-                let batch = self.rib.poll_export(id.peer, EXPORT_BATCH);
-                write_batch(peer, &batch, &mut self.rib, &mut self.events);
-            }
-            if !peer.refreshing.is_empty() && !self.rib.has_export(id.peer) {
-                for family in std::mem::take(&mut peer.refreshing) {
-                    peer.peering.send_refresh_mark(family, true);
-                }
-            }
-        }
-        peer.peering.poll_transmit(id.serial)
     }
 
     /// The peers, in the order in which they were configured.
@@ -322,8 +309,4 @@ impl Speaker {
     pub fn best_routes(&self) -> impl Iterator<Item = BestRoute> {
         self.rib.best_routes()
     }
-}
-
-fn next_deadline(peer: &Peer) -> Option<Instant> {
-    [peer.peering.poll_timeout(), peer.helper.poll_timeout()].into_iter().flatten().min()
 }

@@ -1,18 +1,15 @@
 //! What a speaker does with what its peerings say.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
-
-use ipnet::IpNet;
 
 use super::peer::Peer;
 use super::{
     ConnectionId, Expiry, LimitAction, LimitLevel, PeerConfig, Speaker, SpeakerAction, SpeakerEvent,
 };
-use crate::rib::{ExportBatch, PeerId, Rib};
+use crate::rib::PeerId;
 use crate::session::{Action, DownReason, Negotiated, PeeringEvent, State};
-use crate::wire::{CeaseCode, Family, Notification, NotificationCode, Update, UpdatePacker};
+use crate::wire::{CeaseCode, Family, Notification, NotificationCode, Update};
 
 impl Speaker {
     pub(super) fn add(&mut self, now: Instant, config: PeerConfig) -> PeerId {
@@ -34,7 +31,9 @@ impl Speaker {
             peer.peering.stop(now, Some(Notification::new(NotificationCode::Cease(code))));
         }
         self.settle(now, id);
-        self.peers.remove(&id);
+        if let Some(Peer { deadline: Some(at), .. }) = self.peers.remove(&id) {
+            self.timers.remove(&(at, id));
+        }
         self.rib.remove_peer(id);
         self.check_deferral(now);
     }
@@ -54,14 +53,30 @@ impl Speaker {
                     transport: peer.config.transport(),
                 },
                 Action::Close { serial, last } => {
-                    SpeakerAction::Close { id: ConnectionId { peer: id, serial }, last }
+                    let id = ConnectionId { peer: id, serial };
+                    self.writable.remove(&id);
+                    SpeakerAction::Close { id, last }
                 }
             });
+        }
+        let deadline = peer.poll_timeout();
+        if deadline != peer.deadline {
+            let before = std::mem::replace(&mut peer.deadline, deadline);
+            before.into_iter().for_each(|at| _ = self.timers.remove(&(at, id)));
+            self.timers.extend(deadline.map(|at| (at, id)));
         }
         if peer.is_forgettable() {
             let key = peer.key();
             self.remove(now, key, CeaseCode::PeerDeconfigured);
         }
+        self.note_output(id);
+    }
+
+    /// Notes the connections of a peer that have something to send.
+    pub(super) fn note_output(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let serials = peer.peering.transmitting();
+        self.writable.extend(serials.map(|serial| ConnectionId { peer: id, serial }));
     }
 
     fn handle_event(&mut self, now: Instant, id: PeerId, event: PeeringEvent) {
@@ -220,43 +235,4 @@ impl Speaker {
             self.events.push_back(SpeakerEvent::Converged);
         }
     }
-}
-
-/// Writes a batch into the output of an established session.
-pub(super) fn write_batch(
-    peer: &mut Peer,
-    batch: &ExportBatch,
-    rib: &mut Rib,
-    events: &mut VecDeque<SpeakerEvent>,
-) {
-    let (id, key) = (peer.id, peer.key());
-    let Some((out, negotiated)) = peer.peering.output() else { return };
-    for family in negotiated.families {
-        let of_family = |prefixes: &[IpNet]| -> Vec<IpNet> {
-            prefixes.iter().filter(|p| Family::of_prefix(p) == family).copied().collect()
-        };
-        let packer = UpdatePacker::new(&negotiated.context, family);
-        let withdrawn = of_family(&batch.withdraw);
-        let fits = packer.withdraw(&withdrawn, out);
-        debug_assert!(fits.is_ok(), "a withdrawal always fits");
-        for (attributes, prefixes) in &batch.announce {
-            let prefixes = of_family(prefixes);
-            if prefixes.is_empty() {
-                continue;
-            }
-            if let Err(error) = packer.announce(attributes, &prefixes, out) {
-                // The peer must not keep an older version of what it cannot be told.
-                let fits = packer.withdraw(&prefixes, out);
-                debug_assert!(fits.is_ok(), "a withdrawal always fits");
-                rib.unexport(id, &prefixes);
-                let routes = prefixes.len();
-                events.push_back(SpeakerEvent::NotSent { peer: key, routes, error });
-            }
-        }
-    }
-    for family in &batch.end_of_rib {
-        peer.peering.send_end_of_rib(*family);
-        peer.listed.push(*family);
-    }
-    peer.counters.batches_sent += 1;
 }

@@ -2,8 +2,9 @@
 //!
 //! [`Speaker`] owns no socket and reads no clock. A driver pushes inputs with `handle_*` and
 //! drains `poll_action`, `poll_event` and, for each connection that can take bytes,
-//! `poll_transmit`. UPDATEs are written only when they are fetched, so a peer that does not read
-//! costs a set of changed prefixes and nothing more.
+//! `poll_transmit`; `poll_writable` says which of many have any. UPDATEs are written only when
+//! somebody fetches them, and once for all peers that are to hear the same. A peer that does not
+//! read costs a megabyte of them at most, and then a position in the log of changes.
 
 mod config;
 mod config_error;
@@ -13,6 +14,7 @@ mod event;
 mod events;
 mod graceful;
 mod limits;
+mod output;
 mod peer;
 mod transport;
 

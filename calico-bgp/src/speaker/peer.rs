@@ -77,6 +77,8 @@ pub(super) struct Peer {
     pub(super) listed: Vec<Family>,
     /// Families that it is told again, with marks (RFC 7313).
     pub(super) refreshing: Vec<Family>,
+    /// The deadline that the speaker has noted for it.
+    pub(super) deadline: Option<Instant>,
     local_address: Option<IpAddr>,
     /// Local addresses of the latest connections.
     locals: Vec<(u32, IpAddr)>,
@@ -107,6 +109,7 @@ impl Peer {
             level: LimitLevel::Fine,
             listed: Vec::new(),
             refreshing: Vec::new(),
+            deadline: None,
             local_address: None,
             locals: Vec::new(),
         }
@@ -119,6 +122,16 @@ impl Peer {
     /// Whether it came by itself and has gone.
     pub(super) const fn is_forgettable(&self) -> bool {
         self.dynamic && self.peering.is_vacant() && !self.helper.is_active()
+    }
+
+    /// When it wants to be woken.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.peering.poll_timeout(), self.helper.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Whether nothing waits to be sent to it.
+    pub(super) fn has_fetched_all(&self) -> bool {
+        self.peering.pending_output() == 0
     }
 
     /// Notes the local address of a connection; a peering has at most three at a time.
@@ -154,6 +167,7 @@ impl Peer {
                     extended_next_hop: n.extended_next_hop,
                     long_lived: n.long_lived.is_some(),
                     interface: self.config.interface.clone(),
+                    format: n.context.clone(),
                 }
             }),
         }

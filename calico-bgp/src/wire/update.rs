@@ -11,7 +11,7 @@ use super::{
 };
 
 /// What was negotiated that changes how messages are read and written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UpdateContext {
     /// AS numbers take four octets (RFC 6793).
     pub four_octet_as: bool,

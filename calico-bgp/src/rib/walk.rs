@@ -1,0 +1,204 @@
+//! Adj-RIB-Out: what a group has to be told next.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use ipnet::IpNet;
+
+use super::adj_out::{Group, GroupId, Profile, Why};
+use super::destinations::Slot;
+use super::export::Exporter;
+use super::path::Path;
+use super::told::Told;
+use super::{Audience, GroupBatch, PeerId, Rib};
+use crate::wire::{Family, PathAttributes};
+
+impl Rib {
+    /// What the group of a peer has to be told next, from at most `limit` changed prefixes.
+    /// Other members that are not `ready` leave the group, and ready ones that are as far join.
+    pub fn poll_group(
+        &mut self,
+        id: PeerId,
+        limit: usize,
+        mut ready: impl FnMut(PeerId) -> bool,
+    ) -> GroupBatch {
+        let Some(gid) = self.group_of(id) else { return GroupBatch::default() };
+        self.split_busy(gid, |m| m == id || ready(m));
+        self.merge(gid, &mut ready);
+        let Some(mut group) = self.groups.remove(&gid) else { return GroupBatch::default() };
+        let batch = self.walk(gid, &mut group, limit);
+        self.groups.insert(gid, group);
+        self.trim();
+        batch
+    }
+
+    /// What was announced to the group of a peer could not be sent after all.
+    pub fn unexport(&mut self, id: PeerId, prefixes: &[IpNet]) {
+        let Some(group) = self.group_of(id).and_then(|gid| self.groups.get_mut(&gid)) else {
+            return;
+        };
+        for slot in prefixes.iter().filter_map(|p| self.table.find(p)) {
+            group.told.set(slot, None);
+        }
+    }
+
+    fn split_busy(&mut self, gid: GroupId, mut ready: impl FnMut(PeerId) -> bool) {
+        let Some(group) = self.groups.get(&gid) else { return };
+        let busy: Vec<PeerId> = group.members.iter().copied().filter(|m| !ready(*m)).collect();
+        if !busy.is_empty() {
+            self.split(gid, &busy);
+        }
+    }
+
+    fn walk(&self, gid: GroupId, group: &mut Group, limit: usize) -> GroupBatch {
+        let mut walk =
+            Walk { rib: self, gid, batch: Batch::default(), exporter: Exporter::default() };
+        let mut left = limit;
+        while let Some(mut backlog) = group.backlog.take() {
+            if left == 0 {
+                group.backlog = Some(backlog);
+                break;
+            }
+            let slot = backlog.next;
+            if slot >= self.table.slots() {
+                break;
+            }
+            backlog.next += 1;
+            let destination = self.table.get(slot);
+            let meant = match &backlog.why {
+                Why::Again(Some(family)) => Family::of_prefix(&destination.prefix) == *family,
+                _ => true,
+            };
+            if meant && self.table.is_pending(slot, group.position) {
+                // It comes with the log, and must not be passed over there as known.
+                group.told.outdate(slot);
+            } else if meant && !destination.paths.is_empty() {
+                left -= 1;
+                walk.tell(group, slot, &backlog.why);
+            }
+            group.backlog = Some(backlog);
+        }
+        if group.backlog.is_none() {
+            let mut position = group.position;
+            while left > 0
+                && let Some(slot) = self.table.follow(&mut position)
+            {
+                left -= 1;
+                walk.tell(group, slot, &Why::New);
+            }
+            group.position = position;
+        }
+        let mut batch = walk.batch.finish();
+        if group.backlog.is_none() && group.position == self.table.end() {
+            batch.end_of_rib = std::mem::take(&mut group.end_of_rib);
+        }
+        batch.members = group.members.clone();
+        batch
+    }
+}
+
+/// One batch in the making.
+struct Walk<'a> {
+    rib: &'a Rib,
+    gid: GroupId,
+    batch: Batch,
+    exporter: Exporter,
+}
+
+impl Walk<'_> {
+    /// Compares what a group knows of a destination with what it is to know.
+    fn tell(&mut self, group: &mut Group, slot: Slot, why: &Why) {
+        let destination = self.rib.table.get(slot);
+        let best = destination.paths.first().filter(|_| destination.active > 0);
+        let before = group.told.get(slot);
+        let known = before.is_some() && before == best.map(Told::of);
+        if known && matches!(why, Why::New) {
+            return;
+        }
+        let prefix = &destination.prefix;
+        let sent = best.and_then(|best| self.export(&group.profile, prefix, best));
+        let (Some(best), Some(sent)) = (best, sent) else {
+            if let Some(before) = group.told.set(slot, None) {
+                let to = self.all_but(before.source);
+                self.batch.withdraw(to, *prefix);
+            }
+            return;
+        };
+        if let Why::Changed(earlier) = why
+            && known
+            && Exporter::default().export(self.rib, earlier, prefix, best).as_ref() == Some(&sent)
+        {
+            return;
+        }
+        group.told.set(slot, Some(Told::of(best)));
+        let to = self.all_but(best.source);
+        self.batch.announce(sent, to, *prefix);
+        // The source itself must forget what it heard from others.
+        if before.is_some_and(|b| b.source != best.source)
+            && let Audience::AllBut(source) = to
+        {
+            self.batch.withdraw(Audience::Only(source), *prefix);
+        }
+    }
+
+    fn export(
+        &mut self,
+        profile: &Profile,
+        prefix: &IpNet,
+        best: &Path,
+    ) -> Option<Arc<PathAttributes>> {
+        let family = Family::of_prefix(prefix);
+        if !profile.families.contains(&family) {
+            return None;
+        }
+        self.exporter.export(self.rib, profile, prefix, best)
+    }
+
+    /// Split horizon: nobody hears back what it said.
+    fn all_but(&self, source: PeerId) -> Audience {
+        if self.rib.group_of(source) == Some(self.gid) {
+            Audience::AllBut(source)
+        } else {
+            Audience::All
+        }
+    }
+}
+
+/// Collects prefixes by what goes with them.
+#[derive(Default)]
+struct Batch {
+    batch: GroupBatch,
+    announced: HashMap<(*const PathAttributes, Audience), usize>,
+    withdrawn: HashMap<Audience, usize>,
+    /// Routes with the same attributes come in rows.
+    last: Option<(*const PathAttributes, Audience, usize)>,
+}
+
+impl Batch {
+    fn announce(&mut self, attributes: Arc<PathAttributes>, to: Audience, prefix: IpNet) {
+        let set = Arc::as_ptr(&attributes);
+        let announce = &mut self.batch.announce;
+        let at = match self.last {
+            Some((last, audience, at)) if last == set && audience == to => at,
+            _ => *self.announced.entry((set, to)).or_insert_with(|| {
+                announce.push((attributes, to, Vec::new()));
+                announce.len() - 1
+            }),
+        };
+        self.last = Some((set, to, at));
+        announce[at].2.push(prefix);
+    }
+
+    fn withdraw(&mut self, to: Audience, prefix: IpNet) {
+        let withdraw = &mut self.batch.withdraw;
+        let at = *self.withdrawn.entry(to).or_insert_with(|| {
+            withdraw.push((to, Vec::new()));
+            withdraw.len() - 1
+        });
+        withdraw[at].1.push(prefix);
+    }
+
+    fn finish(self) -> GroupBatch {
+        self.batch
+    }
+}
