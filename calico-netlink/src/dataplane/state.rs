@@ -198,6 +198,11 @@ impl State {
             }
             Update::Pools(pools) => self.put_pools(&pools),
             Update::Host(host) => self.put_host(host),
+            Update::HostEndpoint(endpoint) => tracing::warn!(
+                "host endpoint {} is NOT protected: this dataplane has no policy for hosts yet",
+                endpoint.name
+            ),
+            Update::HostEndpointRemoved(_) => {}
             Update::InSync => self.in_sync = true,
             Update::LearnedInSync => self.learned_in_sync = true,
             other => tracing::warn!(?other, "an update this dataplane does not know is ignored"),

@@ -182,14 +182,16 @@ impl Host {
             vxlan_from_workloads: vxlan.unwrap_or_default(),
             vxlan_port: vxlan_port.unwrap_or_else(|| HostSettings::default().vxlan_port),
             ipip_from_workloads: ipip.unwrap_or_default(),
-            failsafe_inbound: inbound.map_or_else(|| Failsafe::INBOUND.into(), failsafes),
-            failsafe_outbound: outbound.map_or_else(|| Failsafe::OUTBOUND.into(), failsafes),
+            failsafe_inbound: inbound
+                .map_or_else(|| Failsafe::INBOUND.into(), |ports| failsafes(ports)),
+            failsafe_outbound: outbound
+                .map_or_else(|| Failsafe::OUTBOUND.into(), |ports| failsafes(ports)),
         }
     }
 }
 
 /// Those that make sense; others were refused at the door.
-fn failsafes(ports: &Vec<ProtoPort>) -> Vec<Failsafe> {
+fn failsafes(ports: &[ProtoPort]) -> Vec<Failsafe> {
     ports.iter().filter_map(|port| failsafe(port).ok()).collect()
 }
 
