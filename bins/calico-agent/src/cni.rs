@@ -5,17 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use calico_cni::engine::{Engine, Journal, NetlinkPods, Options, Parts, PolicyGate};
+use calico_cni::engine::{Engine, Journal, NetlinkPods, Options, Parts, PolicyGate, Verdict};
 use calico_core::Datastore;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
 use calico_ipam::Ipam;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::config::Reconcile;
 use crate::progress::Watcher;
 
 /// How often deletions that could not be carried out are tried again.
 const REPLAY: Duration = Duration::from_secs(15);
+
+/// How often addresses are compared with what runs on this node.
+const RECONCILE: Duration = Duration::from_secs(300);
+
+/// When that is tried again, if ADDs were under way or the datastore did not answer.
+const RECONCILE_AGAIN: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl PolicyGate for Watcher {
@@ -70,5 +77,30 @@ pub async fn replay(engine: Arc<Engine>) {
             }
             Err(error) => warn!(%error, "cannot carry out deletions from the journal"),
         }
+    }
+}
+
+/// Compares addresses with what runs on this node, after the start and from time to time.
+pub async fn reconcile(engine: Arc<Engine>, what: Reconcile) {
+    if what == Reconcile::Off {
+        return;
+    }
+    loop {
+        let wait = match engine.reconcile(what == Reconcile::Log).await {
+            Ok(found) if found.busy => RECONCILE_AGAIN,
+            Ok(found) => {
+                let freed = found.suspects.iter().filter(|s| s.verdict == Verdict::Freed).count();
+                if freed > 0 || !found.empty_handles.is_empty() {
+                    let handles = found.empty_handles.len();
+                    info!(freed, handles, "cleaned up after containers that nobody deleted");
+                }
+                RECONCILE
+            }
+            Err(error) => {
+                debug!(%error, "cannot compare addresses with what runs here yet");
+                RECONCILE_AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }

@@ -7,6 +7,7 @@
 //! node = "node1"                      # default: NODENAME, the nodename file, the host name
 //! run_dir = "/var/run/calico"         # sockets: datastore.sock, cni.sock, control.sock
 //! state_dir = "/var/lib/calico"       # journal of the CNI service
+//! reconcile = "free"                  # addresses whose container is gone; or "log", or "off"
 //!
 //! [datastore]                         # exactly one of:
 //! embedded = "/var/lib/calico/datastore"
@@ -32,10 +33,26 @@ pub struct Config {
     /// Directory of what must outlive the agent.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// What to do about addresses whose container is proven to be gone.
+    #[serde(default)]
+    pub reconcile: Reconcile,
     /// The store of the cluster's resources.
     pub datastore: Store,
     /// The BGP speaker; none if absent.
     pub bgp: Option<Bgp>,
+}
+
+/// What to do about addresses of this node whose container is proven to be gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reconcile {
+    /// Free them, a limited number at a time.
+    #[default]
+    Free,
+    /// Only say so in the log, with the evidence.
+    Log,
+    /// Do not look for them.
+    Off,
 }
 
 /// Which store.

@@ -93,6 +93,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(initialize(Arc::clone(&store)));
     let engine = cni::engine(&node, Arc::clone(&store), watcher, &config.journal());
     services.spawn(cni::replay(Arc::clone(&engine)));
+    services.spawn(cni::reconcile(Arc::clone(&engine), config.reconcile));
     let (stop_calls, stopped) = tokio::sync::oneshot::channel::<()>();
     let calls = tokio::spawn(protocol::serve(listen(&config.cni_socket())?, engine, async move {
         drop(stopped.await)

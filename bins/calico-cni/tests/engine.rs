@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use calico_cni::engine::NetworkError;
+use calico_cni::engine::{Evidence, NetworkError, PodNetwork as _, Verdict};
 use calico_cni::protocol::{PROTOCOL, Plugin, Request};
 use calico_cni::spec::Verb;
 use calico_core::datastore::StoreError;
@@ -422,5 +422,66 @@ async fn an_old_deletion_does_not_hit_a_container_that_started_again() {
     assert_eq!(node.engine.replay().await.unwrap().done, 0);
     assert_eq!((node.network.names().len(), node.endpoints().await.len()), (1, 1));
     node.call(Verb::Del, &config, &call).await.unwrap();
+    node.assert_clean().await;
+}
+
+/// Frees what two sources say is gone; the clock goes on by an hour first.
+async fn reconcile(node: &Node, dry_run: bool) -> Vec<(Verdict, Evidence)> {
+    let found = node.engine.reconcile(dry_run).await.unwrap();
+    assert!(!found.busy);
+    found.suspects.into_iter().map(|suspect| (suspect.verdict, suspect.evidence)).collect()
+}
+
+#[tokio::test]
+async fn addresses_whose_container_is_gone_are_freed_and_others_stay() {
+    let node = Node::new().await;
+    let config = config("1.1.0");
+    let (lost, alive, young) = (node.pod("lost", "a"), node.sandbox("alive"), node.sandbox("b"));
+    for call in [&lost, &alive] {
+        node.call(Verb::Add, &config, call).await.unwrap();
+    }
+    assert_eq!(reconcile(&node, false).await, []);
+    node.later(Duration::from_secs(3600));
+    node.call(Verb::Add, &config, &young).await.unwrap();
+    // A reboot, or a runtime that forgot: interface and namespace are gone, the rest is not.
+    for call in [&lost, &young] {
+        node.network.teardown(None, Some(&call.netns), "eth0").await.unwrap();
+        std::fs::remove_file(&call.netns).unwrap();
+    }
+    let evidence = |age| Evidence {
+        endpoint: true,
+        interface: false,
+        namespace: Some(false),
+        age: Some(Duration::from_secs(age)),
+    };
+    let kept = (Verdict::Kept, evidence(0));
+    assert_eq!(reconcile(&node, true).await, [kept.clone(), (Verdict::WouldFree, evidence(3600))]);
+    assert_eq!(node.endpoints().await.len(), 3, "a dry run changes nothing");
+    assert_eq!(reconcile(&node, false).await, [kept.clone(), (Verdict::Freed, evidence(3600))]);
+    assert_eq!(reconcile(&node, false).await, [kept]);
+    node.later(Duration::from_secs(61));
+    assert_eq!(reconcile(&node, false).await, [(Verdict::Freed, evidence(61))]);
+
+    // The container that is there is so in every respect.
+    let after = with(config.clone(), "prevResult", json!({ "ips": [] }));
+    node.call(Verb::Check, &after, &alive).await.unwrap();
+    node.call(Verb::Del, &config, &alive).await.unwrap();
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_successor_is_not_taken_for_its_predecessor() {
+    let node = Node::new().await;
+    let config = config("1.1.0");
+    let (old, new) = (node.pod("old", "web-0"), node.pod("new", "web-0"));
+    node.call(Verb::Add, &config, &old).await.unwrap();
+    node.call(Verb::Add, &config, &new).await.unwrap();
+    std::fs::remove_file(&old.netns).unwrap();
+    node.later(Duration::from_secs(3600));
+    let found = reconcile(&node, false).await;
+    assert_eq!(found.iter().map(|(verdict, _)| verdict).collect::<Vec<_>>(), [&Verdict::Freed]);
+    let handles = node.handles().await;
+    assert_eq!(handles, ["net.new"]);
+    node.call(Verb::Del, &config, &new).await.unwrap();
     node.assert_clean().await;
 }

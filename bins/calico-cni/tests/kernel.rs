@@ -8,9 +8,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use calico_cni::engine::{Engine, Journal, NetlinkPods, NoPolicy, Options, Parts};
+use calico_cni::engine::{Engine, Journal, NetlinkPods, NoPolicy, Options, Parts, Verdict};
 use calico_cni::protocol::serve;
 use calico_core::key::{Key, Scope};
 use calico_core::{Datastore, Kind};
@@ -118,6 +118,11 @@ impl Node {
     }
 
     fn engine(&self) -> Arc<Engine> {
+        self.engine_after(Duration::ZERO)
+    }
+
+    /// An engine for which it is later.
+    fn engine_after(&self, time: Duration) -> Arc<Engine> {
         let store: Arc<dyn Datastore> = Arc::new(EmbeddedStore::open(self.path("store")).unwrap());
         Arc::new(Engine::new(Parts {
             node: "node1".into(),
@@ -126,7 +131,10 @@ impl Node {
             network: Arc::new(NetlinkPods),
             policy: Arc::new(NoPolicy),
             journal: Journal::new(self.path("journal")),
-            options: Options::default(),
+            options: Options {
+                clock: Arc::new(move || SystemTime::now() + time),
+                ..Options::default()
+            },
         }))
     }
 
@@ -274,5 +282,33 @@ fn twenty_pods_at_once_come_and_go() {
         pods.iter().for_each(pings);
         all("DEL");
     });
+    node.assert_clean();
+}
+
+#[test]
+fn after_a_reboot_addresses_come_back_and_those_in_use_stay() {
+    let (Some(node), Some(lost)) = (Node::new(), TestNet::new("pod")) else { return };
+    let Some(alive) = TestNet::new("pod") else { return };
+    let config = node.direct();
+    node.cni("ADD", &config, "lost", lost.netns().path()).unwrap();
+    node.cni("ADD", &config, "alive", alive.netns().path()).unwrap();
+    // The namespace goes, and with it the interface; no DEL ever comes.
+    drop(lost);
+    for _ in 0..500 {
+        // The kernel takes its time.
+        if node.interfaces() == ["calialive"] {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let found = node.net.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(node.engine_after(Duration::from_secs(3600)).reconcile(false)).unwrap()
+    });
+    let verdicts: Vec<_> = found.suspects.iter().map(|s| (s.handle.as_str(), &s.verdict)).collect();
+    assert_eq!(verdicts, [("net.lost", &Verdict::Freed)], "{found:?}");
+    pings(&alive);
+    assert_eq!(node.interfaces(), ["calialive"]);
+    node.cni("DEL", &config, "alive", alive.netns().path()).unwrap();
     node.assert_clean();
 }

@@ -161,7 +161,7 @@ impl Host {
         self.allocator = Arc::new(Allocator::new(self.ipam.clone(), &self.name));
         if let Some((handle, _)) = self.operation.take()
             && !self.running.contains(&handle)
-            && self.containers % 3 > 0
+            && !self.containers.is_multiple_of(3)
         {
             self.dying.insert(handle);
         }
@@ -273,7 +273,7 @@ impl Host {
                 // A failed ADD: the runtime deletes.
                 let _ = allocator.release_by_handle(&name).await;
             }
-            Done { handle: name, addresses: addresses.or(runs.then(Vec::new)) }
+            Done { handle: name, addresses: addresses.or_else(|| runs.then(Vec::new)) }
         };
         (handle, Box::pin(work))
     }

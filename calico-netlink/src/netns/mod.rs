@@ -177,7 +177,7 @@ impl Netns {
     }
 
     /// Whether this is a namespace of the kernel (`nsfs`) at all.
-    pub(crate) fn is_netns(&self) -> bool {
+    pub fn is_netns(&self) -> bool {
         nix::sys::statfs::fstatfs(&self.file)
             .is_ok_and(|system| system.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
     }

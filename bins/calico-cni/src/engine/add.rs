@@ -83,6 +83,7 @@ impl Engine {
         gone: Gone<'_>,
     ) -> Result<CniResult, CniError> {
         let id = self.identity(conf, call);
+        let _attaching = self.attaching.read().await;
         let _lock = self.locks.lock(&id.lock_name()).await;
         still_there(gone)?;
         self.settle(conf, call, &id).await?;
@@ -128,7 +129,7 @@ impl Engine {
                 json.map(|json| Write::create(key.clone(), json)).into_iter().collect()
             }
         };
-        let (addresses, written) = self.assign(conf, id, Box::new(along)).await?;
+        let (addresses, written) = self.assign(conf, call, id, Box::new(along)).await?;
         made.addresses = true;
         made.endpoint = written;
         let written = match written {

@@ -15,12 +15,20 @@ use crate::naming::{Identity, handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
 
+/// Attribute of an address: the container that has it.
+pub(super) const SANDBOX: &str = "sandbox";
+/// Attribute of an address: where the container's network namespace is.
+pub(super) const NETNS: &str = "netns";
+/// Attribute of an address: the pod, told from others of the same name.
+const POD_UID: &str = "pod-uid";
+
 impl Engine {
     /// Assigns the addresses of an attachment; a repeated call gets the same ones. What is to be
     /// written `along` is, unless the answer has no revision.
     pub(super) async fn assign(
         &self,
         conf: &NetConf,
+        call: &Call,
         id: &Identity,
         along: Along,
     ) -> Result<(Vec<IpAddr>, Option<Revision>), CniError> {
@@ -39,6 +47,13 @@ impl Engine {
             .reuse();
         if let Some(pod) = &id.pod {
             request = request.attribute("pod", pod);
+        }
+        // What upstream does not record, and what proves later that the owner is gone.
+        request = request
+            .attribute(SANDBOX, &call.container)
+            .attribute(NETNS, call.netns.display().to_string());
+        if let Some(uid) = call.args.get("K8S_POD_UID") {
+            request = request.attribute(POD_UID, uid);
         }
         request.v4_pools.clone_from(&conf.ipam.ipv4_pools);
         request.v6_pools.clone_from(&conf.ipam.ipv6_pools);
@@ -65,10 +80,11 @@ impl Engine {
     ) -> Result<CniResult, CniError> {
         self.ready().await?;
         let id = self.identity(conf, call);
+        let _attaching = self.attaching.read().await;
         let _lock = self.locks.lock(&id.lock_name()).await;
         still_there(gone)?;
         self.settle(conf, call, &id).await?;
-        let (addresses, _) = self.assign(conf, &id, Box::new(|_| Vec::new())).await?;
+        let (addresses, _) = self.assign(conf, call, &id, Box::new(|_| Vec::new())).await?;
         let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
         let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };
         let ips = nets.iter().map(ip).collect();

@@ -15,6 +15,7 @@ mod ipam;
 mod journal;
 mod locks;
 mod netlink;
+mod reconcile;
 mod traits;
 
 use std::fmt;
@@ -27,12 +28,14 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::ClusterInformation;
 use calico_ipam::{Allocator, Ipam};
+use tokio::sync::RwLock;
 use tracing::{info, warn};
 
 pub use self::del::Replayed;
 pub use self::journal::{DEFAULT_DIRECTORY, Journal, Pending};
 pub(crate) use self::netlink::chain;
 pub use self::netlink::{NetlinkPods, teardown};
+pub use self::reconcile::{Evidence, Reconciled, Suspect, Verdict};
 pub use self::traits::{NetworkError, NoPolicy, PodNetwork, PolicyGate};
 
 use self::batch::Queue;
@@ -110,6 +113,8 @@ pub struct Engine {
     options: Options,
     /// By endpoint: calls about one attachment go one after the other.
     locks: Locks,
+    /// Held by ADDs; whoever looks for what no container has any more waits until there are none.
+    attaching: RwLock<()>,
 }
 
 impl Engine {
@@ -126,6 +131,7 @@ impl Engine {
             journal: parts.journal,
             options: parts.options,
             locks: Locks::default(),
+            attaching: RwLock::default(),
         }
     }
 

@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use calico_netlink::link;
+use calico_netlink::link::{self, LinkFilter};
 use calico_netlink::netns::{Netns, NetnsError};
 use calico_netlink::pod::{self, PodError, PodInterfaces, PodSpec};
-use calico_netlink::rtnl::Connection;
+use calico_netlink::rtnl::{Connection, RtnlError};
 
 use super::traits::{NetworkError, PodNetwork};
 
@@ -41,6 +42,26 @@ impl PodNetwork for NetlinkPods {
 
     async fn check(&self, spec: PodSpec) -> Result<(), NetworkError> {
         blocking(move || Ok(pod::check(&spec).map(drop)?)).await
+    }
+
+    async fn interfaces(&self) -> Result<Option<BTreeSet<String>>, NetworkError> {
+        blocking(|| {
+            let failed = |error: RtnlError| {
+                NetworkError::Failed(format!("cannot list interfaces: {}", chain(&error)))
+            };
+            let mut host = Connection::open().map_err(failed)?;
+            let links = link::list(&mut host, &LinkFilter::default()).map_err(failed)?;
+            Ok(Some(links.into_iter().map(|link| link.name).collect()))
+        })
+        .await
+    }
+
+    fn has_namespace(&self, netns: &Path) -> Option<bool> {
+        match Netns::open(netns) {
+            Ok(netns) => Some(netns.is_netns()),
+            Err(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => Some(false),
+            Err(_) => None,
+        }
     }
 }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -51,6 +52,22 @@ pub trait PodNetwork: fmt::Debug + Send + Sync {
     ///
     /// What is missing or different.
     async fn check(&self, spec: PodSpec) -> Result<(), NetworkError>;
+
+    /// Names of the host's interfaces; `None` if that cannot be told, which is no evidence of
+    /// anything.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not answer.
+    async fn interfaces(&self) -> Result<Option<BTreeSet<String>>, NetworkError> {
+        Ok(None)
+    }
+
+    /// Whether there is a network namespace at `netns`; `None` if that cannot be told.
+    fn has_namespace(&self, netns: &Path) -> Option<bool> {
+        let _ = netns;
+        None
+    }
 }
 
 /// Knows when policy is in force.

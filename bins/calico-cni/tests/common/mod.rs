@@ -2,10 +2,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use calico_cni::engine::{Engine, Journal, NetworkError, Options, Parts, PodNetwork, PolicyGate};
@@ -69,6 +70,14 @@ impl PodNetwork for FakeNetwork {
             _ => Err(NetworkError::Failed(format!("{} is not there", spec.host_ifname))),
         }
     }
+
+    async fn interfaces(&self) -> Result<Option<BTreeSet<String>>, NetworkError> {
+        Ok(Some(self.names().into_iter().collect()))
+    }
+
+    fn has_namespace(&self, netns: &Path) -> Option<bool> {
+        Some(netns.exists())
+    }
 }
 
 /// Says at once what it is told to say.
@@ -97,6 +106,7 @@ pub struct Node {
     pub policy: Arc<FakePolicy>,
     pub engine: Arc<Engine>,
     pub directory: TempDir,
+    seconds: Arc<AtomicU64>,
 }
 
 pub const NODE: &str = "node1";
@@ -115,6 +125,9 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let network = Arc::new(FakeNetwork::default());
         let policy = Arc::new(FakePolicy::default());
+        let seconds = Arc::new(AtomicU64::new(1_700_000_000));
+        let now = Arc::clone(&seconds);
+        let clock = Arc::new(move || UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed)));
         let engine = Engine::new(Parts {
             node: NODE.into(),
             ipam: Ipam::new(Arc::clone(&store), calico_ipam::Options::default()),
@@ -125,10 +138,16 @@ impl Node {
             options: Options {
                 store_patience: Duration::from_millis(200),
                 mtu_file: directory.path().join("mtu"),
+                clock,
                 ..Options::default()
             },
         });
-        Self { memory, network, policy, engine: Arc::new(engine), directory }
+        Self { memory, network, policy, engine: Arc::new(engine), directory, seconds }
+    }
+
+    /// Lets time go by for the engine.
+    pub fn later(&self, by: Duration) {
+        self.seconds.fetch_add(by.as_secs(), Ordering::Relaxed);
     }
 
     /// A directory that stands for a network namespace.
