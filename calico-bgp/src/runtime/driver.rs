@@ -164,7 +164,7 @@ impl Driver {
     /// Writes as much as the kernel takes.
     fn transmit(&mut self, id: ConnectionId) {
         let Some(Connection::Up(up)) = self.connections.get_mut(&id) else { return };
-        if let Err(e) = up.write(|| self.speaker.poll_transmit(id)) {
+        if let Err(e) = up.write(|| self.speaker.poll_written(id)) {
             self.connections.remove(&id);
             self.speaker.handle_closed(Instant::now(), id, &e.to_string());
         }

@@ -15,7 +15,7 @@ use super::{SpawnError, sys};
 use crate::speaker::Password;
 
 /// Connections that the kernel holds before they are accepted.
-const BACKLOG: u32 = 128;
+const BACKLOG: u32 = 1024;
 /// Pause after a failed accept: out of file descriptors does not pass by trying again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -33,20 +33,21 @@ impl Speaker {
                 }
                 self.flush(id.peer);
             }
-            if !self.rib.has_export(id.peer)
-                && let Some(peer) = self.peers.get_mut(&id.peer)
-            {
-                for family in std::mem::take(&mut peer.refreshing) {
-                    peer.peering.send_refresh_mark(family, true);
-                }
-            }
         }
+        self.poll_written(id)
+    }
+
+    /// Like [`poll_transmit`](Self::poll_transmit), but only what has been written before: for
+    /// drivers that leave the writing to [`poll_writable`](Self::poll_writable), so that all
+    /// connections get one batch before any gets the next.
+    pub fn poll_written(&mut self, id: ConnectionId) -> Option<Bytes> {
         self.peers.get_mut(&id.peer)?.peering.poll_transmit(id.serial)
     }
 
-    /// The next connection that may have something to send. A driver with few connections can as
-    /// well ask [`poll_transmit`](Self::poll_transmit) for all of them; one that takes nothing
-    /// now is asked again when it does.
+    /// The next connection that may have something to send; writes the next batches when there
+    /// is none. A driver with few connections can as well ask
+    /// [`poll_transmit`](Self::poll_transmit) for all of them. A connection that takes nothing
+    /// now has to be asked again when it does.
     pub fn poll_writable(&mut self) -> Option<ConnectionId> {
         loop {
             if let Some(id) = self.writable.pop_first() {
@@ -93,8 +94,14 @@ impl Speaker {
         for member in &batch.members {
             let Some(peer) = self.peers.get_mut(member) else { continue };
             let Some(serial) = peer.peering.established_serial() else { continue };
-            if chunk.hand_out(*member, |bytes| peer.peering.push_output(bytes)) {
-                peer.counters.batches_sent += 1;
+            let mut any = chunk.hand_out(*member, |bytes| peer.peering.push_output(bytes));
+            peer.counters.batches_sent += u64::from(any);
+            if !peer.refreshing.is_empty() && !self.rib.has_export(*member) {
+                for family in std::mem::take(&mut peer.refreshing) {
+                    any |= peer.peering.send_refresh_mark(family, true);
+                }
+            }
+            if any {
                 self.writable.insert(ConnectionId { peer: *member, serial });
             }
         }
