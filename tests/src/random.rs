@@ -25,7 +25,7 @@ const PORTS: [u16; 8] = [22, 53, 80, 81, 443, 4789, 8080, 60_000];
 
 /// Lines of one scenario: resources, then `packets` packets.
 pub fn scenario(packets: usize) -> impl Strategy<Value = Vec<String>> {
-    (vec(resource(), 3..28), vec(send(), packets)).prop_map(|lines| [lines.0, lines.1].concat())
+    (vec(resource(), 6..40), vec(send(), packets)).prop_map(|lines| [lines.0, lines.1].concat())
 }
 
 /// A packet on its way.
@@ -212,9 +212,9 @@ fn selector() -> impl Strategy<Value = String> {
 
 fn policy() -> impl Strategy<Value = String> {
     let (ingress, egress) = (weighted(0.7, rules()), weighted(0.5, rules()));
-    let selector = prop_oneof![1 => Just("all()".to_owned()), 2 => selector()];
+    let selector = prop_oneof![1 => Just("all()".to_owned()), 1 => selector()];
     let types = weighted(0.3, "Ingress|Egress|Ingress, Egress");
-    (weighted(0.5, "[tuv]"), of(0..3u8), selector, ingress, egress, types).prop_map(
+    (weighted(0.5, "t|t|t|u|u|v"), of(0..3u8), selector, ingress, egress, types).prop_map(
         |(tier, order, selector, ingress, egress, types)| {
             let mut out = format!("selector: \"{selector}\"");
             for (field, value) in [
@@ -282,10 +282,13 @@ fn entity(with_ports: bool) -> impl Strategy<Value = String> {
         1 => Just("namespaceSelector: \"global()\"".to_owned()),
         2 => nets().prop_map(|nets| format!("nets: {nets}")),
         2 => nets().prop_map(|nets| format!("notNets: {nets}")),
-    ];
+    ]
+    .boxed();
     let ports = ("ports|notPorts", ports()).prop_map(|(field, ports)| format!("{field}: {ports}"));
     let most = usize::from(with_ports);
-    (vec(address, 0..3), vec(ports, 0..=most)).prop_map(|(mut clauses, ports)| {
+    // A rule with many clauses matches nothing.
+    let addresses = prop_oneof![4 => vec(address.clone(), 0..1), 4 => vec(address.clone(), 1..2), 1 => vec(address, 2..3)];
+    (addresses, vec(ports, 0..=most)).prop_map(|(mut clauses, ports)| {
         clauses.extend(ports);
         clauses.sort_unstable();
         let field = |clause: &str| clause.split(':').next().unwrap_or_default().to_owned();

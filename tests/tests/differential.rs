@@ -1,7 +1,7 @@
 //! Evaluator and kernel agree about packets that are really sent: on the verdict, on the rule that
 //! decided, on every rule that matched before it, and on what is reported.
 //!
-//! `CALICO_DIFF_VERDICTS` asks for more than the 10,000 verdicts of a usual run, and
+//! `CALICO_DIFF_VERDICTS` asks for more than the 40,000 verdicts of a usual run, and
 //! `CALICO_DIFF_SEED` for another seed than the one of the day; a run prints what it used. A
 //! scenario that fails is made as small as it goes and printed in the language of `cases/`, where
 //! those are kept that found something once.
@@ -41,7 +41,7 @@ fn with_rig(test: impl FnOnce(&tokio::runtime::Runtime, &mut Rig<'_>) + Send) {
 #[test]
 fn random_policies_and_packets() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let wanted = number("CALICO_DIFF_VERDICTS").unwrap_or(10_000);
+    let wanted = number("CALICO_DIFF_VERDICTS").unwrap_or(40_000);
     let seed = number("CALICO_DIFF_SEED").unwrap_or_else(seed_of_today);
     println!("seed: CALICO_DIFF_SEED={seed}");
     with_rig(|runtime, rig| {
