@@ -29,6 +29,7 @@
 
 pub mod direct;
 pub mod engine;
+pub mod facts;
 pub mod naming;
 pub mod protocol;
 pub mod shim;

@@ -12,8 +12,9 @@ use calico_cni::engine::{Evidence, NetworkError, PodNetwork as _, Verdict};
 use calico_cni::protocol::{PROTOCOL, Plugin, Request};
 use calico_cni::spec::Verb;
 use calico_core::datastore::StoreError;
-use calico_core::key::Key;
+use calico_core::key::{Key, Scope};
 use calico_core::memory::MemoryStore;
+use calico_core::resource::WorkloadEndpoint;
 use calico_core::testing::{Call as StoreCall, Fault, FaultyStore};
 use calico_core::{Datastore, Kind};
 use common::{NODE, Node, addresses, config, pool, with};
@@ -483,5 +484,42 @@ async fn a_successor_is_not_taken_for_its_predecessor() {
     let handles = node.handles().await;
     assert_eq!(handles, ["net.new"]);
     node.call(Verb::Del, &config, &new).await.unwrap();
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_container_gets_the_addresses_it_asks_for() {
+    let node = Node::new().await;
+    let conf = with(
+        config("1.1.0"),
+        "runtimeConfig",
+        json!({
+            "ips": ["10.65.7.7/16"], "mac": "02:00:5e:10:00:01",
+            "bandwidth": { "ingressRate": 1_000_000, "egressRate": 0 },
+        }),
+    );
+    let one = node.sandbox("one");
+    let result = node.call(Verb::Add, &conf, &one).await.unwrap();
+    assert_eq!(addresses(&result), ["10.65.7.7/32"]);
+    assert_eq!(result["interfaces"][1]["mac"], "02:00:5e:10:00:01");
+    assert_eq!(node.call(Verb::Add, &conf, &one).await.unwrap(), result, "a repeated ADD");
+    let endpoint: WorkloadEndpoint =
+        node.memory.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap().entries[0]
+            .decode()
+            .unwrap();
+    assert_eq!(endpoint.spec.qos_controls.unwrap().ingress_bandwidth, 1_000_000);
+    node.call(Verb::Check, &with(conf.clone(), "prevResult", result), &one).await.unwrap();
+
+    // Somebody else has it: told so, and nothing is left of the attempt.
+    let error = node.call(Verb::Add, &conf, &node.sandbox("two")).await.unwrap_err();
+    assert_eq!(error["code"], 101, "{error}");
+    assert!(error["details"].as_str().unwrap().contains("in use by handle net.one"), "{error}");
+    assert_eq!((node.handles().await.len(), node.endpoints().await.len()), (1, 1));
+
+    // Another wish by the same container replaces the address.
+    let other = with(conf, "runtimeConfig", json!({ "ips": ["10.65.7.8"] }));
+    let result = node.call(Verb::Add, &other, &one).await.unwrap();
+    assert_eq!(addresses(&result), ["10.65.7.8/32"]);
+    node.call(Verb::Del, &other, &one).await.unwrap();
     node.assert_clean().await;
 }

@@ -4,7 +4,7 @@ use calico_core::datastore::{Revision, Write};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    Action, EntityRule, ObjectMeta, Profile, ProfileSpec, Rule, WorkloadEndpoint,
+    Action, EntityRule, IpNat, ObjectMeta, Profile, ProfileSpec, Rule, WorkloadEndpoint,
     WorkloadEndpointSpec,
 };
 use calico_ipam::plan::time::rfc3339;
@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Engine, Gone, log, still_there};
-use crate::naming::{Identity, mac, mac_text};
+use crate::facts::PodFacts;
+use crate::naming::{Identity, mac};
 use crate::spec::{Call, CniError, CniResult, Code, Interface, IpConfig, NetConf};
 
 /// Attempts to write an endpoint that others write too. Upstream: 5.
@@ -38,12 +39,19 @@ struct Template {
     node: String,
     call: Call,
     id: Identity,
+    facts: PodFacts,
+    mac: MacAddr,
     now: String,
 }
 
 impl Template {
     fn endpoint(&self, addresses: &[IpAddr]) -> WorkloadEndpoint {
-        let Self { call, id, .. } = self;
+        let Self { call, id, facts, .. } = self;
+        let nat = |external: &IpAddr| IpNat {
+            internal_ip: addresses.iter().copied().find(|ip| ip.is_ipv4() == external.is_ipv4()),
+            external_ip: Some(*external),
+            ..IpNat::default()
+        };
         let mut metadata = ObjectMeta::namespaced(&id.namespace, id.name.to_string());
         metadata.labels.clone_from(&id.labels);
         metadata.creation_timestamp = Some(self.now.clone());
@@ -56,7 +64,10 @@ impl Template {
             ip_networks: addresses.iter().map(|ip| IpNet::from(*ip).into()).collect(),
             profiles: vec![id.profile.clone()],
             interface_name: id.host_interface.clone(),
-            mac: mac_text(mac(&id.handle, &call.ifname)),
+            mac: self.mac.to_string(),
+            ip_nats: facts.floating.iter().map(nat).filter(|n| n.internal_ip.is_some()).collect(),
+            allow_spoofed_source_prefixes: facts.spoofed.clone(),
+            qos_controls: facts.qos.clone(),
             ..WorkloadEndpointSpec::default()
         };
         WorkloadEndpoint::with_metadata(metadata, spec)
@@ -115,10 +126,20 @@ impl Engine {
             );
         }
         self.ensure_profile(id).await?;
+        let (facts, info) = self.facts(conf, call, id).await?;
+        let mut id = id.clone();
+        if let Some(info) = info {
+            for (key, value) in info.labels {
+                id.labels.entry(key).or_insert(value);
+            }
+        }
+        let (id, mac) = (&id, facts.mac.unwrap_or_else(|| MacAddr(mac(&id.handle, &call.ifname))));
         let template = Template {
             node: self.node.clone(),
             call: call.clone(),
             id: id.clone(),
+            facts: facts.clone(),
+            mac,
             now: rfc3339((self.options.clock)()),
         };
         // The endpoint goes in one write with its addresses, unless something is in the way.
@@ -129,14 +150,18 @@ impl Engine {
                 json.map(|json| Write::create(key.clone(), json)).into_iter().collect()
             }
         };
-        let (addresses, written) = self.assign(conf, call, id, Box::new(along)).await?;
+        let (addresses, written) = self.assign(conf, call, id, &facts, Box::new(along)).await?;
         made.addresses = true;
         made.endpoint = written;
         let written = match written {
             Some(written) => written,
             None => self.write_endpoint(id, &template.endpoint(&addresses), made).await?,
         };
-        let spec = self.pod_spec(conf, call, id, &addresses);
+        let spec = PodSpec {
+            mac: Some(mac),
+            allow_spoofing: !facts.spoofed.is_empty(),
+            ..self.pod_spec(conf, call, id, &addresses)
+        };
         let patience = conf.policy_timeout().unwrap_or(self.options.policy_patience);
         let name = id.endpoint();
         // Policy is keyed by the interface's name and does not need the interface: both at once.

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use calico_core::resource::WorkloadEndpoint;
+use calico_netlink::pod::PodSpec;
 
 use super::Engine;
 use crate::spec::{Call, CniError, Code, NetConf};
@@ -33,11 +34,16 @@ impl Engine {
             if !addresses.contains(&ip) {
                 return Err(different(format!("{} does not have {ip}", id.endpoint())));
             }
-            if conf.ipam.is_ours() && !assigned.contains(&ip) {
+            let without_ipam = assigned.is_empty() && conf.feature_control.ip_addrs_no_ipam;
+            if conf.ipam.is_ours() && !without_ipam && !assigned.contains(&ip) {
                 return Err(different(format!("{ip} is not assigned to handle {}", id.handle)));
             }
         }
-        let spec = self.pod_spec(conf, call, &id, &addresses);
+        let spec = PodSpec {
+            mac: endpoint.spec.mac.parse().ok(),
+            allow_spoofing: !endpoint.spec.allow_spoofed_source_prefixes.is_empty(),
+            ..self.pod_spec(conf, call, &id, &addresses)
+        };
         self.network.check(spec).await.map_err(|error| different(error.to_string()))
     }
 }

@@ -1,16 +1,18 @@
 //! Addresses of a container; all that is left when called as `calico-ipam`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use calico_core::datastore::Revision;
-use calico_ipam::AssignRequest;
 use calico_ipam::plan::time::rfc3339;
+use calico_ipam::{AssignIp, AssignRequest};
 use ipnet::IpNet;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::batch::Along;
 use super::{Engine, Gone, still_there};
+use crate::facts::{PodFacts, PodInfo};
 use crate::naming::{Identity, handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
@@ -30,6 +32,7 @@ impl Engine {
         conf: &NetConf,
         call: &Call,
         id: &Identity,
+        facts: &PodFacts,
         along: Along,
     ) -> Result<(Vec<IpAddr>, Option<Revision>), CniError> {
         if !conf.ipam.is_ours() {
@@ -37,26 +40,22 @@ impl Engine {
             return Err(CniError::new(Code::UnsupportedField, message)
                 .details("use \"calico-ipam\" in the network configuration"));
         }
-        let mut request = AssignRequest::new(&self.node)
-            .handle(&id.handle)
-            .attribute("node", &self.node)
-            .attribute("namespace", &id.namespace)
-            .attribute("timestamp", rfc3339((self.options.clock)()))
-            .v4(conf.ipam.assign_ipv4.into())
-            .v6(conf.ipam.assign_ipv6.into())
-            .reuse();
-        if let Some(pod) = &id.pod {
-            request = request.attribute("pod", pod);
+        if !facts.addresses_no_ipam.is_empty() {
+            return Ok((facts.addresses_no_ipam.clone(), None));
         }
-        // What upstream does not record, and what proves later that the owner is gone.
-        request = request
-            .attribute(SANDBOX, &call.container)
-            .attribute(NETNS, call.netns.display().to_string());
-        if let Some(uid) = call.args.get("K8S_POD_UID") {
-            request = request.attribute(POD_UID, uid);
+        if !facts.addresses.is_empty() {
+            return Ok((self.assign_particular(call, id, &facts.addresses).await?, None));
         }
-        request.v4_pools.clone_from(&conf.ipam.ipv4_pools);
-        request.v6_pools.clone_from(&conf.ipam.ipv6_pools);
+        let (v4, v6) = facts.families.unwrap_or((conf.ipam.assign_ipv4, conf.ipam.assign_ipv6));
+        let mut request =
+            AssignRequest::new(&self.node).handle(&id.handle).v4(v4.into()).v6(v6.into()).reuse();
+        request.attributes = self.attributes(call, id);
+        let pools = |own: &[String], configured: &[String]| {
+            if own.is_empty() { configured.to_vec() } else { own.to_vec() }
+        };
+        request.v4_pools = pools(&facts.v4_pools, &conf.ipam.ipv4_pools);
+        request.v6_pools = pools(&facts.v6_pools, &conf.ipam.ipv6_pools);
+        request.namespace.clone_from(&facts.namespace_labels);
         let outcome = self.queue.assign(&self.addresses, request, along).await;
         let assigned = outcome.assigned?;
         let addresses = assigned.addresses().map(|address| address.ip).collect();
@@ -72,6 +71,71 @@ impl Engine {
         }
     }
 
+    /// Assigns these addresses. Others that the container has are released first, as upstream does.
+    async fn assign_particular(
+        &self,
+        call: &Call,
+        id: &Identity,
+        wanted: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, CniError> {
+        let has = self.addresses.ipam().addresses_by_handle(&id.handle).await?;
+        if has.len() == wanted.len() && wanted.iter().all(|ip| has.contains(ip)) {
+            return Ok(wanted.to_vec());
+        }
+        if !has.is_empty() {
+            self.addresses.release_by_handle(&id.handle).await?;
+        }
+        for ip in wanted {
+            let mut request = AssignIp::new(&self.node, *ip);
+            request.handle = Some(id.handle.clone());
+            request.attributes = self.attributes(call, id);
+            if let Err(error) = self.addresses.assign_ip(&request).await {
+                if let Err(error) = self.addresses.release_by_handle(&id.handle).await {
+                    warn!(%error, handle = id.handle, "addresses of a failed ADD stay assigned");
+                }
+                return Err(error.into());
+            }
+        }
+        Ok(wanted.to_vec())
+    }
+
+    /// What is recorded with an address.
+    fn attributes(&self, call: &Call, id: &Identity) -> BTreeMap<String, String> {
+        let mut attributes = BTreeMap::new();
+        let mut note = |key: &str, value: &str| attributes.insert(key.to_owned(), value.to_owned());
+        note("node", &self.node);
+        note("namespace", &id.namespace);
+        note("timestamp", &rfc3339((self.options.clock)()));
+        if let Some(pod) = &id.pod {
+            note("pod", pod);
+        }
+        // What upstream does not record, and what proves later that the owner is gone.
+        note(SANDBOX, &call.container);
+        note(NETNS, &call.netns.display().to_string());
+        if let Some(uid) = call.args.get("K8S_POD_UID") {
+            note(POD_UID, uid);
+        }
+        attributes
+    }
+
+    /// What is wanted for this workload in particular.
+    pub(super) async fn facts(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+    ) -> Result<(PodFacts, Option<PodInfo>), CniError> {
+        let info = match &id.pod {
+            Some(pod) => self.options.pods.pod(&id.namespace, pod).await?,
+            None => None,
+        };
+        let facts = PodFacts::new(conf, call, info.as_ref())?;
+        for note in &facts.notes {
+            warn!(endpoint = %id.endpoint(), note, "a wish of the pod is not fulfilled as written");
+        }
+        Ok((facts, info))
+    }
+
     pub(super) async fn add_addresses(
         &self,
         conf: &NetConf,
@@ -84,7 +148,8 @@ impl Engine {
         let _lock = self.locks.lock(&id.lock_name()).await;
         still_there(gone)?;
         self.settle(conf, call, &id).await?;
-        let (addresses, _) = self.assign(conf, call, &id, Box::new(|_| Vec::new())).await?;
+        let (facts, _) = self.facts(conf, call, &id).await?;
+        let (addresses, _) = self.assign(conf, call, &id, &facts, Box::new(|_| Vec::new())).await?;
         let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
         let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };
         let ips = nets.iter().map(ip).collect();

@@ -40,6 +40,7 @@ pub use self::traits::{NetworkError, NoPolicy, PodNetwork, PolicyGate};
 
 use self::batch::Queue;
 use self::locks::Locks;
+use crate::facts::{NoPods, PodSource};
 use crate::naming::Identity;
 use crate::protocol::{Plugin, Request, Response};
 use crate::spec::{Call, CniError, CniResult, Code, NetConf, Verb, Version};
@@ -72,6 +73,8 @@ pub struct Options {
     pub store_patience: Duration,
     /// File with the MTU for pods, read if the configuration says nothing; may be missing.
     pub mtu_file: PathBuf,
+    /// Who knows what pods ask for.
+    pub pods: Arc<dyn PodSource>,
     /// Where the time comes from.
     pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
@@ -82,6 +85,7 @@ impl Default for Options {
             policy_patience: Duration::from_secs(20),
             store_patience: Duration::from_secs(3),
             mtu_file: "/var/lib/calico/mtu".into(),
+            pods: Arc::new(NoPods),
             clock: Arc::new(SystemTime::now),
         }
     }

@@ -53,6 +53,15 @@ pub struct NetConf {
     pub policy_setup_timeout_seconds: u64,
     /// Arguments of the runtime: labels of the conventions (`cni.labels`), and Mesos'.
     pub args: BTreeMap<String, Value>,
+    /// What the runtime passes for capabilities: `ips`, `mac`, `bandwidth`.
+    #[serde(rename = "runtimeConfig")]
+    pub runtime_config: BTreeMap<String, Value>,
+    /// Features that pods may ask for.
+    pub feature_control: FeatureControl,
+    /// URLs that must answer before an ADD is served.
+    pub readiness_gates: Vec<String>,
+    /// Whether a pod whose IPAM plugin gave it routes gets default routes as well.
+    pub include_default_routes: bool,
     /// What the plugin before has made, or what our ADD answered.
     #[serde(rename = "prevResult")]
     pub prev_result: Option<Value>,
@@ -113,6 +122,16 @@ pub struct Policy {
 pub struct ContainerSettings {
     /// Whether they forward packets.
     pub allow_ip_forwarding: bool,
+}
+
+/// Features that pods may ask for by annotation.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct FeatureControl {
+    /// Addresses that IPAM knows nothing of (`ipAddrsNoIpam`).
+    pub ip_addrs_no_ipam: bool,
+    /// Addresses that are translated (`floatingIPs`).
+    pub floating_ips: bool,
 }
 
 /// One interface of one container.
