@@ -30,6 +30,7 @@
 pub mod direct;
 pub mod engine;
 pub mod facts;
+pub mod install;
 pub mod naming;
 pub mod protocol;
 pub mod shim;
