@@ -27,6 +27,7 @@
 //! ([`engine::PodNetwork`]) and something that knows when policy is in force
 //! ([`engine::PolicyGate`]), and [`protocol::serve`] it on a listener.
 
+mod delegate;
 pub mod direct;
 pub mod engine;
 pub mod facts;

@@ -11,6 +11,12 @@
 //! | `datastore_path` | none | without `agent_socket`, and with nothing at the default socket: this process, on an embedded store in that file |
 //! | `journal_dir` | `/var/lib/calico/cni-journal` | deletions to be carried out later; the agent reads the same directory |
 //!
+//! With `ipam.type` other than `calico-ipam`, the program runs that plugin itself: it is the one
+//! that lives where runtimes put plugins.
+//!
+//! Keys for the log and for the lock file (`log_file_path`, `ipam_lock_file`, ...) are accepted:
+//! the agent writes the log, and needs no lock.
+//!
 //! Upstream's keys for etcd and Kubernetes are accepted and have no effect: the agent has its own
 //! connection to the datastore, and the plugin needs no credentials.
 
@@ -19,11 +25,11 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::direct;
 use crate::engine::{Journal, chain, teardown};
 use crate::naming::Identity;
 use crate::protocol::{self, MAX_FRAME, PROTOCOL, Plugin, Request, Response, Unreachable};
 use crate::spec::{Call, CniError, Code, NetConf, Verb, Version};
+use crate::{delegate, direct};
 
 /// How long the agent may take for an ADD. Upstream waits as long for an address.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -61,10 +67,10 @@ pub fn run(
         let call = Call::new(verb, variable).map_err(|error| (error, version))?;
         let plugin = plugin_of(name);
         let request = Request { protocol: PROTOCOL, plugin, verb, call, config };
-        let done = match route(&conf) {
-            Route::Agent => through_agent(&conf, &request),
-            Route::Direct => direct::run(&conf, &request),
-        };
+        let done = delegate::around(&conf, request, |request| match route(&conf) {
+            Route::Agent => through_agent(&conf, request),
+            Route::Direct => direct::run(&conf, request),
+        });
         done.map_err(|error| (error, version))
     };
     answer().unwrap_or_else(|(error, version)| Response::failure(&error, version))

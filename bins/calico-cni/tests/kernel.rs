@@ -75,7 +75,7 @@ impl Node {
             let mut child = Command::new(env!("CARGO_BIN_EXE_calico-cni"))
                 .env_clear()
                 .envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", container)])
-                .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/")])
+                .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
                 .env("CNI_NETNS", netns)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -282,6 +282,54 @@ fn twenty_pods_at_once_come_and_go() {
         pods.iter().for_each(pings);
         all("DEL");
     });
+    node.assert_clean();
+}
+
+#[test]
+fn addresses_of_host_local_come_and_go() {
+    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let data = node.path("host-local");
+    let ipam = json!({
+        "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": data,
+        "routes": [{ "dst": "192.0.2.0/24" }],
+    });
+    // The newest version that Debian's plugin knows.
+    let config = with(with(node.direct(), "ipam", ipam), "cniVersion", json!("1.0.0"));
+    let given = || {
+        let entries = std::fs::read_dir(data.join("net")).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("10.")).collect::<Vec<_>>()
+    };
+    let netns = pod.netns().path();
+    let result = node.cni("ADD", &config, "0f3c", netns).unwrap();
+    assert_eq!(addresses(&result), ["10.99.0.2/32"]);
+    assert_eq!(given(), ["10.99.0.2"]);
+    assert!(pod.pings("192.0.2.1".parse().unwrap(), 3));
+    let routes = pod.output("ip", &["route"]);
+    assert!(routes.contains("192.0.2.0/24") && !routes.contains("default"), "{routes}");
+    node.cni("CHECK", &with(config.clone(), "prevResult", result), "0f3c", netns).unwrap();
+    node.cni("DEL", &config, "0f3c", netns).unwrap();
+    assert_eq!(given(), [""; 0]);
+
+    // With the default routes as well.
+    let all = with(config.clone(), "include_default_routes", json!(true));
+    node.cni("ADD", &all, "0f3d", netns).unwrap();
+    assert!(pod.output("ip", &["route"]).contains("default via 169.254.1.1"));
+    node.cni("DEL", &all, "0f3d", netns).unwrap();
+
+    // An ADD that fails gives the address back.
+    let error = node.cni("ADD", &config, "0f3e", Path::new("/run/netns/none")).unwrap_err();
+    assert_eq!((error["code"].as_u64(), given().len()), (Some(3), 0), "{error}");
+    for (ipam, words) in [
+        (json!({ "type": "host-local", "subnet": "usePodCidr" }), "usePodCidr"),
+        (json!({ "type": "no-such-plugin" }), "no such plugin"),
+        (json!({ "type": "../../bin/sh" }), "not a path"),
+        (json!({ "type": "host-local", "subnet": "nonsense" }), "host-local failed"),
+    ] {
+        let bad = with(config.clone(), "ipam", ipam);
+        let error = node.cni("ADD", &bad, "0f3f", netns).unwrap_err();
+        assert!(error["code"].is_u64() && error.to_string().contains(words), "{error}");
+    }
     node.assert_clean();
 }
 

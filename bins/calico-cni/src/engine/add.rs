@@ -9,12 +9,13 @@ use calico_core::resource::{
 };
 use calico_ipam::plan::time::rfc3339;
 use calico_netlink::link::MacAddr;
-use calico_netlink::pod::{PodInterface, PodInterfaces, PodSpec};
-use ipnet::IpNet;
+use calico_netlink::pod::{PodInterface, PodInterfaces, PodRoutes, PodSpec};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{Engine, Gone, log, still_there};
+use super::{Engine, Gone, gates, log, still_there};
 use crate::facts::PodFacts;
 use crate::naming::{Identity, mac};
 use crate::spec::{Call, CniError, CniResult, Code, Interface, IpConfig, NetConf};
@@ -119,6 +120,7 @@ impl Engine {
         made: &mut Made,
     ) -> Result<CniResult, CniError> {
         self.ready().await?;
+        gates::wait(&conf.readiness_gates).await?;
         if call.netns().is_none_or(|netns| !netns.exists()) {
             let message = format!("network namespace {} does not exist", call.netns.display());
             return Err(
@@ -159,12 +161,17 @@ impl Engine {
         };
         let spec = PodSpec {
             mac: Some(mac),
+            routes: routes_of(conf, conf.ipam_result.as_ref())?,
             allow_spoofing: !facts.spoofed.is_empty(),
             ..self.pod_spec(conf, call, id, &addresses)
         };
         let patience = conf.policy_timeout().unwrap_or(self.options.policy_patience);
         let name = id.endpoint();
         // Policy is keyed by the interface's name and does not need the interface: both at once.
+        let routes = match &spec.routes {
+            PodRoutes::Only(routes) => routes.clone(),
+            PodRoutes::Default => Vec::new(),
+        };
         let policy = self.policy.wait_programmed(&name, written, patience);
         let (interfaces, policy) = tokio::join!(self.network.setup(spec), policy);
         let interfaces = interfaces?;
@@ -173,7 +180,7 @@ impl Engine {
             CniError::new(Code::Policy, "the policy of the pod could not be brought into force")
                 .details(reason)
         })?;
-        Ok(result(call, &interfaces, &addresses))
+        Ok(result(call, &interfaces, &addresses, routes))
     }
 
     /// What the dataplane is to make; also what a CHECK compares with.
@@ -309,12 +316,38 @@ fn network_profile(network: &str) -> Profile {
     Profile::new(network, spec)
 }
 
+/// Routes inside, if an IPAM plugin that is not ours gave some; our own answers have them too.
+pub(super) fn routes_of(conf: &NetConf, result: Option<&Value>) -> Result<PodRoutes, CniError> {
+    let routes = match result {
+        Some(result) if !conf.ipam.is_ours() => CniResult::read(result)?.routes,
+        _ => Vec::new(),
+    };
+    if routes.is_empty() {
+        return Ok(PodRoutes::Default);
+    }
+    let defaults = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let families = |net: &IpNet| routes.iter().any(|route| same_family(route, net));
+    let wanted =
+        |net: &IpNet| conf.include_default_routes && families(net) && !routes.contains(net);
+    let more: Vec<IpNet> = defaults.into_iter().filter(wanted).collect();
+    Ok(PodRoutes::Only(routes.into_iter().chain(more).collect()))
+}
+
+const fn same_family(a: &IpNet, b: &IpNet) -> bool {
+    matches!((a, b), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)))
+}
+
 fn to_json(value: &impl serde::Serialize) -> Result<String, CniError> {
     serde_json::to_string(value).map_err(|error| CniError::new(Code::Datastore, error.to_string()))
 }
 
 /// The interfaces on both sides, and each address, which is inside.
-fn result(call: &Call, interfaces: &PodInterfaces, addresses: &[IpAddr]) -> CniResult {
+fn result(
+    call: &Call,
+    interfaces: &PodInterfaces,
+    addresses: &[IpAddr],
+    routes: Vec<IpNet>,
+) -> CniResult {
     let interface = |of: &PodInterface, sandbox: String| Interface {
         name: of.name.clone(),
         mac: of.mac.to_string(),
@@ -328,6 +361,6 @@ fn result(call: &Call, interfaces: &PodInterfaces, addresses: &[IpAddr]) -> CniR
             interface(&interfaces.container, call.netns.display().to_string()),
         ],
         ips: addresses.iter().map(ip).collect(),
-        routes: Vec::new(),
+        routes,
     }
 }

@@ -4,6 +4,7 @@ use calico_core::resource::WorkloadEndpoint;
 use calico_netlink::pod::PodSpec;
 
 use super::Engine;
+use super::add::routes_of;
 use crate::spec::{Call, CniError, Code, NetConf};
 
 impl Engine {
@@ -41,6 +42,7 @@ impl Engine {
         }
         let spec = PodSpec {
             mac: endpoint.spec.mac.parse().ok(),
+            routes: routes_of(conf, conf.prev_result.as_ref())?,
             allow_spoofing: !endpoint.spec.allow_spoofed_source_prefixes.is_empty(),
             ..self.pod_spec(conf, call, &id, &addresses)
         };

@@ -36,9 +36,12 @@ impl Engine {
         along: Along,
     ) -> Result<(Vec<IpAddr>, Option<Revision>), CniError> {
         if !conf.ipam.is_ours() {
-            let message = format!("ipam.type {:?} is not supported", conf.ipam.plugin);
-            return Err(CniError::new(Code::UnsupportedField, message)
-                .details("use \"calico-ipam\" in the network configuration"));
+            let Some(result) = &conf.ipam_result else {
+                let message = format!("ipam.type {:?} gave no address", conf.ipam.plugin);
+                return Err(CniError::new(Code::UnsupportedField, message)
+                    .details("the plugin `calico` must run it; call that, not its agent"));
+            };
+            return Ok((CniResult::read(result)?.addresses().collect(), None));
         }
         if !facts.addresses_no_ipam.is_empty() {
             return Ok((facts.addresses_no_ipam.clone(), None));

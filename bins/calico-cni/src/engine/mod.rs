@@ -10,6 +10,7 @@ mod batch;
 mod check;
 mod del;
 mod failure;
+mod gates;
 mod gc;
 mod ipam;
 mod journal;
@@ -180,6 +181,8 @@ impl Engine {
         let write = |result: CniResult| result.to_json(version);
         match (request.verb, request.plugin) {
             (Verb::Version, _) => Ok(Version::report()),
+            // Somebody else has the addresses.
+            (Verb::Status, _) if !conf.ipam.is_ours() => self.ready().await.map(|()| String::new()),
             (Verb::Status, _) => self.status().await.map(|()| String::new()),
             (Verb::Gc, _) => self.collect(conf).await.map(|()| String::new()),
             (Verb::Add, Plugin::Main) => self.add_for(conf, call, gone).await.map(write),

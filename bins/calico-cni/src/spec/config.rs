@@ -68,6 +68,8 @@ pub struct NetConf {
     /// For GC: every attachment that the runtime still knows.
     #[serde(rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<Attachment>>,
+    /// Ours: what another IPAM plugin answered, from the plugin to the agent.
+    pub ipam_result: Option<Value>,
     /// Ours: socket of the agent.
     pub agent_socket: Option<PathBuf>,
     /// Ours: file of an embedded store, for a plugin without agent.
@@ -83,6 +85,8 @@ pub struct Ipam {
     /// `calico-ipam`, or the name of another plugin.
     #[serde(rename = "type")]
     pub plugin: String,
+    /// Subnet of `host-local`.
+    pub subnet: String,
     /// Whether pods get an IPv4 address.
     #[serde(deserialize_with = "flag")]
     pub assign_ipv4: bool,
@@ -99,6 +103,7 @@ impl Default for Ipam {
     fn default() -> Self {
         Self {
             plugin: "calico-ipam".to_owned(),
+            subnet: String::new(),
             assign_ipv4: true,
             assign_ipv6: false,
             ipv4_pools: Vec::new(),
