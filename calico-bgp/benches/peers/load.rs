@@ -43,6 +43,7 @@ pub(crate) struct Load {
     scratch: Vec<u8>,
     hold_time: u16,
     at_once: usize,
+    wait: Duration,
     /// Established sessions that were lost.
     losses: usize,
     next_keepalive: Instant,
@@ -70,6 +71,7 @@ impl Load {
             scratch: vec![0; 1 << 18],
             hold_time,
             at_once,
+            wait: Duration::from_millis(20),
             losses: 0,
             next_keepalive: Instant::now() + keepalive_time(hold_time),
         }
@@ -102,8 +104,14 @@ impl Load {
             if Instant::now() >= until {
                 return None;
             }
-            self.turn(Duration::from_millis(20));
+            self.turn(self.wait);
         }
+    }
+
+    /// Never sleeps from now on: then no daemon has to wake it, and what is measured is the
+    /// daemon's way alone.
+    pub(crate) fn stay_awake(&mut self) {
+        self.wait = Duration::ZERO;
     }
 
     /// Works for a time.

@@ -81,7 +81,7 @@ impl Report {
 }
 
 fn seconds(took: Option<Duration>) -> String {
-    took.map_or_else(|| "not done".to_owned(), |t| format!("{:.4}", t.as_secs_f64()))
+    took.map_or_else(|| "not done".to_owned(), |t| format!("{:.5}", t.as_secs_f64()))
 }
 
 fn megabytes(usage: Usage) -> f64 {

@@ -142,6 +142,7 @@ fn churn(daemon: Daemon, report: &mut Report, clients: usize, changes: usize) {
     let there: Arc<[u8]> = announcements(0..1, client(0), Sharing::One).into();
     let gone: Arc<[u8]> = withdrawals(0..1).into();
     let all = load.held();
+    load.stay_awake();
     let before = usage(running.pid());
     let mut times = Vec::new();
     for change in 0..changes {

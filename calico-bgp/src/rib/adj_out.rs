@@ -9,9 +9,10 @@ use ipnet::IpNet;
 
 use super::destinations::Position;
 use super::export::Exporter;
+use super::profile::Profile;
 use super::table::Peer;
 use super::told::AllTold;
-use super::{ExportBatch, NextHopMode, PeerFacts, PeerId, PeerRouting, Policy, PrivateAs, Rib};
+use super::{ExportBatch, PeerFacts, PeerId, PeerRouting, Rib};
 use crate::wire::{Family, PathAttributes};
 
 pub(super) type GroupId = u32;
@@ -21,37 +22,6 @@ pub(super) type GroupId = u32;
 pub(super) struct Listening {
     pub(super) families: Vec<Family>,
     pub(super) group: GroupId,
-}
-
-/// What decides what a peer is told.
-#[derive(Debug, Clone)]
-pub(super) struct Profile {
-    pub(super) facts: PeerFacts,
-    pub(super) routing: PeerRouting,
-    pub(super) families: Vec<Family>,
-}
-
-impl Profile {
-    /// Whether two peers are told the same, in the same words.
-    fn is_like(&self, other: &Self) -> bool {
-        let (a, b) = (&self.facts, &other.facts);
-        let (x, y) = (&self.routing, &other.routing);
-        let personal = matches!(x.export, Policy::Custom(_))
-            || matches!(x.next_hop, NextHopMode::AutoOnSubnet(_));
-        let by_asn = x.as_rules.override_peer || x.as_rules.private != PrivateAs::Keep;
-        self.families == other.families
-            && a.kind == b.kind
-            && (a.local_as, a.speaker_as, a.local_address)
-                == (b.local_as, b.speaker_as, b.local_address)
-            && a.traits.role == b.traits.role
-            && a.traits.extended_next_hop == b.traits.extended_next_hop
-            && a.traits.long_lived == b.traits.long_lived
-            && a.traits.format == b.traits.format
-            && (x.next_hop, x.as_rules) == (y.next_hop, y.as_rules)
-            && x.export == y.export
-            && (!personal || a == b)
-            && (!by_asn || a.asn == b.asn)
-    }
 }
 
 /// A walk through the whole table, for those who need more than the latest changes.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use ipnet::IpNet;
 
-use super::adj_out::Profile;
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::path::Path;
+use super::profile::Profile;
 use super::{
     AsRules, PeerFacts, PeerId, PeerKind, PeerRouting, PolicyRoute, Rib, RibConfig, Verdict, leaks,
     long_lived,

@@ -17,6 +17,7 @@ mod leaks;
 mod long_lived;
 mod path;
 mod policy;
+mod profile;
 mod rank;
 mod table;
 mod told;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::adj_out::{Group, GroupId, Profile, Why};
+use super::adj_out::{Group, GroupId, Why};
 use super::destinations::Slot;
 use super::export::Exporter;
 use super::path::Path;
+use super::profile::Profile;
 use super::told::Told;
 use super::{Audience, GroupBatch, PeerId, Rib};
 use crate::wire::{Family, PathAttributes};
@@ -200,5 +201,80 @@ impl Batch {
 
     fn finish(self) -> GroupBatch {
         self.batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{announce, attributes, facts, ip, net, rib, withdraw};
+    use super::super::{PeerKind, PeerRouting};
+    use super::*;
+
+    const ALL: [PeerId; 3] = [PeerId(1), PeerId(2), PeerId(3)];
+
+    fn clients() -> Rib {
+        let mut rib = rib(&[PeerKind::Client; 3]);
+        assert!(rib.poll_group(ALL[0], 10, |_| true).is_empty());
+        rib
+    }
+
+    fn hops(batch: &GroupBatch, member: PeerId) -> Vec<(usize, usize)> {
+        let batch = batch.for_member(member);
+        vec![(batch.announce.iter().map(|(_, p)| p.len()).sum(), batch.withdraw.len())]
+    }
+
+    #[test]
+    fn a_group_is_told_once_and_nobody_hears_what_it_said() {
+        let mut rib = clients();
+        announce(&mut rib, 1, "10.0.0.0/24", attributes(1, &[]));
+        let batch = rib.poll_group(ALL[1], 10, |_| true);
+        assert_eq!(batch.members.len(), 3);
+        assert_eq!(ALL.map(|m| hops(&batch, m)), [[(0, 0)], [(1, 0)], [(1, 0)]]);
+        // A better one from another member: its teller forgets, the first one hears.
+        let better = PathAttributes { local_pref: Some(200), ..attributes(2, &[]) };
+        announce(&mut rib, 2, "10.0.0.0/24", better);
+        let batch = rib.poll_group(ALL[0], 10, |_| true);
+        assert_eq!(ALL.map(|m| hops(&batch, m)), [[(1, 0)], [(0, 1)], [(1, 0)]]);
+        withdraw(&mut rib, 2, "10.0.0.0/24");
+        withdraw(&mut rib, 1, "10.0.0.0/24");
+        let batch = rib.poll_group(ALL[0], 10, |_| true);
+        assert_eq!(ALL.map(|m| hops(&batch, m)), [[(0, 1)], [(0, 0)], [(0, 1)]]);
+        assert_eq!(rib.counts(ALL[2]), (0, 0));
+    }
+
+    #[test]
+    fn a_busy_member_goes_its_own_way_and_comes_back() {
+        let mut rib = clients();
+        announce(&mut rib, 1, "10.0.0.0/24", attributes(1, &[]));
+        let batch = rib.poll_group(ALL[0], 10, |m| m != ALL[2]);
+        assert_eq!(batch.members, ALL[..2]);
+        assert!(rib.has_export(ALL[2]) && !rib.has_export(ALL[1]));
+        let batch = rib.poll_group(ALL[2], 10, |_| true);
+        assert_eq!((batch.members.len(), hops(&batch, ALL[2])), (1, vec![(1, 0)]));
+        announce(&mut rib, 1, "10.0.1.0/24", attributes(1, &[]));
+        assert_eq!(rib.poll_group(ALL[2], 10, |_| true).members.len(), 3);
+        assert_eq!(rib.groups_behind().count(), 0);
+    }
+
+    #[test]
+    fn what_a_source_is_counts_also_for_routes_that_come_again() {
+        let mut rib = rib(&[PeerKind::Internal, PeerKind::Client]);
+        announce(&mut rib, 2, "10.0.0.0/24", attributes(2, &[]));
+        assert_eq!(rib.poll_export(ALL[0], 10).announce.len(), 1);
+        withdraw(&mut rib, 2, "10.0.0.0/24");
+        rib.set_routing(ALL[1], PeerKind::Internal, PeerRouting::default());
+        announce(&mut rib, 2, "10.0.0.0/24", attributes(2, &[]));
+        assert_eq!(rib.poll_export(ALL[0], 10).withdraw, [net("10.0.0.0/24")]);
+    }
+
+    #[test]
+    fn different_exports_are_different_groups() {
+        let mut rib = rib(&[PeerKind::Client, PeerKind::Internal, PeerKind::External]);
+        let mut other = facts(1, PeerKind::Client);
+        other.local_address = Some(ip(253).into());
+        rib.add_peer(PeerId(4), other.clone(), PeerRouting::default());
+        rib.peer_up(PeerId(4), other, vec![Family::IPV4_UNICAST]);
+        announce(&mut rib, 3, "10.0.0.0/24", attributes(3, &[7]));
+        assert_eq!(rib.groups_behind().count(), 4);
     }
 }
