@@ -164,7 +164,15 @@ async fn bad_input_gets_an_error_with_its_code_and_leaves_nothing() {
     let future = common::with(conf.clone(), "cniVersion", json!("3.0.0")).to_string();
     let nameless = common::with(conf.clone(), "name", json!("")).to_string();
     type Variables<'v> = &'v [(&'static str, String)];
-    let cases: [(Variables<'_>, &str, u64, &str); 9] = [
+    let set = |key: &str, value: Value| common::with(conf.clone(), key, value).to_string();
+    let wish = |value: Value| set("runtimeConfig", value);
+    let as_pod = |name: &str, value: &str| {
+        let mut variables = without(name);
+        variables.push((name.to_owned().leak(), value.to_owned()));
+        variables
+    };
+    let check = environment("CHECK", "a", &netns);
+    let cases: [(Variables<'_>, &str, u64, &str); 24] = [
         (&good, "", 6, "JSON object"),
         (&good, "{\"name\":", 6, "EOF"),
         (&good, &future, 1, "3.0.0"),
@@ -174,6 +182,21 @@ async fn bad_input_gets_an_error_with_its_code_and_leaves_nothing() {
         (&without("CNI_NETNS"), &text, 4, "CNI_NETNS is missing"),
         (&environment("ADD", "../../etc", &netns), &text, 4, "invalid"),
         (&environment("ADD", "a", Path::new("/run/netns/vanished")), &text, 3, "vanished"),
+        (&environment("ADD", "a\n", &netns), &text, 4, "CNI_CONTAINERID"),
+        (&as_pod("CNI_IFNAME", "sixteen-bytes-xx"), &text, 4, "at most 15 bytes"),
+        (&as_pod("CNI_IFNAME", "a/b"), &text, 4, "CNI_IFNAME"),
+        (&as_pod("CNI_ARGS", "K8S_POD_NAME"), &text, 4, "NAME=VALUE"),
+        (&as_pod("CNI_ARGS", "IP=here"), &text, 7, "CNI_ARGS IP"),
+        (&as_pod("CNI_NETNS", "relative/../path"), &text, 3, "relative"),
+        (&good, &wish(json!({ "ips": ["10.0.0.256"] })), 7, "runtimeConfig.ips"),
+        (&good, &wish(json!({ "mac": "01:00:5e:00:00:01" })), 7, "one station"),
+        (&good, &wish(json!("ips")), 6, "runtimeConfig"),
+        (&good, &set("readiness_gates", json!(["ftp://x"])), 2, "only http://"),
+        (&good, &set("ipam", json!({ "type": "no-such" })), 2, "no such plugin"),
+        (&check, &text, 7, "needs prevResult"),
+        (&check, &set("prevResult", json!([1])), 6, "no JSON object"),
+        (&check, &set("prevResult", json!({ "ips": [{ "address": "1.2.3" }] })), 6, "1.2.3"),
+        (&environment("GC", "a", &netns), &text, 7, "valid-attachments"),
     ];
     for (variables, stdin, code, words) in cases {
         let error = run(variables, stdin).await.unwrap_err();
