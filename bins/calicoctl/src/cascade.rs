@@ -1,15 +1,36 @@
 //! What goes with a node when it is deleted, as in upstream's etcd mode.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use calico_core::Datastore;
 use calico_core::datastore::{StoreError, Write};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::AnyResource;
+use calico_core::resource::{AnyResource, IpPool};
 use calico_ipam::{Ipam, Options};
 
 use crate::failure::Failure;
+
+/// Time for nodes to hear that a pool is about to go.
+const POOL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Before a pool is deleted: no node takes a block of it any more, and claims on its blocks go.
+/// Blocks in use stay, without an owner, until their addresses are released.
+pub(crate) async fn of_pool(store: &Arc<dyn Datastore>, name: &str) -> Result<(), Failure> {
+    let key = Key::resource(Kind::IpPool, None, name);
+    let Some(entry) = store.find(&key).await? else { return Ok(()) };
+    // What cannot be read is just deleted.
+    let Ok(mut pool) = entry.decode::<IpPool>() else { return Ok(()) };
+    if !pool.spec.disabled {
+        pool.spec.disabled = true;
+        store.update(key, pool.to_json(), entry.revision).await?;
+        tokio::time::sleep(POOL_PAUSE).await;
+    }
+    let ipam = Ipam::new(Arc::clone(store), Options::default());
+    ipam.release_pool_affinities(&pool.spec.cidr).await?;
+    Ok(())
+}
 
 /// Deletes what belongs to `node` alone: its endpoints, its own peers and settings, its addresses
 /// and blocks. The node itself stays, so that the command can be repeated if it fails half way.
@@ -43,6 +64,7 @@ pub(crate) async fn of_node(store: &Arc<dyn Datastore>, node: &str) -> Result<()
 mod tests {
     use super::*;
     use calico_core::memory::MemoryStore;
+    use calico_core::resource::IpPoolSpec;
     use calico_ipam::AssignRequest;
     use serde_json::{Value, json};
 
@@ -78,5 +100,20 @@ mod tests {
             assert!(left.iter().any(|path| path.ends_with(kept)), "{kept} in {left:?}");
         }
         of_node(&store, "n1").await.expect("it can be repeated");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_is_closed_before_it_goes() {
+        let store: Arc<dyn Datastore> = Arc::new(MemoryStore::new());
+        let pool = IpPool::new("main", IpPoolSpec::new("10.0.0.0/16".parse().unwrap()));
+        store.put(pool.key(), pool.to_json()).await.unwrap();
+        let ipam = Ipam::new(Arc::clone(&store), Options::default());
+        ipam.auto_assign(AssignRequest::new("n1").handle("h").v4(1)).await.unwrap();
+        of_pool(&store, "main").await.unwrap();
+        of_pool(&store, "unknown").await.unwrap();
+        let stored: IpPool = store.get(&pool.key()).await.unwrap().decode().unwrap();
+        assert!(stored.spec.disabled);
+        assert_eq!(store.list(&Scope::Affinities).await.unwrap().entries, []);
+        assert_eq!(ipam.blocks().await.unwrap()[0].owner, None, "in use, so it stays");
     }
 }

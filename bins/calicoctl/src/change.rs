@@ -9,6 +9,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, Tier};
 
+use crate::admit::Admission;
 use crate::failure::{Failure, name_of};
 use crate::stored::{Stamp, complete, new_text, next_text, place, wanted_revision};
 
@@ -133,9 +134,18 @@ async fn attempt(
     // Which item each write is for; those between are skipped.
     let mut places = Vec::new();
     let mut refused = None;
+    let mut admission = Admission::new(store);
     for (at, item) in items.iter().enumerate() {
         let current = store.find(&item.key).await?;
-        match plan(verb, item, current.as_ref(), stamp) {
+        let planned = match plan(verb, item, current.as_ref(), stamp) {
+            Ok(Some(write)) => {
+                let new = write.value.clone().map(|text| (&item.resource, text));
+                let admitted = admission.check(&item.key, current.as_ref(), new).await;
+                admitted.map(|()| Some(write))
+            }
+            other => other,
+        };
+        match planned {
             Ok(Some(write)) => {
                 writes.push(write);
                 places.push(at);

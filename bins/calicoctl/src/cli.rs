@@ -4,6 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnet::IpNet;
+
+use crate::patch::PatchType;
 
 /// Manages Calico's resources, shows what IPAM gave out, and how this node is.
 #[derive(Debug, Parser)]
@@ -31,8 +35,8 @@ pub(crate) struct StoreArgs {
     /// Accepted for scripts; there is no kubeconfig
     #[arg(long, global = true, hide = true)]
     pub(crate) context: Option<String>,
-    /// Accepted for scripts; versions are not compared
-    #[arg(long, global = true, hide = true)]
+    /// Work on a cluster of another version, too
+    #[arg(long, global = true)]
     pub(crate) allow_version_mismatch: bool,
 }
 
@@ -45,16 +49,46 @@ pub(crate) enum Command {
         /// Pass over resources that exist already
         #[arg(long)]
         skip_exists: bool,
+        #[command(flatten)]
+        dry: DryArgs,
     },
     /// Create resources, or replace those that exist
     Apply {
         #[command(flatten)]
         input: InputArgs,
+        #[command(flatten)]
+        dry: DryArgs,
     },
     /// Replace resources that exist
     Replace {
         #[command(flatten)]
         input: InputArgs,
+        #[command(flatten)]
+        dry: DryArgs,
+    },
+    /// Show what apply would change; exit code 0: nothing, 1: something, 2: it failed
+    Diff {
+        #[command(flatten)]
+        input: InputArgs,
+    },
+    /// Change a part of a resource
+    #[command(after_help = PATCHES)]
+    Patch {
+        /// Kind of the resource
+        kind: String,
+        /// Name of the resource
+        name: String,
+        /// The patch, in JSON or YAML
+        #[arg(short, long, required = true, value_name = "PATCH")]
+        patch: String,
+        /// How the patch is to be read
+        #[arg(short = 't', long = "type", value_enum, default_value = "strategic")]
+        how: PatchType,
+        /// Namespace [default: default]
+        #[arg(short, long)]
+        namespace: Option<String>,
+        #[command(flatten)]
+        dry: DryArgs,
     },
     /// Delete resources
     Delete {
@@ -66,16 +100,18 @@ pub(crate) enum Command {
         /// Pass over resources that do not exist
         #[arg(short, long)]
         skip_not_exists: bool,
+        #[command(flatten)]
+        dry: DryArgs,
     },
     /// Show resources
-    #[command(after_help = KINDS)]
+    #[command(after_long_help = GET_MORE, after_help = KINDS)]
     Get {
         #[command(flatten)]
         select: SelectArgs,
         /// Show resources of every namespace
         #[arg(short = 'A', long, short_alias = 'a', conflicts_with = "namespace")]
         all_namespaces: bool,
-        /// ps, wide, yaml or json
+        /// ps, wide, yaml, json, custom-columns=A,B, go-template=TEXT or go-template-file=FILE
         #[arg(short, long, value_name = "FORMAT", default_value = "ps")]
         output: String,
         /// Leave out what belongs to this cluster alone, for resources given by name
@@ -99,6 +135,8 @@ pub(crate) enum Command {
         /// Namespace [default: default]
         #[arg(short, long)]
         namespace: Option<String>,
+        #[command(flatten)]
+        dry: DryArgs,
     },
     /// Check files without a datastore
     Validate {
@@ -120,13 +158,39 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// The datastore as a whole
+    Datastore {
+        #[command(subcommand)]
+        command: DatastoreCommand,
+    },
     /// Show the version of this program and of the cluster
     Version {
         /// Only that of this program
         #[arg(long)]
         client: bool,
+        /// Ask again and again, this many seconds apart, until the cluster tells
+        #[arg(short, long, value_name = "SECONDS", conflicts_with = "client")]
+        poll: Option<u64>,
+    },
+    /// Write completions for a shell: `source <(calicoctl completion bash)`
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        directory: PathBuf,
     },
 }
+
+const PATCHES: &str = "Examples:
+  calicoctl patch ippool main -p '{\"spec\": {\"natOutgoing\": true}}'
+  calicoctl patch node n1 -t json -p '[{\"op\": \"remove\", \"path\": \"/spec/bgp\"}]'
+
+Strategic merge knows $patch (replace, delete), $retainKeys and $deleteFromPrimitiveList.";
 
 const KINDS: &str = "Kinds (also in the plural and in short, in any case):
   BGPConfiguration (bgpconfig), BGPFilter (bgpf), BGPPeer (bgpp), BlockAffinity,
@@ -135,6 +199,31 @@ const KINDS: &str = "Kinds (also in the plural and in short, in any case):
   IPPool (pool), IPReservation, KubeControllersConfiguration (kcc), NetworkPolicy (np),
   NetworkSet (netsets), Node (no), Profile (pro), StagedGlobalNetworkPolicy (sgnp),
   StagedKubernetesNetworkPolicy (sknp), StagedNetworkPolicy (snp), Tier, WorkloadEndpoint (wep)";
+
+const GET_MORE: &str = "Kinds (also in the plural and in short, in any case):
+  BGPConfiguration (bgpconfig), BGPFilter (bgpf), BGPPeer (bgpp), BlockAffinity,
+  CalicoNodeStatus (nodestatus), ClusterInformation (clusterinfo), FelixConfiguration (felixconfig),
+  GlobalNetworkPolicy (gnp), GlobalNetworkSet (gns), HostEndpoint (hep), IPAMConfiguration,
+  IPPool (pool), IPReservation, KubeControllersConfiguration (kcc), NetworkPolicy (np),
+  NetworkSet (netsets), Node (no), Profile (pro), StagedGlobalNetworkPolicy (sgnp),
+  StagedKubernetesNetworkPolicy (sknp), StagedNetworkPolicy (snp), Tier, WorkloadEndpoint (wep)
+
+Columns (-o custom-columns=NAME,CIDR): those of -o wide, NAMESPACE, or HEADING:.path.of.field
+
+Templates (-o go-template=TEXT): `.` is the list of resources, with fields as .ObjectMeta.Name and
+.Spec.CIDR or as .metadata.name and .spec.cidr.
+  calicoctl get nodes -o go-template='{{range .}}{{.ObjectMeta.Name}} {{end}}'
+There are if, else, range, with, variables, comments, and the functions and, config, eq, ge, gt,
+index, join, joinAndTruncate, le, len, lt, ne, not, or, print, printf, println.
+config \"asNumber\" is the cluster's AS number.";
+
+/// Whether it is done for real.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DryArgs {
+    /// Check everything against the datastore, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
 
 /// Files with resources.
 #[derive(Debug, Clone, Args)]
@@ -189,6 +278,88 @@ pub(crate) enum IpamCommand {
         #[arg(long)]
         show_configuration: bool,
     },
+    /// Compare what is assigned with what is in use
+    Check {
+        /// Name every address
+        #[arg(long)]
+        show_all_ips: bool,
+        /// Name addresses that do not add up
+        #[arg(long)]
+        show_problem_ips: bool,
+        /// Write a report for `ipam release` into this file
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Accepted for scripts; endpoints are read from the datastore
+        #[arg(long, hide = true)]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Release addresses that nobody uses
+    Release {
+        /// This address, whoever has it
+        #[arg(long, value_name = "IP", required_unless_present = "from_report")]
+        ip: Option<IpAddr>,
+        /// What this report of `ipam check` calls leaked; of several, what all of them do
+        #[arg(long, value_name = "FILE", conflicts_with = "ip")]
+        from_report: Vec<PathBuf>,
+        /// Also by reports that are old, and while the datastore is not locked
+        #[arg(long, requires = "from_report")]
+        force: bool,
+    },
+    /// Split a pool into smaller ones; the datastore must be locked
+    Split {
+        /// How many: 2, 4, 8, ...
+        number: u32,
+        /// The pool, by its range
+        #[arg(long, required_unless_present = "name", conflicts_with = "name")]
+        cidr: Option<IpNet>,
+        /// The pool, by its name
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Change IPAM's settings
+    Configure {
+        /// Whether nodes may never take addresses from blocks of others
+        #[arg(long, value_name = "true|false")]
+        strictaffinity: Option<bool>,
+        /// Blocks that a node may own; 0 is no limit
+        #[arg(long, value_name = "NUMBER")]
+        max_blocks_per_host: Option<u32>,
+        /// Whether virtual machines keep their address: Enabled or Disabled
+        #[arg(long, value_name = "ENABLED")]
+        kubevirt_ip_persistence: Option<String>,
+        /// Seconds before a released address is given out again
+        #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+        ip_cooldown_seconds: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatastoreCommand {
+    /// Move everything from one datastore to another
+    Migrate {
+        #[command(subcommand)]
+        command: MigrateCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Write everything to the standard output; the datastore must be locked
+    Export {
+        /// For Kubernetes: nodes by their names there, without what Kubernetes knows itself
+        #[arg(long)]
+        kubernetes: bool,
+    },
+    /// Fill an empty datastore from a file, and leave it locked
+    Import {
+        /// File that `export` wrote
+        #[arg(short, long, required = true, value_name = "FILE")]
+        filename: PathBuf,
+    },
+    /// Tell agents and controllers to leave the datastore alone
+    Lock,
+    /// Tell agents and controllers to go on
+    Unlock,
 }
 
 #[derive(Debug, Subcommand)]
@@ -254,9 +425,24 @@ pub(crate) enum NodeCommand {
             long,
             env = "CALICO_CONTROL_SOCKET",
             value_name = "PATH",
-            default_value = "/var/run/calico/control.sock"
+            default_value = crate::node::CONTROL_SOCKET
         )]
         control_socket: PathBuf,
+    },
+    /// Check that the kernel has what Calico needs
+    Checksystem {
+        /// The kernel's configuration, if it is not in a usual place
+        #[arg(short = 'f', long, value_name = "FILE")]
+        kernel_config: Option<PathBuf>,
+    },
+    /// Collect what others need to find a fault, in one file
+    Diags {
+        /// Where the logs are
+        #[arg(long, value_name = "DIR", default_value = "/var/log/calico")]
+        log_dir: PathBuf,
+        /// Where the file goes [default: the directory for temporary files]
+        #[arg(short, long, value_name = "DIR")]
+        output_dir: Option<PathBuf>,
     },
 }
 
@@ -279,6 +465,11 @@ mod tests {
         fails("calicoctl get");
         fails("calicoctl get np -f x");
         fails("calicoctl apply");
+        fails("calicoctl ipam release");
+        fails("calicoctl ipam release --ip 10.0.0.1 --from-report x");
+        fails("calicoctl ipam split 2 --name a --cidr 10.0.0.0/8");
+        fails("calicoctl patch ippool main");
+        fails("calicoctl completion tcl");
         assert!(Cli::try_parse_from(["calicoctl", "get", "np", "-a", "-owide"]).is_ok());
     }
 }

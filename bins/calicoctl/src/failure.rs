@@ -7,12 +7,15 @@ use calico_core::key::Key;
 use calico_core::kind::UnknownKind;
 use calico_core::resource::{FieldError, ManifestError};
 
-/// Why a command failed. Every failure is exit code 1.
+/// Why a command failed. Every failure is exit code 1, but for `diff`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// A file, directory or stream cannot be read.
     #[error("cannot read {path}", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    /// A file cannot be written.
+    #[error("cannot write {path}", path = path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     /// A manifest has mistakes; each is a line.
     #[error("{}", lines(path, errors))]
     Manifest { path: PathBuf, errors: Vec<ManifestError> },
@@ -37,6 +40,9 @@ pub(crate) enum Failure {
     /// Some resources were handled before one failed.
     #[error("Partial success: {done}\nHit error: {source}")]
     Partial { done: String, source: Box<Self> },
+    /// `diff` found something: no failure, but another exit code.
+    #[error("{0}")]
+    Differs(String),
     /// The agent does not answer as it should.
     #[error("{0}")]
     Agent(String),

@@ -8,34 +8,55 @@ use calico_core::resource::{AnyResource, BgpConfiguration, to_yaml};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::output::columns::{Context, table};
+use crate::output::columns::{Context, custom, table};
+use crate::output::template::{Environment, Template};
 use crate::stored::from_entry;
 
 /// How resources are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Format {
     Ps,
     Wide,
     Yaml,
     Json,
+    /// Columns by name.
+    Columns(Vec<String>),
+    Template(Template),
 }
 
 impl Format {
     pub(crate) fn parse(name: &str) -> Result<Self, Failure> {
-        match name {
-            "" | "ps" => Ok(Self::Ps),
-            "wide" => Ok(Self::Wide),
-            "yaml" => Ok(Self::Yaml),
-            "json" => Ok(Self::Json),
-            other => {
-                let kind = other.split('=').next().unwrap_or_default();
-                let known = ["custom-columns", "go-template", "go-template-file"];
-                Err(Failure::Usage(match known.contains(&kind) {
-                    true => format!("output format {kind} is not supported yet; use yaml or json"),
-                    false => format!("unknown output format {other:?}; use ps, wide, yaml or json"),
-                }))
+        const KNOWN: &str = "ps, wide, yaml, json, custom-columns=A,B, go-template=TEXT or \
+                             go-template-file=FILE";
+        let (kind, rest) = match name.split_once('=') {
+            Some((kind, rest)) => (kind, Some(rest)),
+            None => (name, None),
+        };
+        let template = |text: &str| {
+            let template = Template::parse(text);
+            template.map(Self::Template).map_err(|e| Failure::Usage(format!("go-template: {e}")))
+        };
+        match (kind, rest) {
+            ("" | "ps", None) => Ok(Self::Ps),
+            ("wide", None) => Ok(Self::Wide),
+            ("yaml", None) => Ok(Self::Yaml),
+            ("json", None) => Ok(Self::Json),
+            ("custom-columns", Some(names)) if !names.is_empty() => {
+                Ok(Self::Columns(names.split(',').map(|name| name.trim().to_owned()).collect()))
             }
+            ("go-template", Some(text)) => template(text),
+            ("go-template-file", Some(path)) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Failure::Read { path: path.into(), source })?;
+                template(&text)
+            }
+            _ => Err(Failure::Usage(format!("unknown output format {name:?}; use {KNOWN}"))),
         }
+    }
+
+    /// Whether cells may show the cluster's AS number.
+    pub(crate) const fn needs_context(&self) -> bool {
+        matches!(self, Self::Wide | Self::Columns(_) | Self::Template(_))
     }
 }
 
@@ -98,18 +119,29 @@ pub(crate) fn export(resources: &mut [AnyResource]) {
 }
 
 /// The text of what was found.
+///
+/// # Errors
+/// A column that does not exist, or a template that does not fit.
 pub(crate) fn print(
     found: &Found,
-    format: Format,
+    format: &Format,
     with_namespace: bool,
     context: &Context,
-) -> String {
+) -> Result<String, Failure> {
+    let one_table = |kind: Kind, resources: &[&AnyResource]| match format {
+        Format::Columns(names) => {
+            custom(kind, resources, names, context).map(|table| table.aligned())
+        }
+        _ => {
+            let wide = *format == Format::Wide;
+            Ok(table(kind, resources, wide, with_namespace, context).aligned())
+        }
+    };
     match format {
-        Format::Ps | Format::Wide => {
-            let wide = format == Format::Wide;
+        Format::Ps | Format::Wide | Format::Columns(_) => {
             let mut tables = Vec::new();
             if let (Some((kind, _)), true) = (&found.list, found.resources.is_empty()) {
-                tables.push(table(*kind, &[], wide, with_namespace, context).aligned());
+                tables.push(one_table(*kind, &[]));
             }
             let mut kinds: Vec<Kind> = Vec::new();
             for resource in &found.resources {
@@ -119,12 +151,20 @@ pub(crate) fn print(
             }
             for kind in kinds {
                 let of_kind: Vec<_> = found.resources.iter().filter(|r| r.kind == kind).collect();
-                tables.push(table(kind, &of_kind, wide, with_namespace, context).aligned());
+                tables.push(one_table(kind, &of_kind));
             }
-            tables.join("\n")
+            let tables: Result<Vec<String>, String> = tables.into_iter().collect();
+            Ok(tables.map_err(Failure::Usage)?.join("\n"))
         }
-        Format::Yaml => to_yaml(&document(found)),
-        Format::Json => format!("{:#}\n", document(found)),
+        Format::Yaml => Ok(to_yaml(&document(found))),
+        Format::Json => Ok(format!("{:#}\n", document(found))),
+        Format::Template(template) => {
+            let items = found.resources.iter().map(AnyResource::to_value).collect();
+            let config = vec![("asNumber", context.as_number.clone())];
+            let environment = Environment { config };
+            let text = template.run(&Value::Array(items), &environment);
+            text.map_err(|error| Failure::Usage(format!("go-template: {error}")))
+        }
     }
 }
 
@@ -179,14 +219,14 @@ mod tests {
         let store = store().await;
         let query = Query::List { kind: Kind::NetworkPolicy, namespace: None };
         let found = find(&store, &query).await.unwrap();
-        let text = print(&found, Format::Yaml, true, &CONTEXT());
+        let text = print(&found, &Format::Yaml, true, &CONTEXT()).unwrap();
         assert!(text.contains("kind: NetworkPolicyList"), "{text}");
         let again =
             calico_core::resource::read_manifest(&text, calico_core::resource::Mode::Strict);
         assert_eq!(again.unwrap(), found.resources);
         let table =
             "NAMESPACE   NAME   TIER\ndefault     a      default\nprod        b      default\n";
-        assert_eq!(print(&found, Format::Ps, true, &CONTEXT()), table);
+        assert_eq!(print(&found, &Format::Ps, true, &CONTEXT()).unwrap(), table);
     }
 
     #[tokio::test]
@@ -195,14 +235,14 @@ mod tests {
         let key = |ns: &str, name: &str| Key::resource(Kind::NetworkPolicy, Some(ns), name);
         let mut one = find(&store, &Query::Named(vec![key("prod", "b")])).await.unwrap();
         let document: Value =
-            serde_json::from_str(&print(&one, Format::Json, false, &CONTEXT())).unwrap();
+            serde_json::from_str(&print(&one, &Format::Json, false, &CONTEXT()).unwrap()).unwrap();
         assert_eq!(document["metadata"]["resourceVersion"], "2");
         export(&mut one.resources);
-        let text = print(&one, Format::Yaml, false, &CONTEXT());
+        let text = print(&one, &Format::Yaml, false, &CONTEXT()).unwrap();
         assert!(!text.contains("resourceVersion") && !text.contains("uid"), "{text}");
         let both = vec![key("prod", "b"), key("default", "a")];
         let both = find(&store, &Query::Named(both)).await.unwrap();
-        assert!(document_is_array(&print(&both, Format::Json, false, &CONTEXT())));
+        assert!(document_is_array(&print(&both, &Format::Json, false, &CONTEXT()).unwrap()));
         let missing = find(&store, &Query::Named(vec![key("prod", "x")])).await.unwrap_err();
         assert_eq!(missing.to_string(), "NetworkPolicy prod/x does not exist");
     }
@@ -224,7 +264,12 @@ mod tests {
     #[test]
     fn an_empty_list_has_a_heading() {
         let found = Found { list: Some((Kind::IpPool, "0".to_owned())), ..Found::default() };
-        assert_eq!(print(&found, Format::Ps, false, &CONTEXT()), "NAME   CIDR   SELECTOR\n");
-        assert!(Format::parse("go-template=x").unwrap_err().to_string().contains("not supported"));
+        assert_eq!(
+            print(&found, &Format::Ps, false, &CONTEXT()).unwrap(),
+            "NAME   CIDR   SELECTOR\n"
+        );
+        let error = Format::parse("go-template={{x}}").unwrap_err().to_string();
+        assert!(error.contains("function x is not supported"), "{error}");
+        assert!(Format::parse("custom-columns=").is_err() && Format::parse("toml").is_err());
     }
 }

@@ -1,5 +1,11 @@
 //! `ipam show`.
 
+pub(crate) mod check;
+pub(crate) mod configure;
+pub(crate) mod release;
+mod report;
+pub(crate) mod split;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -1,9 +1,12 @@
 //! `label`: one label of one resource.
 
+use std::sync::Arc;
+
 use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::resource::AnyResource;
 
+use crate::admit::Admission;
 use crate::failure::{Failure, name_of};
 use crate::stored::{from_entry, text};
 
@@ -71,7 +74,10 @@ pub(crate) async fn carry_out(
         let mut resource = from_entry(&entry)?;
         let said = change.apply(&mut resource, &name)?;
         resource.validate().map_err(|errors| Failure::Invalid { name: name.clone(), errors })?;
-        match store.update(key.clone(), text(resource).into(), entry.revision).await {
+        let text: Arc<str> = text(resource.clone()).into();
+        let new = Some((&resource, Arc::clone(&text)));
+        Admission::new(store).check(key, Some(&entry), new).await?;
+        match store.update(key.clone(), text, entry.revision).await {
             Ok(_) => return Ok(said),
             Err(error) if error.is_conflict() && tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),

@@ -1,11 +1,16 @@
 //! Command line client for Calico: resources, IP addresses, and the state of this node.
 //!
 //! `cli` says what can be asked, `run` does it, and everything that fails is a `failure`: its
-//! text goes to the standard error, and the exit code is 1.
+//! text goes to the standard error, and the exit code is 1 (of `diff`: 2, where 1 is a difference).
 
+mod admit;
 mod cascade;
 mod change;
 mod cli;
+mod cluster;
+mod datastore;
+mod diff;
+mod dry_run;
 mod failure;
 mod get;
 mod input;
@@ -13,9 +18,12 @@ mod ipam;
 mod label;
 mod node;
 mod output;
+mod patch;
 mod policy;
+mod progress;
 mod run;
 mod settings;
+mod shell;
 mod stored;
 mod version;
 
@@ -23,12 +31,19 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::failure::Failure;
 
+/// `diff` found a difference.
+const DIFFERS: u8 = 1;
+/// `diff` failed; for every other command a failure is 1.
+const DIFF_FAILED: u8 = 2;
+
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let command = cli::Cli::command().bin_name(shell::own_name());
+    let cli = command.try_get_matches().and_then(|matches| cli::Cli::from_arg_matches(&matches));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too; nobody is left to tell if it cannot be printed.
@@ -36,11 +51,19 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
+    let failed = match cli.command {
+        cli::Command::Diff { .. } => ExitCode::from(DIFF_FAILED),
+        _ => ExitCode::FAILURE,
+    };
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Differs(text)) => match print(&text) {
+            Ok(()) => ExitCode::from(DIFFERS),
+            Err(_) => failed,
+        },
         Err(failure) => {
             eprintln!("{}", with_causes(&failure));
-            ExitCode::FAILURE
+            failed
         }
     }
 }
@@ -51,8 +74,12 @@ fn start(cli: cli::Cli) -> Result<(), Failure> {
     for warning in said.warnings {
         eprintln!("{warning}");
     }
+    print(&said.out)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(said.out.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // The reader has seen enough, as `head` has.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),

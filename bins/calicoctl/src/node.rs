@@ -1,5 +1,8 @@
 //! `node status`: asks the agent on this host.
 
+pub(crate) mod diags;
+pub(crate) mod system;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -11,6 +14,9 @@ use tokio::net::UnixStream;
 
 use crate::failure::Failure;
 use crate::output::table::Table;
+
+/// Where the agent listens, unless told otherwise.
+pub(crate) const CONTROL_SOCKET: &str = "/var/run/calico/control.sock";
 
 /// Time for the agent to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,23 +1,30 @@
 //! From the command line to work.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{AnyResource, ObjectMeta};
+use calico_core::resource::{AnyResource, ObjectMeta, UnknownWord};
 use serde_json::Map;
 
 use crate::change::{self, Verb};
-use crate::cli::{Cli, Command, InputArgs, IpamCommand, NodeCommand, SelectArgs, StoreArgs};
+use crate::cli::{
+    Cli, Command, DatastoreCommand, DryArgs, InputArgs, IpamCommand, MigrateCommand, NodeCommand,
+    SelectArgs, StoreArgs,
+};
+use crate::cluster::Cluster;
+use crate::dry_run::DryRun;
 use crate::failure::Failure;
 use crate::get::{self, Format, Query};
 use crate::label::{self, Change};
+use crate::output::colour::Colour;
 use crate::stored::{Stamp, place};
-use crate::{cascade, input, ipam, node, policy, settings, version};
+use crate::{cascade, datastore, diff, input, ipam, node, patch, policy, settings, shell, version};
 
 /// What a command has to say.
 #[derive(Debug, Default)]
@@ -33,50 +40,204 @@ impl From<String> for Said {
     }
 }
 
+/// Time for the question which version the cluster has.
+const VERSION_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Carries out a command.
 pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure> {
-    let store = || open(&cli.store);
-    let said = match cli.command {
-        Command::Create { input, skip_exists } => {
-            let verb = Verb::Create { skip_exists };
-            write(&store, verb, &input, stdin).await?
+    // Opened when first used, and once: an embedded store lets nobody in twice.
+    let opened = RefCell::new(None);
+    let store = || {
+        if let Some(store) = &*opened.borrow() {
+            return Ok(Arc::clone(store));
         }
-        Command::Apply { input } => write(&store, Verb::Apply, &input, stdin).await?,
-        Command::Replace { input } => write(&store, Verb::Replace, &input, stdin).await?,
-        Command::Delete { select, skip_empty, skip_not_exists } => {
+        let store = open(&cli.store)?;
+        *opened.borrow_mut() = Some(Arc::clone(&store));
+        Ok(store)
+    };
+    if !cli.store.allow_version_mismatch && uses_datastore(&cli.command) {
+        check_version(&store).await?;
+    }
+    let said = match cli.command {
+        Command::Create { input, skip_exists, dry } => {
+            let verb = Verb::Create { skip_exists };
+            write(&store, verb, &input, dry, stdin).await?
+        }
+        Command::Apply { input, dry } => write(&store, Verb::Apply, &input, dry, stdin).await?,
+        Command::Replace { input, dry } => write(&store, Verb::Replace, &input, dry, stdin).await?,
+        Command::Diff { input } => {
+            let resources = input::read(&input.filename, input.recursive, input.skip_empty, stdin)?;
+            let items = change::prepare(Verb::Apply, resources, input.namespace.as_deref())?;
+            let (stamp, colour) = (Stamp::of_system(), Colour::of_stdout());
+            let text = diff::of(&*store()?, &items, &stamp, colour).await?;
+            if !text.is_empty() {
+                return Err(Failure::Differs(text));
+            }
+            text
+        }
+        Command::Patch { kind, name, patch, how, namespace, dry } => {
+            let kind: Kind = kind.parse()?;
+            refuse_namespace(kind, namespace.as_deref())?;
+            let patch = patch::parse(&patch)?;
+            let key = Key::resource(kind, namespace.as_deref(), &name);
+            let store = dry.wrap(store()?);
+            let said = patch::carry_out(&*store, &key, how, &patch, &Stamp::of_system()).await?;
+            dry.line(said)
+        }
+        Command::Delete { select, skip_empty, skip_not_exists, dry } => {
             let verb = Verb::Delete { skip_missing: skip_not_exists };
-            delete(&store, verb, &select, skip_empty, stdin).await?
+            delete(&store, verb, &select, skip_empty, dry, stdin).await?
         }
         Command::Get { select, all_namespaces, output, export } => {
             return show(&store, &select, all_namespaces, &output, export, stdin).await;
         }
-        Command::Label { kind, name, label, overwrite, remove, namespace } => {
+        Command::Label { kind, name, label, overwrite, remove, namespace, dry } => {
             let kind: Kind = kind.parse()?;
             refuse_namespace(kind, namespace.as_deref())?;
             let change = Change::parse(&label, remove, overwrite)?;
             let key = Key::resource(kind, namespace.as_deref(), &name);
-            label::carry_out(&*store()?, &key, &change).await.map(line)?
+            let store = dry.wrap(store()?);
+            dry.line(label::carry_out(&*store, &key, &change).await?)
         }
         Command::Validate { input } => validate(&input, stdin)?,
-        Command::Ipam { command } => {
-            let IpamCommand::Show { ip, show_blocks, show_borrowed, show_configuration } = command;
-            match (ip, show_borrowed, show_configuration) {
-                (Some(ip), ..) => ipam::address(store()?, ip).await?,
-                (None, true, _) => ipam::borrowed(store()?).await?,
-                (None, false, true) => ipam::configuration(store()?).await?,
-                (None, false, false) => ipam::pools(store()?, show_blocks).await?,
-            }
-        }
+        Command::Ipam { command } => ipam(&store, command).await?,
         Command::Policy { command } => return policy::run(&store, command, stdin).await,
-        Command::Node { command: NodeCommand::Status { control_socket } } => {
-            node::status(&control_socket, SystemTime::now()).await?
+        Command::Node { command } => node(command).await?,
+        Command::Datastore { command: DatastoreCommand::Migrate { command } } => match command {
+            MigrateCommand::Export { kubernetes } => {
+                datastore::export(&*store()?, kubernetes).await?
+            }
+            MigrateCommand::Import { filename } => datastore::import(&*store()?, &filename).await?,
+            MigrateCommand::Lock => datastore::lock(&*store()?).await?,
+            MigrateCommand::Unlock => datastore::unlock(&*store()?).await?,
+        },
+        Command::Version { client: true, .. } => version::client(),
+        Command::Version { client: false, poll } => {
+            let cluster = loop {
+                match (version::cluster(&*store()?).await, poll) {
+                    (Err(_), Some(seconds)) => {
+                        tokio::time::sleep(Duration::from_secs(seconds)).await
+                    }
+                    (cluster, _) => break cluster?,
+                }
+            };
+            format!("{}{cluster}", version::client())
         }
-        Command::Version { client: true } => version::client(),
-        Command::Version { client: false } => {
-            format!("{}{}", version::client(), version::cluster(&*store()?).await?)
-        }
+        Command::Completion { shell } => shell::completion(shell),
+        Command::Man { directory } => shell::manual(&directory)?,
     };
     Ok(said.into())
+}
+
+/// Whether the command reads or writes the datastore for more than its version.
+const fn uses_datastore(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Validate { .. }
+            | Command::Policy { .. }
+            | Command::Node { .. }
+            | Command::Version { .. }
+            | Command::Completion { .. }
+            | Command::Man { .. }
+    )
+}
+
+/// A cluster that cannot be asked is no other version: the command itself says what is wrong.
+async fn check_version(store: Open<'_>) -> Result<(), Failure> {
+    let Ok(store) = store() else { return Ok(()) };
+    let answer = tokio::time::timeout(VERSION_PATIENCE, Cluster::read(&*store)).await;
+    match answer {
+        Ok(Ok(Some(cluster))) => version::check(&cluster.information.spec.calico_version),
+        _ => Ok(()),
+    }
+}
+
+impl DryArgs {
+    fn wrap(self, store: Arc<dyn Datastore>) -> Arc<dyn Datastore> {
+        if self.dry_run { Arc::new(DryRun::new(store)) } else { store }
+    }
+
+    fn line(self, text: String) -> String {
+        line(if self.dry_run { format!("{text} (dry run)") } else { text })
+    }
+}
+
+async fn ipam(store: Open<'_>, command: IpamCommand) -> Result<String, Failure> {
+    const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+    match command {
+        IpamCommand::Show { ip, show_blocks, show_borrowed, show_configuration } => {
+            match (ip, show_borrowed, show_configuration) {
+                (Some(ip), ..) => ipam::address(store()?, ip).await,
+                (None, true, _) => ipam::borrowed(store()?).await,
+                (None, false, true) => ipam::configuration(store()?).await,
+                (None, false, false) => ipam::pools(store()?, show_blocks).await,
+            }
+        }
+        IpamCommand::Check { show_all_ips, show_problem_ips, output, .. } => {
+            let request = ipam::check::Request {
+                all: show_all_ips,
+                problems: show_problem_ips,
+                output: output.as_deref(),
+            };
+            ipam::check::run(store()?, VERSION, request).await
+        }
+        IpamCommand::Release { ip: Some(ip), .. } => ipam::release::address(store()?, ip).await,
+        IpamCommand::Release { ip: None, from_report, force } => {
+            ipam::release::from_reports(store()?, VERSION, &from_report, force).await
+        }
+        IpamCommand::Split { number, cidr, name } => {
+            let which = match (cidr, name) {
+                (Some(cidr), _) => ipam::split::Which::Cidr(cidr),
+                (None, name) => ipam::split::Which::Name(name.unwrap_or_default()),
+            };
+            ipam::split::run(store()?, number, &which, &Stamp::of_system()).await
+        }
+        IpamCommand::Configure {
+            strictaffinity,
+            max_blocks_per_host,
+            kubevirt_ip_persistence,
+            ip_cooldown_seconds,
+        } => {
+            let persistence = kubevirt_ip_persistence.map(|text| text.parse()).transpose();
+            let persistence = persistence.map_err(|error: UnknownWord| {
+                Failure::Usage(format!("--kubevirt-ip-persistence: {error}"))
+            })?;
+            // Upstream's default, -1, leaves it as it is.
+            let cooldown = ip_cooldown_seconds.filter(|seconds| *seconds != -1);
+            let cooldown = cooldown
+                .map(u32::try_from)
+                .transpose()
+                .map_err(|error| Failure::Usage(format!("--ip-cooldown-seconds: {error}")))?;
+            let settings = ipam::configure::Settings {
+                strict_affinity: strictaffinity,
+                max_blocks_per_host,
+                persistence,
+                cooldown_seconds: cooldown,
+            };
+            ipam::configure::run(&*store()?, settings).await
+        }
+    }
+}
+
+async fn node(command: NodeCommand) -> Result<String, Failure> {
+    match command {
+        NodeCommand::Status { control_socket } => {
+            node::status(&control_socket, SystemTime::now()).await
+        }
+        NodeCommand::Checksystem { kernel_config } => {
+            match node::system::check(&node::system::Kernel::running(kernel_config)?)? {
+                (text, true) => Ok(text),
+                (text, false) => Err(Failure::Agent(text.trim_end().to_owned())),
+            }
+        }
+        NodeCommand::Diags { log_dir, output_dir } => {
+            let now = SystemTime::now();
+            let status = node::status(Path::new(node::CONTROL_SOCKET), now).await;
+            let status = status.unwrap_or_else(|error| format!("{error}\n"));
+            let into = output_dir.unwrap_or_else(std::env::temp_dir);
+            node::diags::collect(&log_dir, &into, &status, now)
+        }
+    }
 }
 
 pub(crate) type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Datastore>, Failure>;
@@ -90,11 +251,14 @@ async fn write(
     store: Open<'_>,
     verb: Verb,
     args: &InputArgs,
+    dry: DryArgs,
     stdin: &mut dyn Read,
 ) -> Result<String, Failure> {
     let resources = input::read(&args.filename, args.recursive, args.skip_empty, stdin)?;
     let items = change::prepare(verb, resources, args.namespace.as_deref())?;
-    change::carry_out(&*store()?, verb, &items, &Stamp::of_system()).await.map(line)
+    let store = dry.wrap(store()?);
+    let said = change::carry_out(&*store, verb, &items, &Stamp::of_system()).await?;
+    Ok(dry.line(said))
 }
 
 async fn delete(
@@ -102,6 +266,7 @@ async fn delete(
     verb: Verb,
     args: &SelectArgs,
     skip_empty: bool,
+    dry: DryArgs,
     stdin: &mut dyn Read,
 ) -> Result<String, Failure> {
     let resources = match &args.filename {
@@ -112,13 +277,18 @@ async fn delete(
         return Err(Failure::Usage("give the names of the resources to delete".to_owned()));
     }
     let items = change::prepare(verb, resources, args.namespace.as_deref())?;
-    let store = store()?;
-    for item in items.iter().filter(|item| item.resource.kind == Kind::Node) {
-        if store.find(&item.key).await?.is_some() {
-            cascade::of_node(&store, item.resource.name()).await?;
+    let store = dry.wrap(store()?);
+    for item in &items {
+        match item.resource.kind {
+            Kind::Node if store.find(&item.key).await?.is_some() => {
+                cascade::of_node(&store, item.resource.name()).await?;
+            }
+            Kind::IpPool => cascade::of_pool(&store, item.resource.name()).await?,
+            _ => {}
         }
     }
-    change::carry_out(&*store, verb, &items, &Stamp::of_system()).await.map(line)
+    let said = change::carry_out(&*store, verb, &items, &Stamp::of_system()).await?;
+    Ok(dry.line(said))
 }
 
 async fn show(
@@ -136,10 +306,10 @@ async fn show(
     if export && found.list.is_none() {
         get::export(&mut found.resources);
     }
-    let needs_as = format == Format::Wide && found.resources.iter().any(|r| r.kind == Kind::Node);
+    let needs_as = format.needs_context();
     let context = get::context(&*store, needs_as).await?;
     let with_namespace = all_namespaces || args.namespace.is_some();
-    let out = get::print(&found, format, with_namespace, &context);
+    let out = get::print(&found, &format, with_namespace, &context)?;
     let warnings = found.bad.iter().map(|error| format!("left out: {error}")).collect();
     Ok(Said { out, warnings })
 }

@@ -65,6 +65,59 @@ pub(crate) fn table(
     table
 }
 
+/// A table of columns by name, or by `HEADING:.path.of.field`.
+///
+/// Which name is unknown, and which there are.
+pub(crate) fn custom(
+    kind: Kind,
+    resources: &[&AnyResource],
+    names: &[String],
+    context: &Context,
+) -> Result<Table, String> {
+    enum Wanted<'a> {
+        Known(Cell),
+        Namespace,
+        Path(&'a str),
+    }
+    let known = columns(kind, true);
+    let (mut heading, mut wanted) = (Vec::new(), Vec::new());
+    for name in names {
+        if let Some((title, path)) = name.split_once(':') {
+            heading.push(title);
+            wanted.push(Wanted::Path(path.trim_start_matches('.')));
+        } else if name.eq_ignore_ascii_case("NAMESPACE") {
+            heading.push("NAMESPACE");
+            wanted.push(Wanted::Namespace);
+        } else if let Some((title, cell)) = known.iter().find(|(t, _)| t.eq_ignore_ascii_case(name))
+        {
+            heading.push(*title);
+            wanted.push(Wanted::Known(*cell));
+        } else {
+            let names: Vec<&str> = known.iter().map(|(title, _)| *title).collect();
+            return Err(format!(
+                "a {kind} has no column {name:?}; there are {}, or write HEADING:.path",
+                names.join(", ")
+            ));
+        }
+    }
+    let mut table = Table::new(&heading);
+    for resource in resources {
+        let document = resource.to_value();
+        let cell = |wanted: &Wanted<'_>| match wanted {
+            Wanted::Known(cell) => cell.of(resource, context),
+            Wanted::Namespace => resource.namespace().to_owned(),
+            Wanted::Path(path) => {
+                let mut found = path.split('.').filter(|key| !key.is_empty());
+                found
+                    .try_fold(&document, |at, key| at.get(key))
+                    .map_or_else(|| "<none>".to_owned(), list)
+            }
+        };
+        table.rows.push(wanted.iter().map(cell).collect());
+    }
+    Ok(table)
+}
+
 fn columns(kind: Kind, wide: bool) -> Vec<Column> {
     const NAME: Column = ("NAME", Name);
     const NODE: Column = ("NODE", Field("spec.node"));
@@ -321,6 +374,24 @@ mod tests {
         let wide = "NAMESPACE   NAME   TIER      ORDER   SELECTOR\n\
                     prod        web    default   100     app == 'web'\n";
         check(policy, true, true, wide);
+    }
+
+    #[test]
+    fn columns_can_be_chosen() {
+        let pool = json!({"kind": "IPPool", "metadata": {"name": "main"},
+            "spec": {"cidr": "10.0.0.0/16", "allowedUses": ["Workload", "Tunnel"]}});
+        let pool: AnyResource = serde_json::from_value(pool).unwrap();
+        let context = Context { as_number: String::new() };
+        let show = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            custom(Kind::IpPool, &[&pool], &names, &context).map(|table| table.aligned())
+        };
+        let table =
+            "NAT     NAME   USES              GONE\nfalse   main   Workload,Tunnel   <none>\n";
+        let found = show(&["nat", "NAME", "USES:.spec.allowedUses", "GONE:.spec.x.y"]).unwrap();
+        assert_eq!(found, table);
+        let error = show(&["COLOUR"]).unwrap_err();
+        assert!(error.contains("no column \"COLOUR\"; there are NAME, CIDR"), "{error}");
     }
 
     #[test]
