@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::failure::Failure;
 use crate::output::table::Table;
@@ -71,7 +72,7 @@ impl Kernel {
 /// Checks the kernel. What it says, and whether the agent can run.
 pub(crate) fn check(kernel: &Kernel) -> Result<(String, bool), Failure> {
     let mut out = String::new();
-    let mut fits = true;
+    let (mut fits, mut unknown) = (true, false);
     let (major, minor) = MIN_KERNEL;
     let new_enough = version(&kernel.release).is_some_and(|found| found >= MIN_KERNEL);
     fits &= new_enough;
@@ -83,7 +84,7 @@ pub(crate) fn check(kernel: &Kernel) -> Result<(String, bool), Failure> {
     let (options, from) = options(kernel)?;
     out.push_str(&match from {
         Some(path) => format!("Configuration: {}\n", path.display()),
-        None => "Configuration: not found; modules are looked for instead\n".to_owned(),
+        None => "Configuration: not found; modules are looked at instead\n".to_owned(),
     });
     let modules = modules(kernel);
     let mut table = Table::new(&["FEATURE", "NEEDED", "FOUND", "FOR"]);
@@ -94,10 +95,13 @@ pub(crate) fn check(kernel: &Kernel) -> Result<(String, bool), Failure> {
             _ if !feature.module.is_empty() && modules.iter().any(|m| m == feature.module) => {
                 "module"
             }
-            _ if options.is_empty() && feature.module.is_empty() => "unknown",
+            _ if options.is_empty() && (feature.module.is_empty() || modules.is_empty()) => {
+                "unknown"
+            }
             _ => "no",
         };
         fits &= !(feature.required && found == "no");
+        unknown |= feature.required && found == "unknown";
         table.rows.push(vec![
             feature.option.trim_start_matches("CONFIG_").to_owned(),
             if feature.required { "yes" } else { "if used" }.to_owned(),
@@ -106,11 +110,12 @@ pub(crate) fn check(kernel: &Kernel) -> Result<(String, bool), Failure> {
         ]);
     }
     out.push_str(&table.aligned());
-    out.push_str(if fits {
-        "\nThis host has what Calico needs.\n"
-    } else {
-        "\nThis host lacks what Calico needs.\n"
+    out.push_str(match (fits, unknown) {
+        (false, _) => "\nThis host lacks what Calico needs.\n",
+        (true, true) => "\nNobody knows what this kernel has; name its configuration with -f.\n",
+        (true, false) => "\nThis host has what Calico needs.\n",
     });
+    fits &= !unknown;
     Ok((out, fits))
 }
 
@@ -139,10 +144,20 @@ fn options(kernel: &Kernel) -> Result<(BTreeMap<String, String>, Option<PathBuf>
             fs::read_to_string(&path).ok().map(|text| (text, path))
         }),
     };
-    let Some((text, path)) = text else { return Ok((BTreeMap::new(), None)) };
+    let Some((text, path)) = text.or_else(|| own_config(kernel)) else {
+        return Ok((BTreeMap::new(), None));
+    };
     let options = text.lines().filter_map(|line| line.split_once('='));
     let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     Ok((options, Some(path)))
+}
+
+/// What the running kernel says about itself, if it was built to.
+fn own_config(kernel: &Kernel) -> Option<(String, PathBuf)> {
+    let path = kernel.root.join("proc/config.gz");
+    let output = Command::new("gzip").args(["-dc".as_ref(), path.as_os_str()]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then_some((text, path))
 }
 
 /// Names of modules that are loaded, built in, or can be loaded.
