@@ -2,129 +2,56 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod common;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use calico_core::Datastore;
-use calico_core::memory::MemoryStore;
 use calico_core::resource::{ClusterInformation, ClusterInformationSpec, Tier};
-use calico_datastore::config::{DatastoreConfig, EtcdConfig, open};
-use calico_datastore::remote::{LocalListener, Server};
 use calico_ipam::{AssignRequest, Ipam, Options};
+use common::Backend;
 
-/// A datastore that calicoctl reaches by a settings file.
-struct Backend {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-    _server: Option<Etcd>,
-    _runtime: Option<tokio::runtime::Runtime>,
+/// Runs one command: the command line, what it prints, and how it ends.
+fn run(backend: &Backend, line: &str) -> String {
+    let directory = backend.dir.path().to_string_lossy();
+    let line = line.replace("DIR", &directory);
+    let (words, stdin) = line.split_once(" <<< ").unwrap_or((&line, ""));
+    let output = backend.calicoctl(&split(words), stdin);
+    let code = output.status.code().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    let said = format!("$ calicoctl {line}\n{out}{err}[exit code {code}]\n");
+    without_chance(&said.replace(&*directory, "DIR"))
 }
 
-impl Backend {
-    fn new(spec: impl FnOnce(&Path) -> String) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("calicoctl.cfg");
-        let spec = spec(dir.path());
-        let text = format!(
-            "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec: {spec}\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        Self { dir, config, _server: None, _runtime: None }
-    }
-
-    /// A memory store, served as an agent serves its own.
-    fn memory() -> Self {
-        let store: Arc<dyn Datastore> = Arc::new(MemoryStore::new());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(fill(Arc::clone(&store)));
-        let mut backend = Self::new(|dir| {
-            let socket = dir.join("datastore.sock");
-            let listener = {
-                let _in_runtime = runtime.enter();
-                LocalListener::bind(&socket).unwrap()
-            };
-            runtime.spawn(Server::run(listener, store, std::future::pending()));
-            format!("{{datastoreType: remote, socket: {}}}", socket.display())
-        });
-        backend._runtime = Some(runtime);
-        backend
-    }
-
-    fn embedded() -> Self {
-        Self::new(|dir| {
-            let path = dir.join("calico.db");
-            prepare(&DatastoreConfig::Embedded {
-                path: path.clone(),
-                durability: Default::default(),
-            });
-            format!("{{datastoreType: embedded, path: {}}}", path.display())
-        })
-    }
-
-    fn etcd() -> Self {
-        let server = Etcd::start();
-        prepare(&DatastoreConfig::Etcd(EtcdConfig::new([server.url.clone()])));
-        let mut backend = Self::new(|_| format!("{{etcdEndpoints: '{}'}}", server.url));
-        backend._server = Some(server);
-        backend
-    }
-
-    /// Runs one command: the command line, what it prints, and how it ends.
-    fn run(&self, line: &str) -> String {
-        let line = line.replace("DIR", &self.dir.path().to_string_lossy());
-        let (words, stdin) = line.split_once(" <<< ").unwrap_or((&line, ""));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
-            .args(split(words))
-            .arg("--config")
-            .arg(&self.config)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A command that does not read its input may be gone by now.
-        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let code = output.status.code().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let (out, err) = (text(output.stdout), text(output.stderr));
-        let said = format!("$ calicoctl {line}\n{out}{err}[exit code {code}]\n");
-        self.without_chance(&said)
-    }
-
-    /// Leaves out what differs from run to run: identities, times, revisions, directories.
-    fn without_chance(&self, said: &str) -> String {
-        let said = said.replace(&*self.dir.path().to_string_lossy(), "DIR");
-        let mut lines = Vec::new();
-        for line in said.lines() {
-            let mut line = line.to_owned();
-            for field in [
-                "uid",
-                "creationTimestamp",
-                "resourceVersion",
-                "Revision",
-                "sequenceNumber",
-                "clusterInformationRevision",
-            ] {
-                for start in [format!("{field}: "), format!("\"{field}\": ")] {
-                    if let Some(at) = line.find(&start) {
-                        let comma = if line.ends_with(',') { "," } else { "" };
-                        line.truncate(at + start.len());
-                        line = format!("{line}...{comma}");
-                    }
+/// Leaves out what differs from run to run: identities, times, revisions.
+fn without_chance(said: &str) -> String {
+    let mut lines = Vec::new();
+    for line in said.lines() {
+        let mut line = line.to_owned();
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "resourceVersion",
+            "Revision",
+            "sequenceNumber",
+            "clusterInformationRevision",
+        ] {
+            for start in [format!("{field}: "), format!("\"{field}\": ")] {
+                if let Some(at) = line.find(&start) {
+                    let comma = if line.ends_with(',') { "," } else { "" };
+                    line.truncate(at + start.len());
+                    line = format!("{line}...{comma}");
                 }
             }
-            if let Some(at) = line.find("is at resourceVersion") {
-                line.truncate(at);
-            }
-            lines.push(line);
         }
-        lines.join("\n") + "\n"
+        if let Some(at) = line.find("is at resourceVersion") {
+            line.truncate(at);
+        }
+        lines.push(line);
     }
+    lines.join("\n") + "\n"
 }
 
 /// Words of a command line; quotes hold together.
@@ -166,53 +93,6 @@ async fn fill(store: Arc<dyn Datastore>) {
         let request = AssignRequest::new("node1").handle(format!("net.{pod}")).v4(1);
         let request = request.attribute("node", "node1").attribute("pod", pod);
         ipam.auto_assign(request.attribute("namespace", "prod")).await.unwrap();
-    }
-}
-
-fn prepare(config: &DatastoreConfig) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { fill(open(config).unwrap()).await });
-}
-
-/// An etcd server that ends with the test.
-struct Etcd {
-    url: String,
-    child: Child,
-    _dir: tempfile::TempDir,
-}
-
-impl Etcd {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (url, peer) =
-            (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "etcd", "--log-level=error", "--data-dir"])
-            .arg(dir.path())
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("setpriv: {error}; install util-linux and etcd-server"));
-        let etcd = Self { url, child, _dir: dir };
-        let address = etcd.url.trim_start_matches("http://");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "etcd does not answer; is etcd-server installed?");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        etcd
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -292,7 +172,8 @@ const SESSION: &[&str] = &[
 ];
 
 fn session(backend: &Backend) -> Vec<String> {
-    SESSION.iter().map(|line| backend.run(&line.replace("MANIFEST", MANIFEST))).collect()
+    backend.with_store(fill);
+    SESSION.iter().map(|line| run(backend, &line.replace("MANIFEST", MANIFEST))).collect()
 }
 
 #[test]
@@ -316,11 +197,9 @@ fn every_datastore_gives_the_same_answers() {
         assert!(all.contains(part), "{part:?} in:\n{all}");
     }
     compare("embedded", &expected, &session(&Backend::embedded()));
-    if std::env::var_os("CALICO_SKIP_PRIVILEGED").is_some() {
-        println!("SKIPPED (etcd: CALICO_SKIP_PRIVILEGED is set)");
-        return;
+    if !common::without_servers() {
+        compare("etcd", &expected, &session(&Backend::etcd()));
     }
-    compare("etcd", &expected, &session(&Backend::etcd()));
 }
 
 #[track_caller]
