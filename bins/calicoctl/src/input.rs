@@ -21,13 +21,7 @@ pub(crate) fn read(
 ) -> Result<Vec<AnyResource>, Failure> {
     let mut resources = Vec::new();
     if path == Path::new("-") {
-        let mut text = String::new();
-        // One byte more than is allowed, so that too much is noticed.
-        stdin
-            .take(MAX_MANIFEST_SIZE as u64 + 1)
-            .read_to_string(&mut text)
-            .map_err(|source| failed(path, source))?;
-        resources = parse(path, &text)?;
+        resources = parse(path, &bounded(path, stdin)?)?;
     } else {
         let mut files = Vec::new();
         match fs::metadata(path).map_err(|source| failed(path, source))?.is_dir() {
@@ -35,14 +29,29 @@ pub(crate) fn read(
             false => files.push(path.to_owned()),
         }
         for file in files {
-            let text = fs::read_to_string(&file).map_err(|source| failed(&file, source))?;
-            resources.extend(parse(&file, &text)?);
+            let mut open = fs::File::open(&file).map_err(|source| failed(&file, source))?;
+            resources.extend(parse(&file, &bounded(&file, &mut open)?)?);
         }
     }
     if resources.is_empty() && !skip_empty {
         return Err(Failure::Empty { path: path.to_owned() });
     }
     Ok(resources)
+}
+
+/// The text, or one byte more than is allowed, so that too much is noticed.
+fn bounded(path: &Path, from: &mut dyn Read) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    from.take(MAX_MANIFEST_SIZE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| failed(path, source))?;
+    if bytes.len() > MAX_MANIFEST_SIZE {
+        // The cut may be inside of a letter; nobody reads what there is.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        failed(path, std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<AnyResource>, Failure> {

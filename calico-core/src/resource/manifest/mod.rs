@@ -24,9 +24,11 @@ pub const MAX_MANIFEST_DEPTH: usize = 64;
 #[non_exhaustive]
 pub enum ManifestError {
     /// The whole input is too large.
-    #[error("the manifest has {size} bytes; split it: at most {MAX_MANIFEST_SIZE} are read")]
+    #[error(
+        "the manifest has {size} bytes or more; split it: at most {MAX_MANIFEST_SIZE} are read"
+    )]
     TooLarge {
-        /// Its size in bytes.
+        /// Its size in bytes, as far as it was read.
         size: usize,
     },
     /// It is neither YAML nor JSON, or too deep.
