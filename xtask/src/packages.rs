@@ -12,10 +12,11 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
-/// What the tests run besides: a container runtime, what its containers hold, and etcd.
+/// What the tests run besides: two container runtimes, what their containers hold, and etcd.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
     "busybox-static",
+    "conntrack",
     "containerd",
     "containernetworking-plugins",
     "etcd-client",
@@ -24,6 +25,8 @@ pub(crate) const TEST: &[&str] = &[
     "iptables",
     "iputils-ping",
     "nftables",
+    "podman",
+    "runc",
 ];
 
 /// Asked by Debian's maintainer scripts whether a daemon may be started.
