@@ -128,6 +128,15 @@ impl Packet {
     }
 }
 
+/// What happens to a packet at the end of a tier whose policies did not decide about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TierEnd {
+    /// The tier's default action.
+    Acts,
+    /// Nothing: pre-DNAT and untracked policy of hosts.
+    Idle,
+}
+
 impl Desired {
     /// What becomes of a packet to (`Ingress`) or from (`Egress`) an endpoint.
     ///
@@ -190,7 +199,7 @@ impl Desired {
         packet: &Packet,
         steps: &mut Vec<Step>,
     ) -> (Verdict, VerdictCause) {
-        self.tiers_decide(&endpoint.tiers, direction, packet, steps)
+        self.tiers_decide(&endpoint.tiers, TierEnd::Acts, direction, packet, steps)
             .unwrap_or_else(|| self.profiles_decide(&endpoint.profiles, direction, packet, steps))
     }
 
@@ -198,6 +207,7 @@ impl Desired {
     fn tiers_decide(
         &self,
         tiers: &[TierPolicies],
+        end: TierEnd,
         direction: Direction,
         packet: &Packet,
         steps: &mut Vec<Step>,
@@ -218,6 +228,7 @@ impl Desired {
                 }
                 Some((Action::Pass, _)) => continue,
                 Some((_, id)) => return Some((Verdict::Denied, VerdictCause::Rule(id))),
+                None if end == TierEnd::Idle => continue,
                 None => {}
             }
             let action = tier.default_action;

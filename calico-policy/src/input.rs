@@ -7,8 +7,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
     AnyResource, FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet,
-    HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Resource, Spec, Tier,
-    WorkloadEndpoint,
+    HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Tier, WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -42,7 +41,7 @@ macro_rules! objects {
             /// The object's name in a datastore.
             #[must_use]
             pub fn key(&self) -> Key {
-                match self { $(Self::$kind(object) => key_of(object),)* }
+                match self { $(Self::$kind(object) => object.key(),)* }
             }
 
             /// Reads a stored object; `None` if it has no say in policy.
@@ -119,12 +118,6 @@ impl<T: Into<Object>> From<T> for Input {
     fn from(object: T) -> Self {
         Self::Put(object.into())
     }
-}
-
-/// The name of a resource in a datastore.
-pub(crate) fn key_of<S: Spec>(resource: &Resource<S>) -> Key {
-    let namespace = S::KIND.is_namespaced().then(|| resource.namespace());
-    Key::resource(S::KIND, namespace, resource.name())
 }
 
 /// An object that was refused. The version that was in force before, if any, stays in force.

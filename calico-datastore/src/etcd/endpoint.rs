@@ -27,6 +27,15 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// keep the answers to requests on the same connection waiting.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// How a first answer in something else than HTTP/2 shows on a connection without TLS.
+const NOT_HTTP2: [&str; 5] = [
+    "broken pipe",
+    "frame with invalid size",
+    "connection reset",
+    "connection closed",
+    "protocol error",
+];
+
 /// One server of the cluster.
 pub(super) struct Endpoint {
     uri: Uri,
@@ -139,7 +148,8 @@ impl Endpoint {
             Some("https") if failure.reason.contains("connection closed") => {
                 "does it want a client certificate, or reject ours?"
             }
-            Some("http") if failure.reason.contains("broken pipe") => {
+            // Whether the answer or its end is seen first differs from run to run.
+            Some("http") if NOT_HTTP2.iter().any(|word| failure.reason.contains(word)) => {
                 "is it etcd's port for clients, without TLS?"
             }
             _ => return failure,

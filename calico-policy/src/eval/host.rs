@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_core::dataplane::{
-    Action, Direction, Failsafe, HostEndpoint, HostInterface, HostSettings, RuleOwner,
-    TierPolicies, Verdict, VerdictCause,
+    Direction, Failsafe, HostEndpoint, HostInterface, HostSettings, Verdict, VerdictCause,
 };
 use serde::Serialize;
 
-use super::{Decision, Packet, Step};
+use super::{Decision, Packet, Step, TierEnd};
 use crate::desired::Desired;
 
 /// A stage of the way through a host, in order.
@@ -79,44 +78,22 @@ impl Desired {
             return (stage == Stage::Local).then_some((Verdict::Allowed, VerdictCause::Failsafe));
         }
         match stage {
-            Stage::Untracked => self.early(&endpoint.untracked, direction, packet, steps),
-            Stage::PreDnat => self.early(&endpoint.pre_dnat, direction, packet, steps),
-            Stage::Forward => self.tiers_decide(&endpoint.forward, direction, packet, steps),
-            Stage::Local => {
-                Some(self.tiers_decide(&endpoint.local, direction, packet, steps).unwrap_or_else(
-                    || self.profiles_decide(&endpoint.profiles, direction, packet, steps),
-                ))
+            Stage::Untracked => {
+                self.tiers_decide(&endpoint.untracked, TierEnd::Idle, direction, packet, steps)
             }
+            Stage::PreDnat => {
+                self.tiers_decide(&endpoint.pre_dnat, TierEnd::Idle, direction, packet, steps)
+            }
+            Stage::Forward => {
+                self.tiers_decide(&endpoint.forward, TierEnd::Acts, direction, packet, steps)
+            }
+            Stage::Local => Some(
+                self.tiers_decide(&endpoint.local, TierEnd::Acts, direction, packet, steps)
+                    .unwrap_or_else(|| {
+                        self.profiles_decide(&endpoint.profiles, direction, packet, steps)
+                    }),
+            ),
         }
-    }
-
-    /// Tiers whose end does nothing.
-    fn early(
-        &self,
-        tiers: &[TierPolicies],
-        direction: Direction,
-        packet: &Packet,
-        steps: &mut Vec<Step>,
-    ) -> Option<(Verdict, VerdictCause)> {
-        for tier in tiers {
-            let policies = match direction {
-                Direction::Ingress => &tier.ingress,
-                Direction::Egress => &tier.egress,
-            };
-            if policies.is_empty() {
-                continue;
-            }
-            steps.push(Step::Tier(Arc::clone(&tier.tier)));
-            let owners = policies.iter().cloned().map(RuleOwner::Policy);
-            match self.first_match(owners, direction, packet, steps) {
-                Some((Action::Allow, id)) => {
-                    return Some((Verdict::Allowed, VerdictCause::Rule(id)));
-                }
-                Some((Action::Pass, _)) | None => {}
-                Some((_, id)) => return Some((Verdict::Denied, VerdictCause::Rule(id))),
-            }
-        }
-        None
     }
 
     fn is_failsafe(&self, stage: Stage, direction: Direction, packet: &Packet) -> bool {
