@@ -65,9 +65,9 @@ fn test(args: &[String]) -> Result<(), Failure> {
     // all targets at once, every dependency is built once.
     build("--all-targets")?;
     Step::cargo("tests")
-        .args(["test", "--workspace", "--locked"])
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .args(args)
-        .deadline(Duration::from_secs(20 * 60))
+        .deadline(Duration::from_secs(40 * 60))
         .run()
 }
 

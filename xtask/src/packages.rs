@@ -72,6 +72,10 @@ fn is_installed(package: &str) -> bool {
         .is_ok_and(|output| output.stdout == b"installed")
 }
 
+/// Names its maker, so that one that an interrupted installation left is taken for ours.
+const NO_DAEMONS: &str =
+    "#!/bin/sh\n# cargo xtask: no daemon starts during this installation\nexit 101\n";
+
 /// While it lives, packages do not start their daemons.
 struct NoDaemons {
     ours: bool,
@@ -82,8 +86,9 @@ impl NoDaemons {
     /// no reason to stop: the daemons then start as on any installation.
     fn ask() -> Self {
         let path = Path::new(POLICY);
-        let ours = !path.exists()
-            && fs::write(path, "#!/bin/sh\nexit 101\n").is_ok()
+        let ours = fs::read(path)
+            .map_or_else(|_| !path.exists(), |text| text == NO_DAEMONS.as_bytes())
+            && fs::write(path, NO_DAEMONS).is_ok()
             && fs::set_permissions(path, fs::Permissions::from_mode(0o755)).is_ok();
         Self { ours }
     }
