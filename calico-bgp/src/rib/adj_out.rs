@@ -3,17 +3,12 @@
 //! Peers with the same export are told the same, so they are a group while they are equally far.
 //! A member that cannot keep up is split off, and comes back when it is as far as the others.
 
-use std::sync::Arc;
-
-use ipnet::IpNet;
-
-use super::destinations::Position;
-use super::export::Exporter;
+use super::destinations::{Position, Slot};
 use super::profile::Profile;
 use super::table::Peer;
 use super::told::AllTold;
 use super::{ExportBatch, PeerFacts, PeerId, PeerRouting, Rib};
-use crate::wire::{Family, PathAttributes};
+use crate::wire::Family;
 
 pub(super) type GroupId = u32;
 
@@ -235,22 +230,10 @@ impl Rib {
             || !group.end_of_rib.is_empty()
     }
 
-    /// What a peer was told and is still so, in no order.
-    pub fn advertised(&self, id: PeerId) -> Vec<(IpNet, Arc<PathAttributes>)> {
-        let Some(group) = self.group_of(id).and_then(|gid| self.groups.get(&gid)) else {
-            return Vec::new();
-        };
-        let mut exporter = Exporter::default();
-        let settled =
-            group.told.slots_for(id).filter(|s| !self.table.is_pending(*s, group.position));
-        settled
-            .filter_map(|slot| {
-                let destination = self.table.get(slot);
-                let best = destination.paths.first()?;
-                let sent = exporter.export(self, &group.profile, &destination.prefix, best)?;
-                Some((destination.prefix, sent))
-            })
-            .collect()
+    /// Whether a group has still to look at a destination.
+    pub(super) fn is_pending(&self, group: &Group, slot: Slot) -> bool {
+        group.backlog.as_ref().is_some_and(|b| b.next <= slot)
+            || self.table.is_pending(slot, group.position)
     }
 
     pub(super) fn told_count(&self, id: PeerId) -> usize {
@@ -262,7 +245,7 @@ impl Rib {
 /// What concerns the log.
 impl Rib {
     /// The best route changed: peers and listeners have to look.
-    pub(super) fn note_change(&mut self, slot: super::destinations::Slot) {
+    pub(super) fn note_change(&mut self, slot: Slot) {
         self.table.note_change(slot);
         if self.table.is_long() {
             self.table.compact();

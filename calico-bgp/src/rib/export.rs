@@ -1,5 +1,6 @@
-//! What a best path looks like to a peer, or why the peer does not hear of it.
+//! What a path looks like to a peer, or why the peer does not hear of it.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -32,6 +33,53 @@ pub enum NextHopMode {
     Keep,
 }
 
+/// Why a peer does not hear of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotExported {
+    /// Its session is not up.
+    SessionDown,
+    /// The session does not carry the family.
+    Family,
+    /// No path can be used: rejected on import, or without a reachable next hop.
+    NoBestPath,
+    /// It told the route itself.
+    SplitHorizon,
+    /// Both are internal peers and neither is a client (RFC 4456, section 6).
+    NotReflected,
+    /// The route carries NO_ADVERTISE (RFC 1997).
+    NoAdvertise,
+    /// The route carries NO_EXPORT or NO_EXPORT_SUBCONFED, and the peer is external (RFC 1997).
+    NoExport,
+    /// The route is only kept as a last resort, and the peer does not know what that is
+    /// (RFC 9494, section 4.6).
+    LongLivedStale,
+    /// The route was told to customers only (RFC 9234, section 5).
+    OnlyToCustomer,
+    /// This side has no next hop of the family to tell the peer.
+    NoNextHop,
+    /// The export policy rejects it.
+    Policy,
+}
+
+impl fmt::Display for NotExported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SessionDown => "session is down",
+            Self::Family => "session does not carry the address family",
+            Self::NoBestPath => "no path is usable",
+            Self::SplitHorizon => "the peer told the route itself",
+            Self::NotReflected => "not reflected between two internal peers that are no clients",
+            Self::NoAdvertise => "community no-advertise",
+            Self::NoExport => "community no-export",
+            Self::LongLivedStale => "long-lived stale, and the peer does not know what that is",
+            Self::OnlyToCustomer => "meant only for customers (role)",
+            Self::NoNextHop => "no next hop of the address family to tell the peer",
+            Self::Policy => "rejected by the export policy",
+        })
+    }
+}
+
 /// Number of a set of attributes, its source, and whether the destination is an IPv4 one.
 type Known = (u32, PeerId, bool);
 
@@ -39,10 +87,10 @@ type Known = (u32, PeerId, bool);
 #[derive(Debug, Default)]
 pub(super) struct Exporter {
     /// What became of a set of attributes from a source.
-    sent: HashMap<Known, Option<Arc<PathAttributes>>>,
+    sent: HashMap<Known, Result<Arc<PathAttributes>, NotExported>>,
     /// Sets that the policy made.
     changed: HashSet<Arc<PathAttributes>>,
-    last: Option<(Known, Option<Arc<PathAttributes>>)>,
+    last: Option<(Known, Result<Arc<PathAttributes>, NotExported>)>,
 }
 
 impl Exporter {
@@ -53,8 +101,11 @@ impl Exporter {
         to: &Profile,
         prefix: &IpNet,
         path: &Path,
-    ) -> Option<Arc<PathAttributes>> {
+    ) -> Result<Arc<PathAttributes>, NotExported> {
         let family = Family::of_prefix(prefix);
+        if !to.families.contains(&family) {
+            return Err(NotExported::Family);
+        }
         let from = rib.facts(path.source);
         let key = (path.serial(), path.source, family == Family::IPV4_UNICAST);
         let sent = match &self.last {
@@ -70,35 +121,45 @@ impl Exporter {
             }
         }?;
         if to.routing.export.accepts_all() {
-            return Some(sent);
+            return Ok(sent);
         }
         let route = PolicyRoute { prefix, attributes: &sent, from, to: Some(&to.facts) };
         match to.routing.export.evaluate(&route) {
-            Verdict::Accept => Some(sent),
-            Verdict::Reject => None,
+            Verdict::Accept => Ok(sent),
+            Verdict::Reject => Err(NotExported::Policy),
             Verdict::Modify(changed) => {
                 let changed = Arc::new(*changed);
-                Some(Arc::clone(self.changed.get_or_insert_with(&changed, Arc::clone)))
+                Ok(Arc::clone(self.changed.get_or_insert_with(&changed, Arc::clone)))
             }
         }
     }
 }
 
 /// Whether a path from one peer may go to another at all.
-pub(super) fn may_export(from: &PeerFacts, to: &PeerFacts, attributes: &PathAttributes) -> bool {
+fn may_export(
+    from: &PeerFacts,
+    to: &PeerFacts,
+    attributes: &PathAttributes,
+) -> Result<(), NotExported> {
     // RFC 4456, section 6: between internal peers only from or to a client.
     if from.kind == PeerKind::Internal && to.kind == PeerKind::Internal {
-        return false;
+        return Err(NotExported::NotReflected);
     }
-    if attributes.has_community(Community::NO_ADVERTISE) || !long_lived::may_send(to, attributes) {
-        return false;
+    if attributes.has_community(Community::NO_ADVERTISE) {
+        return Err(NotExported::NoAdvertise);
+    }
+    if !long_lived::may_send(to, attributes) {
+        return Err(NotExported::LongLivedStale);
     }
     let stays_inside = attributes.has_community(Community::NO_EXPORT)
         || attributes.has_community(Community::NO_EXPORT_SUBCONFED);
-    !(to.kind == PeerKind::External && stays_inside)
+    if to.kind == PeerKind::External && stays_inside {
+        return Err(NotExported::NoExport);
+    }
+    Ok(())
 }
 
-/// The attributes to send; `None` if the route may not go, or no next hop of its family is known.
+/// The attributes to send, or why the route does not go.
 pub(super) fn export_attributes(
     config: &RibConfig,
     routing: &PeerRouting,
@@ -106,10 +167,8 @@ pub(super) fn export_attributes(
     to: &PeerFacts,
     family: Family,
     attributes: &PathAttributes,
-) -> Option<PathAttributes> {
-    if !may_export(from, to, attributes) {
-        return None;
-    }
+) -> Result<PathAttributes, NotExported> {
+    may_export(from, to, attributes)?;
     let mut out = attributes.clone();
     let reflected = from.kind.is_internal() && to.kind.is_internal();
     let own = match routing.next_hop {
@@ -128,7 +187,8 @@ pub(super) fn export_attributes(
     // RFC 8950, section 4: an IPv6 next hop is only for those who understand it.
     let unreadable = foreign && !to.traits.extended_next_hop;
     if own || unreadable || out.next_hop.is_none() {
-        out.next_hop = Some(own_next_hop(config, to, family)?);
+        let own = own_next_hop(config, to, family).ok_or(NotExported::NoNextHop)?;
+        out.next_hop = Some(own);
     }
     if let Some(NextHop::V6LinkLocal(global, _)) = out.next_hop {
         // A link-local address means nothing beyond the link it was heard on.
@@ -140,7 +200,7 @@ pub(super) fn export_attributes(
         PeerKind::External => {
             leave_the_as(&mut out, routing, from, to);
             if !leaks::send(to, &mut out) {
-                return None;
+                return Err(NotExported::OnlyToCustomer);
             }
         }
         _ => {
@@ -151,7 +211,7 @@ pub(super) fn export_attributes(
         out.originator_id.get_or_insert(from.router_id);
         out.cluster_list.insert(0, config.cluster_id());
     }
-    Some(out)
+    Ok(out)
 }
 
 /// RFC 4271, sections 5.1.2, 5.1.4, 5.1.5.

@@ -266,7 +266,7 @@ proptest! {
             }
             let advertised: BTreeMap<_, _> = world.rib.advertised(PeerId(peer))
                 .into_iter()
-                .map(|(prefix, attributes)| (prefix, PathAttributes::clone(&attributes)))
+                .map(|route| (route.prefix, PathAttributes::clone(&route.attributes)))
                 .collect();
             prop_assert_eq!(&advertised, &world.told[at], "peer {}", peer);
             let followed = std::mem::take(&mut world.told[at]);

@@ -12,6 +12,7 @@ mod decision;
 mod destinations;
 mod export;
 mod group;
+mod inspect;
 mod intern;
 mod leaks;
 mod long_lived;
@@ -31,8 +32,9 @@ mod tests;
 
 pub use as_rules::{AsRules, PrivateAs};
 pub use decision::{Candidate, Decision, compare};
-pub use export::NextHopMode;
+pub use export::{NextHopMode, NotExported};
 pub use group::{Audience, ExportBatch, GroupBatch};
+pub use inspect::{AdvertisedRoute, Explanation, PeerVerdict, ReceivedRoute};
 pub use intern::AttributeStore;
 pub use path::{PeerFacts, PeerId, PeerKind, SessionTraits};
 pub use policy::{Policy, PolicyRoute, PrefixList, PrefixRule, RoutePolicy, Verdict};

@@ -29,13 +29,17 @@ impl Rib {
     }
 
     pub(super) fn candidate<'a>(&'a self, path: &'a Path) -> Option<Candidate<'a>> {
-        let metric = match path.attributes.next_hop {
-            Some(hop) => self.next_hops.get(&hop.address()).copied().unwrap_or(Some(0)),
-            None => Some(0),
-        };
-        let igp_metric = metric.filter(|_| path.accepted())?;
+        let igp_metric = self.igp_metric(path).filter(|_| path.accepted())?;
         let peer = self.facts(path.source);
         Some(Candidate { attributes: &path.attributes, peer, igp_metric })
+    }
+
+    /// Metric of the way to a path's next hop; `None` if there is no way.
+    pub(super) fn igp_metric(&self, path: &Path) -> Option<u32> {
+        match path.attributes.next_hop {
+            Some(hop) => self.next_hops.get(&hop.address()).copied().unwrap_or(Some(0)),
+            None => Some(0),
+        }
     }
 
     /// Puts the best path first and those that share its traffic behind it; returns how many.

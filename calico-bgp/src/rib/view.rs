@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::decision::compare;
-use super::destinations::Destination;
+use super::destinations::{Destination, Slot};
 use super::path::Path;
 use super::{Decision, PeerId, PeerKind, Rib};
 use crate::wire::{NextHop, PathAttributes};
@@ -29,6 +29,16 @@ pub enum RouteSource {
     },
 }
 
+impl RouteSource {
+    /// The number of the peer; 0 for this speaker.
+    pub const fn id(&self) -> PeerId {
+        match self {
+            Self::Local => PeerId::LOCAL,
+            Self::Peer { id, .. } => *id,
+        }
+    }
+}
+
 /// The best way to a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BestRoute {
@@ -47,8 +57,16 @@ pub struct BestRoute {
 pub struct PathView {
     /// Where it comes from.
     pub source: RouteSource,
+    /// The identifier that its peer gave it (RFC 7911); 0 without ADD-PATH.
+    pub path_id: u32,
+    /// Its attributes as received.
+    pub received: Arc<PathAttributes>,
     /// Its attributes after import policy.
     pub attributes: Arc<PathAttributes>,
+    /// The import policy let it pass.
+    pub accepted: bool,
+    /// Metric of the way to its next hop; `None` if that is unreachable.
+    pub igp_metric: Option<u32>,
     /// It is the best path.
     pub best: bool,
     /// It carries traffic: the best path or one that is equal to it.
@@ -96,6 +114,22 @@ impl Rib {
         (!destination.paths.is_empty()).then(|| self.view(destination))
     }
 
+    /// The destinations inside a prefix, itself included, in no order.
+    pub fn routes_within(&self, prefix: IpNet) -> impl Iterator<Item = RouteView> {
+        let inside = move |slot: &Slot| prefix.contains(&self.table.get(*slot).prefix);
+        self.table.occupied().filter(inside).map(|slot| self.view(self.table.get(slot)))
+    }
+
+    /// The destination with the longest prefix that an address is in and that has a best path.
+    pub fn lookup(&self, address: IpAddr) -> Option<RouteView> {
+        let host = IpNet::from(address);
+        let prefixes =
+            (0..=host.prefix_len()).rev().filter_map(|len| IpNet::new(address, len).ok());
+        let mut found = prefixes.filter_map(|p| self.table.find(&p.trunc()));
+        let slot = found.find(|slot| self.table.get(*slot).active > 0)?;
+        Some(self.view(self.table.get(slot)))
+    }
+
     /// The whole table, in no order.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> {
         self.table.occupied().map(|slot| self.view(self.table.get(slot)))
@@ -111,7 +145,7 @@ impl Rib {
         RouteSource::Peer { id, address: facts.address, asn: facts.asn, kind: facts.kind }
     }
 
-    fn view(&self, destination: &Destination) -> RouteView {
+    pub(super) fn view(&self, destination: &Destination) -> RouteView {
         let paths = &destination.paths;
         let active = usize::from(destination.active);
         let best = paths.first().filter(|_| active > 0).and_then(|p| self.candidate(p));
@@ -122,7 +156,11 @@ impl Rib {
         let runner_up = paths[1.min(paths.len())..].iter().map(step).max();
         let view = |(at, path): (usize, &Path)| PathView {
             source: self.source(path.source),
+            path_id: 0,
+            received: Arc::clone(&path.received),
             attributes: Arc::clone(&path.attributes),
+            accepted: path.accepted(),
+            igp_metric: self.igp_metric(path),
             best: at == 0 && active > 0,
             multipath: at < active,
             stale: path.stale(),

@@ -8,8 +8,6 @@ use ipnet::IpNet;
 use super::adj_out::{Group, GroupId, Why};
 use super::destinations::Slot;
 use super::export::Exporter;
-use super::path::Path;
-use super::profile::Profile;
 use super::told::Told;
 use super::{Audience, GroupBatch, PeerId, Rib};
 use crate::wire::{Family, PathAttributes};
@@ -117,7 +115,9 @@ impl Walk<'_> {
             return;
         }
         let prefix = &destination.prefix;
-        let sent = best.and_then(|best| self.export(&group.profile, prefix, best));
+        let exporter = &mut self.exporter;
+        let sent =
+            best.and_then(|best| exporter.export(self.rib, &group.profile, prefix, best).ok());
         let (Some(best), Some(sent)) = (best, sent) else {
             if let Some(before) = group.told.set(slot, None) {
                 let to = self.all_but(before.source);
@@ -127,7 +127,7 @@ impl Walk<'_> {
         };
         if let Why::Changed(earlier) = why
             && known
-            && Exporter::default().export(self.rib, earlier, prefix, best).as_ref() == Some(&sent)
+            && Exporter::default().export(self.rib, earlier, prefix, best).as_ref() == Ok(&sent)
         {
             return;
         }
@@ -140,19 +140,6 @@ impl Walk<'_> {
         {
             self.batch.withdraw(Audience::Only(source), *prefix);
         }
-    }
-
-    fn export(
-        &mut self,
-        profile: &Profile,
-        prefix: &IpNet,
-        best: &Path,
-    ) -> Option<Arc<PathAttributes>> {
-        let family = Family::of_prefix(prefix);
-        if !profile.families.contains(&family) {
-            return None;
-        }
-        self.exporter.export(self.rib, profile, prefix, best)
     }
 
     /// Split horizon: nobody hears back what it said.

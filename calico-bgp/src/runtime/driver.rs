@@ -332,6 +332,33 @@ impl Driver {
                 routes.sort_by_key(|r| r.prefix);
                 let _ = reply.send(routes);
             }
+            Command::RoutesWithin(prefix, reply) => {
+                let mut routes: Vec<_> = self.speaker.rib().routes_within(prefix).collect();
+                routes.sort_by_key(|r| r.prefix);
+                let _ = reply.send(routes);
+            }
+            Command::Lookup(address, reply) => {
+                let _ = reply.send(self.speaker.rib().lookup(address));
+            }
+            Command::Explain(prefix, reply) => {
+                let _ = reply.send(self.speaker.rib().explain(&prefix));
+            }
+            Command::Received(peer, reply) => {
+                let routes = self.speaker.peer_id(peer).map(|id| {
+                    let mut routes = self.speaker.rib().received(id);
+                    routes.sort_by_key(|r| (r.prefix, r.path_id));
+                    routes
+                });
+                let _ = reply.send(routes);
+            }
+            Command::Advertised(peer, reply) => {
+                let routes = self.speaker.peer_id(peer).map(|id| {
+                    let mut routes = self.speaker.rib().advertised(id);
+                    routes.sort_by_key(|r| (r.prefix, r.path_id));
+                    routes
+                });
+                let _ = reply.send(routes);
+            }
             // The loop takes this one itself.
             Command::Shutdown(..) => {}
         }

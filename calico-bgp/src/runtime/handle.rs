@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::driver::Driver;
 use super::subscription::Shared;
 use super::{RouteSubscription, SpawnError, SpeakerStopped, listener};
-use crate::rib::RouteView;
+use crate::rib::{AdvertisedRoute, Explanation, ReceivedRoute, RouteView};
 use crate::speaker::{
     Config, ConfigError, DynamicPeers, PeerChanges, PeerConfig, PeerStatus, Speaker,
 };
@@ -55,6 +55,11 @@ pub(super) enum Command {
     Reset(SocketAddr, oneshot::Sender<bool>),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(Option<IpNet>, oneshot::Sender<Vec<RouteView>>),
+    RoutesWithin(IpNet, oneshot::Sender<Vec<RouteView>>),
+    Lookup(IpAddr, oneshot::Sender<Option<RouteView>>),
+    Explain(IpNet, oneshot::Sender<Option<Explanation>>),
+    Received(SocketAddr, oneshot::Sender<Option<Vec<ReceivedRoute>>>),
+    Advertised(SocketAddr, oneshot::Sender<Option<Vec<AdvertisedRoute>>>),
     Shutdown(Shutdown, oneshot::Sender<()>),
 }
 
@@ -198,6 +203,56 @@ impl SpeakerHandle {
     /// [`SpeakerStopped`]
     pub async fn route(&self, prefix: IpNet) -> Result<Option<RouteView>, SpeakerStopped> {
         Ok(self.ask(|reply| Command::Routes(Some(prefix), reply)).await?.pop())
+    }
+
+    /// The destinations inside a prefix, itself included, sorted by prefix.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn routes_within(&self, prefix: IpNet) -> Result<Vec<RouteView>, SpeakerStopped> {
+        self.ask(|reply| Command::RoutesWithin(prefix, reply)).await
+    }
+
+    /// The destination that packets to an address take: that with the longest prefix.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn lookup(&self, address: IpAddr) -> Result<Option<RouteView>, SpeakerStopped> {
+        self.ask(|reply| Command::Lookup(address, reply)).await
+    }
+
+    /// One destination: its paths, which steps decided between them, and for each peer what it
+    /// hears of the best one, or why it hears nothing. [`peers`](Self::peers) has the addresses
+    /// of the peers by number.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn explain(&self, prefix: IpNet) -> Result<Option<Explanation>, SpeakerStopped> {
+        self.ask(|reply| Command::Explain(prefix, reply)).await
+    }
+
+    /// The routes that a peer told, sorted by prefix, before and after import policy; `None` for
+    /// a peer that is not known.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn received(
+        &self,
+        peer: SocketAddr,
+    ) -> Result<Option<Vec<ReceivedRoute>>, SpeakerStopped> {
+        self.ask(|reply| Command::Received(peer, reply)).await
+    }
+
+    /// The routes that a peer was told, sorted by prefix, with the attributes that it was sent;
+    /// `None` for a peer that is not known.
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn advertised(
+        &self,
+        peer: SocketAddr,
+    ) -> Result<Option<Vec<AdvertisedRoute>>, SpeakerStopped> {
+        self.ask(|reply| Command::Advertised(peer, reply)).await
     }
 
     /// Follows the best routes, those of this speaker included.

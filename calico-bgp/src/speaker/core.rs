@@ -85,6 +85,11 @@ impl Speaker {
         &self.rib
     }
 
+    /// The number of a peer, by address and port.
+    pub fn peer_id(&self, peer: SocketAddr) -> Option<PeerId> {
+        self.by_key.get(&peer).copied()
+    }
+
     /// Whether the table is complete: false only after a restart, until the peers have told
     /// their routes.
     pub const fn is_converged(&self) -> bool {
