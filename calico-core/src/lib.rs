@@ -5,8 +5,9 @@
 //! - [`dataplane`]: the trait [`Dataplane`] and the rule IR that policy engines produce.
 //! - [`routes`]: the trait [`RouteDistributor`].
 //!
-//! It knows no async runtime, does no IO, and reads no clock. The feature `testing` adds
-//! `mockall` mocks of the three traits, and `testing`: a contract suite and a faulty store.
+//! It knows no async runtime, does no IO, and reads no clock. The features `yaml` (manifests) and
+//! `digests` (names made by SHA) are on by default. The feature `testing` adds `mockall` mocks of
+//! the three traits, and `testing`: a contract suite and a faulty store.
 //!
 //! ```
 //! use calico_core::datastore::{Datastore, WatchEvent};

@@ -72,6 +72,9 @@ const ALLOWED: &[Row] = &[
     Row { from: "xtask", uses: &["calico-core"], tests_use: &[] },
 ];
 
+/// Crates that embedders build, themselves included: at most so many.
+const SMALL: &[(&str, usize)] = &[("calico-ipam", 25)];
+
 struct Row {
     from: &'static str,
     uses: &'static [&'static str],
@@ -102,6 +105,31 @@ pub(crate) fn workspace_edges() -> Result<BTreeSet<Edge>, Failure> {
 /// The edges that the table does not allow; a crate missing in the table may use none.
 pub(crate) fn violations(edges: &BTreeSet<Edge>) -> Vec<&Edge> {
     edges.iter().filter(|edge| !is_allowed(edge)).collect()
+}
+
+/// Crates of [`SMALL`] whose tree of normal dependencies, with default features, has grown beyond
+/// its limit.
+pub(crate) fn too_large() -> Result<Vec<String>, Failure> {
+    let mut found = Vec::new();
+    for (name, limit) in SMALL {
+        let text = run::output(&["tree", "-p", name, "-e", "normal", "--prefix", "none"])?;
+        let tree = crates(&text);
+        if tree.len() > *limit {
+            let all: Vec<&str> = tree.iter().copied().collect();
+            found.push(format!(
+                "{name}: {} crates, at most {limit}: {}",
+                tree.len(),
+                all.join(", ")
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Name and version of each crate of `cargo tree`, which marks repetitions.
+fn crates(tree: &str) -> BTreeSet<&str> {
+    let entry = |line: &'_ str| line.find(" (").map_or(line.len(), |at| at);
+    tree.lines().map(|line| &line[..entry(line)]).filter(|line| !line.is_empty()).collect()
 }
 
 fn is_allowed(edge: &Edge) -> bool {
@@ -146,6 +174,16 @@ mod tests {
         assert!(edges.iter().any(|edge| edge.from == "calico-ipam" && edge.to == "calico-core"));
         let wrong = violations(&edges);
         assert!(wrong.is_empty(), "not allowed: {wrong:?}");
+    }
+
+    #[test]
+    fn crates_for_embedders_stay_small() {
+        assert_eq!(too_large().expect("cargo tree"), [""; 0]);
+        let tree = "a v1.0.0 (/somewhere)\nb v0.2.0 (proc-macro)\n\nc v3.0.0\nb v0.2.0 (*)\n";
+        assert_eq!(
+            crates(tree).into_iter().collect::<Vec<_>>(),
+            ["a v1.0.0", "b v0.2.0", "c v3.0.0"]
+        );
     }
 
     #[test]

@@ -92,6 +92,10 @@ fn build(targets: &str) -> Result<(), Failure> {
 fn check_deps() -> Result<(), Failure> {
     let edges = deps::workspace_edges()?;
     let wrong = deps::violations(&edges);
+    let large = deps::too_large()?;
+    if !large.is_empty() {
+        return Err(Failure::check(large.join("\n")));
+    }
     if wrong.is_empty() {
         println!("{} dependencies between the workspace's crates, all allowed", edges.len());
         return Ok(());

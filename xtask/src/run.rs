@@ -156,15 +156,22 @@ pub(crate) fn target_dir() -> Result<PathBuf, Failure> {
 
 /// `cargo metadata` of the workspace, without its dependencies.
 pub(crate) fn metadata() -> Result<serde_json::Value, Failure> {
+    let text = output(&["metadata", "--no-deps", "--format-version", "1"])?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::check(format!("cargo metadata is not JSON: {error}")))
+}
+
+/// What cargo prints with these arguments.
+pub(crate) fn output(args: &[&str]) -> Result<String, Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let what = format!("cargo {}", args.first().copied().unwrap_or_default());
     let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .args(args)
         .output()
-        .map_err(|error| Failure::check(format!("cannot run cargo metadata: {error}")))?;
+        .map_err(|error| Failure::check(format!("cannot run {what}: {error}")))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::check(format!("cargo metadata failed: {stderr}")));
+        return Err(Failure::check(format!("{what} failed: {stderr}")));
     }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| Failure::check(format!("cargo metadata is not JSON: {error}")))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -83,7 +83,7 @@ impl AnyResource {
                 format!("expected a map with kind and metadata, found {found}"),
             ));
         };
-        match fields.shift_remove("apiVersion") {
+        match super::object::take(&mut fields, "apiVersion") {
             Some(Value::String(version)) if version == API_VERSION => {}
             None if mode == Mode::Tolerant => {}
             None => return Err(one("apiVersion", format!("missing; write {API_VERSION}"))),
@@ -91,7 +91,7 @@ impl AnyResource {
                 return Err(one("apiVersion", format!("is {other}, expected {API_VERSION}")));
             }
         }
-        let kind = match fields.shift_remove("kind") {
+        let kind = match super::object::take(&mut fields, "kind") {
             Some(Value::String(name)) => exact_kind(&name).map_err(|error| vec![error])?,
             Some(other) => {
                 let found = describe(&other);
@@ -99,7 +99,8 @@ impl AnyResource {
             }
             None => return Err(one("kind", "missing; write the kind, such as IPPool".to_owned())),
         };
-        let metadata = fields.shift_remove("metadata").filter(|value| !value.is_null());
+        let metadata =
+            super::object::take(&mut fields, "metadata").filter(|value| !value.is_null());
         if mode == Mode::Strict {
             let mut errors = Errors::default();
             if let Some(metadata) = &metadata {
@@ -167,7 +168,7 @@ impl AnyResource {
         }
         let mut value = self.fields.clone();
         let metadata = self.metadata.clone();
-        value.shift_remove("metadata");
+        super::object::take(&mut value, "metadata");
         let mut resource: Resource<S> =
             serde_json::from_value(Value::Object(value)).map_err(|error| {
                 let text = error.to_string();

@@ -1,5 +1,6 @@
 //! Names of workload endpoints and of their interfaces on the host.
 
+#[cfg(feature = "digests")]
 use sha1::{Digest, Sha1};
 
 use super::WorkloadEndpointSpec;
@@ -118,6 +119,7 @@ impl std::str::FromStr for EndpointName {
 
 /// The host's interface of a pod: the prefix and 11 digits of the SHA-1 of
 /// `<namespace>.<pod>`.
+#[cfg(feature = "digests")]
 #[must_use]
 pub fn pod_interface_name(prefix: &str, namespace: &str, pod: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{pod}"));
@@ -171,6 +173,7 @@ mod tests {
         assert_eq!(EndpointName::of(&spec).to_string(), "n-k8s-p-e");
     }
 
+    #[cfg(feature = "digests")]
     #[test]
     fn interface_names_are_short_digests() {
         // printf default.web-0 | sha1sum | cut -c1-11

@@ -6,6 +6,7 @@
 //! [`Mode::Strict`] is for input from people: it reports every problem with its path.
 //!
 //! ```
+//! # #[cfg(feature = "yaml")] {
 //! use calico_core::resource::{IpPool, IpPoolSpec, Mode, read_manifest, to_yaml};
 //!
 //! let mut pool = IpPool::new("main", IpPoolSpec::new("10.0.0.0/16".parse()?));
@@ -16,6 +17,7 @@
 //! let yaml = to_yaml(&pool);
 //! let read = read_manifest(&yaml, Mode::Strict).map_err(|errors| errors[0].clone())?;
 //! assert_eq!(read[0].typed::<IpPoolSpec>()?, pool);
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -30,6 +32,7 @@ mod felix;
 pub mod field;
 mod host_endpoint;
 pub mod ipam;
+#[cfg(feature = "yaml")]
 mod manifest;
 mod meta;
 mod nearest;
@@ -67,6 +70,7 @@ pub use self::felix::*;
 pub use self::field::{Errors, Field, FieldError, Path};
 pub use self::host_endpoint::*;
 pub use self::ipam::*;
+#[cfg(feature = "yaml")]
 pub use self::manifest::*;
 pub use self::meta::ObjectMeta;
 pub use self::node::*;
@@ -195,7 +199,7 @@ impl<'de, S: Spec> Deserialize<'de> for Resource<S> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut fields = Map::<String, Value>::deserialize(deserializer)?;
         for (key, wanted) in [("kind", S::KIND.as_str()), ("apiVersion", API_VERSION)] {
-            match fields.shift_remove(key) {
+            match object::take(&mut fields, key) {
                 Some(Value::String(found)) if found == wanted => {}
                 None => {}
                 Some(found) => {
@@ -207,7 +211,7 @@ impl<'de, S: Spec> Deserialize<'de> for Resource<S> {
             fields: &mut Map<String, Value>,
             key: &'static str,
         ) -> Result<T, E> {
-            let Some(value) = fields.shift_remove(key).filter(|value| !value.is_null()) else {
+            let Some(value) = object::take(fields, key).filter(|value| !value.is_null()) else {
                 return Ok(T::default());
             };
             T::deserialize(&value).map_err(|first| {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::field::{Errors, Path, describe};
 use super::nearest::unknown_field;
@@ -41,6 +41,14 @@ impl Unknown {
     pub fn insert(&mut self, name: String, value: Value) {
         self.0.get_or_insert_with(Box::default).insert(name, value);
     }
+}
+
+/// Takes a field out, and leaves the order of the others as it is where `yaml` keeps one.
+pub(crate) fn take(fields: &mut Map<String, Value>, key: &str) -> Option<Value> {
+    #[cfg(feature = "yaml")]
+    return fields.shift_remove(key);
+    #[cfg(not(feature = "yaml"))]
+    return fields.remove(key);
 }
 
 /// Finds a key in a struct's field list without allocating; other keys are kept.

@@ -20,6 +20,8 @@
 //! | `all()`, `global()`, empty text | always | yes |
 //! | `!x`, `x && y`, `x \|\| y`, `(x)` | the usual, in this precedence | |
 
+#[cfg(feature = "digests")]
+mod digest;
 mod expr;
 mod labels;
 mod parse;
@@ -34,8 +36,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha224};
-
+#[cfg(feature = "digests")]
+pub use self::digest::unique_id;
 pub use self::expr::Expr;
 pub use self::labels::Labels;
 pub use self::parse::{MAX_DEPTH, MAX_LENGTH, SelectorError};
@@ -71,13 +73,6 @@ impl Selector {
     pub fn label_restrictions(&self) -> LabelRestrictions<'_> {
         restrict::restrictions(&self.0)
     }
-
-    /// Short identity of the canonical text, as upstream computes it: `s:` and the
-    /// base64url of a SHA-224.
-    #[must_use]
-    pub fn unique_id(&self) -> String {
-        unique_id("s", &self.to_string())
-    }
 }
 
 impl From<Expr> for Selector {
@@ -105,27 +100,4 @@ impl Default for Selector {
     fn default() -> Self {
         Self::all()
     }
-}
-
-/// Short identity of `content` among things of the sort `prefix`, as upstream names its sets:
-/// prefix, colon, and the base64url of a SHA-224 over both.
-#[must_use]
-pub fn unique_id(prefix: &str, content: &str) -> String {
-    let digest = Sha224::digest(format!("{prefix}:{content}"));
-    format!("{prefix}:{}", base64url(&digest))
-}
-
-/// RFC 4648 section 5, without padding.
-fn base64url(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
-        let word = word << (8 * (3 - chunk.len()));
-        for index in 0..=chunk.len() {
-            let six = (word >> (18 - 6 * index) & 63) as usize;
-            out.push(char::from(ALPHABET[six]));
-        }
-    }
-    out
 }

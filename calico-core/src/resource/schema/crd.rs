@@ -143,6 +143,7 @@ pub fn json_schema(kind: Kind) -> Value {
 }
 
 /// Every file below `deploy/` that is generated: its path there, and its text.
+#[cfg(feature = "yaml")]
 #[must_use]
 pub fn deploy_files() -> Vec<(String, String)> {
     const HEADER: &str = "# Generated from the types by `cargo xtask crds`; do not edit.\n";
@@ -184,7 +185,7 @@ fn document(kind: Kind) -> (Value, bool) {
 fn close(schema: &mut Value) {
     let Value::Object(keywords) = schema else { return };
     keywords.retain(|key, _| !key.starts_with("x-kubernetes-"));
-    let nullable = keywords.shift_remove("nullable").is_some();
+    let nullable = crate::resource::object::take(keywords, "nullable").is_some();
     if let (true, Some(Value::String(name))) = (nullable, keywords.get("type").cloned()) {
         keywords.insert("type".to_owned(), json!([name, "null"]));
     }

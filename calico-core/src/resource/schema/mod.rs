@@ -11,7 +11,9 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-pub use self::crd::{CrdGroup, crd, crd_kinds, deploy_files, json_schema};
+#[cfg(feature = "yaml")]
+pub use self::crd::deploy_files;
+pub use self::crd::{CrdGroup, crd, crd_kinds, json_schema};
 
 /// What types do not say: struct, then field (`""` is the struct itself), then keywords.
 static LIMITS: LazyLock<Value> = LazyLock::new(|| {
@@ -110,7 +112,7 @@ fn merge(schema: &mut Value, more: &Value) {
         (Value::Object(schema), Value::Object(more)) => {
             for (key, value) in more {
                 if value.is_null() {
-                    schema.shift_remove(key);
+                    super::object::take(schema, key);
                 } else {
                     merge(schema.entry(key.clone()).or_insert(Value::Null), value);
                 }
