@@ -18,6 +18,8 @@ const ALLOWED: &[Row] = &[
     Row { from: "calico-policy", uses: &["calico-core"], tests_use: &[] },
     Row { from: "calico-netlink", uses: &["calico-core"], tests_use: &[] },
     Row { from: "calico-bgp", uses: &["calico-core"], tests_use: &[] },
+    // Resources on one side, a speaker's configuration on the other: agent and reflector share it.
+    Row { from: "calico-peering", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
     Row {
         from: "calico-cni",
         uses: &["calico-core", "calico-datastore", "calico-ipam", "calico-netlink"],
@@ -32,11 +34,16 @@ const ALLOWED: &[Row] = &[
             "calico-datastore",
             "calico-ipam",
             "calico-netlink",
+            "calico-peering",
             "calico-policy",
         ],
         tests_use: &[],
     },
-    Row { from: "calico-rr", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
+    Row {
+        from: "calico-rr",
+        uses: &["calico-bgp", "calico-core", "calico-peering"],
+        tests_use: &[],
+    },
     Row {
         from: "calicoctl",
         uses: &["calico-core", "calico-datastore", "calico-ipam", "calico-policy"],

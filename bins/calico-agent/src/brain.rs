@@ -11,12 +11,12 @@ use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::resource::{AffinityState, BlockAffinityValue, IpPool, IpPoolSpec};
 use calico_core::routes::RouteEvent;
+use calico_peering::{Peering, SpeakerPlan};
 use calico_policy::{Graph, Rejected};
 use ipnet::IpNet;
 use tracing::warn;
 
 use crate::mirror::{Change, Mirror};
-use crate::peering::{Peering, SpeakerPlan};
 use crate::routing::{ExportPool, Routing};
 
 /// What to do.

@@ -9,7 +9,6 @@ pub mod control;
 pub mod init;
 pub mod mirror;
 pub mod node;
-pub mod peering;
 pub mod progress;
 pub mod router;
 pub mod routing;

@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calico_bgp::filter::Filter;
-use calico_bgp::rib::{NextHopMode, Policy, RouteSource};
+use calico_bgp::rib::RouteSource;
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
-use calico_bgp::speaker::{Config, Distance, PeerConfig};
+use calico_bgp::speaker::Config;
 use calico_bgp::wire::PathAttributes;
-use calico_core::resource;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
+use calico_peering::{Advertisement, PeerType, Session, SpeakerPlan};
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +18,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::Bgp;
-use crate::control::{BgpStatus, LearnedStatus, PeerStatus, PeerType};
-use crate::peering::{Advertisement, Session, SpeakerPlan};
+use crate::control::{BgpStatus, LearnedStatus, PeerStatus};
 
 /// The file in the run directory that says that a speaker ran here since the host started: its
 /// successor asks the peers for their routes before it drops what the kernel has (RFC 4724).
@@ -139,7 +137,7 @@ impl Router {
             self.announce(self.announced.iter().copied().collect(), Vec::new()).await;
         }
         let Some(running) = &self.running else { return };
-        let peers = plan.sessions.iter().map(peer).collect();
+        let peers = plan.sessions.iter().map(Session::peer_config).collect();
         match running.handle.set_peers(peers).await {
             Ok(Ok(changes)) => info!(
                 added = ?changes.added, removed = ?changes.removed, restarted = ?changes.restarted,
@@ -286,37 +284,4 @@ async fn forward(mut learned: RouteStream, speaker: u64, events: mpsc::Sender<(u
             return;
         }
     }
-}
-
-fn peer(session: &Session) -> PeerConfig {
-    let mut peer = PeerConfig::new(session.address, session.remote_as);
-    peer.port = session.port;
-    peer.local_as = Some(session.local_as);
-    peer.local_address = session.local_address;
-    peer.passive = session.passive;
-    peer.rr_client = session.reflector_client;
-    peer.next_hop = match session.next_hop {
-        resource::NextHopMode::Auto => {
-            session.subnet.map_or(NextHopMode::Auto, NextHopMode::AutoOnSubnet)
-        }
-        resource::NextHopMode::SelfNextHop => NextHopMode::OwnAddress,
-        resource::NextHopMode::Keep => NextHopMode::Keep,
-    };
-    let seconds = |time: std::time::Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
-    if let Some(time) = session.restart_time {
-        // 12 bits on the wire (RFC 4724, section 3).
-        peer.graceful_restart = Some(seconds(time).min(0x0FFF));
-    }
-    peer.allow_own_as = session.allowed_own_as;
-    peer.distance = session.secured_hops.map_or(Distance::Anywhere, Distance::Secured);
-    let policy = |filter: &Option<Filter>| match filter {
-        Some(filter) => Policy::Filter(Arc::new(filter.clone())),
-        None => Policy::AcceptAll,
-    };
-    (peer.import, peer.export) = (policy(&session.import), policy(&session.export));
-    if let Some(time) = session.keepalive {
-        peer.keepalive_time = Some(seconds(time));
-        peer.hold_time = seconds(time * 3).max(3);
-    }
-    peer
 }

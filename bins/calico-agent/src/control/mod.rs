@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use calico_core::dataplane::VerdictEvent;
+use calico_peering::PeerType;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -88,31 +89,6 @@ pub struct BgpStatus {
     pub announced: Vec<IpNet>,
     /// Best paths learned from others.
     pub learned: Vec<LearnedStatus>,
-}
-
-/// Where a session comes from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum PeerType {
-    /// The full mesh of nodes.
-    #[default]
-    NodeMesh,
-    /// A BGPPeer for some nodes.
-    NodePeer,
-    /// A BGPPeer for every node.
-    GlobalPeer,
-}
-
-impl PeerType {
-    /// The words of `calicoctl node status`.
-    #[must_use]
-    pub const fn describe(self) -> &'static str {
-        match self {
-            Self::NodeMesh => "node-to-node mesh",
-            Self::NodePeer => "node specific",
-            Self::GlobalPeer => "global",
-        }
-    }
 }
 
 /// One BGP session.

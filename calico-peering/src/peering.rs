@@ -1,68 +1,17 @@
-//! Which BGP sessions this node has, from Node, BGPPeer and BGPConfiguration resources. Pure.
-//!
-//! As upstream: a full mesh of the nodes that are no route reflectors, sessions to the peers of
-//! global and node-specific BGPPeers, and the mirror sessions of BGPPeers whose `peerSelector`
-//! selects this node. IPv4 and IPv6 have sessions of their own, over addresses of their family.
-
-mod filters;
-mod plan;
-#[cfg(test)]
-mod tests;
+//! The resources that sessions follow from.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
-pub use filters::Advertisement;
-
-use calico_bgp::filter::Filter;
 use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer, BgpPeerSpec,
-    NextHopMode, Node,
+    BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer, BgpPeerSpec, Node,
 };
-use ipnet::IpNet;
 
-use crate::control::PeerType;
-
-/// One session to have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
-    /// The peer.
-    pub address: IpAddr,
-    /// Its TCP port.
-    pub port: u16,
-    /// Its AS.
-    pub remote_as: u32,
-    /// Our AS on this session.
-    pub local_as: u32,
-    /// Our address on this session; the kernel's choice if absent.
-    pub local_address: Option<IpAddr>,
-    /// Whether we wait for the peer to connect.
-    pub passive: bool,
-    /// Whether the peer is a client of ours (RFC 4456).
-    pub reflector_client: bool,
-    /// Next hop of the routes we send.
-    pub next_hop: NextHopMode,
-    /// The subnet that we share with the peer, if so.
-    pub subnet: Option<IpNet>,
-    /// Time between keepalives; the hold time is three times this.
-    pub keepalive: Option<Duration>,
-    /// Restart time that we ask for (RFC 4724).
-    pub restart_time: Option<Duration>,
-    /// How often our AS may be in a path that the peer sends.
-    pub allowed_own_as: u8,
-    /// How many hops away the peer is, if packets from further away are to be dropped.
-    pub secured_hops: Option<u8>,
-    /// Which routes of the peer are used, and how they are changed; all if absent.
-    pub import: Option<Filter>,
-    /// Which routes the peer is told, and how they are changed; all if absent.
-    pub export: Option<Filter>,
-    /// Where the session comes from.
-    pub peer_type: PeerType,
-}
+use crate::filters::Advertisement;
+use crate::session::{PeerType, Session};
 
 /// Everything a speaker of this node needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,11 +37,11 @@ pub struct SpeakerPlan {
 /// The resources that sessions follow from.
 #[derive(Debug)]
 pub struct Peering {
-    node: String,
-    nodes: BTreeMap<String, Node>,
-    peers: BTreeMap<String, BgpPeer>,
-    configurations: BTreeMap<String, BgpConfigurationSpec>,
-    filters: BTreeMap<String, BgpFilterSpec>,
+    pub(crate) node: String,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    pub(crate) peers: BTreeMap<String, BgpPeer>,
+    pub(crate) configurations: BTreeMap<String, BgpConfigurationSpec>,
+    pub(crate) filters: BTreeMap<String, BgpFilterSpec>,
 }
 
 impl Peering {
@@ -163,22 +112,22 @@ impl Peering {
         })
     }
 
-    fn global(&self) -> BgpConfigurationSpec {
+    pub(crate) fn global(&self) -> BgpConfigurationSpec {
         self.configurations.get("default").cloned().unwrap_or_default()
     }
 
-    fn listen_port(&self, node: &str) -> u16 {
+    pub(crate) fn listen_port(&self, node: &str) -> u16 {
         let own = self.configurations.get(&format!("node.{node}"));
         own.and_then(|own| own.listen_port).unwrap_or_else(|| self.global().listen_port())
     }
 
-    fn as_number(&self, node: &Node) -> u32 {
+    pub(crate) fn as_number(&self, node: &Node) -> u32 {
         let own = node.spec.bgp.as_ref().and_then(|bgp| bgp.as_number);
         own.unwrap_or_else(|| self.global().as_number()).0
     }
 }
 
-fn type_of(spec: &BgpPeerSpec) -> PeerType {
+pub(crate) fn type_of(spec: &BgpPeerSpec) -> PeerType {
     if spec.node.is_empty() && spec.node_selector.is_empty() {
         PeerType::GlobalPeer
     } else {

@@ -16,13 +16,13 @@ const PRIORITY_BASE: u32 = i32::MAX as u32;
 
 /// Which way routes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     Import,
     Export,
 }
 
 /// The filters of a session, one after the other; `None` if they have no rule.
-pub(super) fn filter(
+pub(crate) fn filter(
     names: &[String],
     known: &BTreeMap<String, BgpFilterSpec>,
     family: Family,
@@ -139,7 +139,7 @@ pub struct Advertisement {
 
 /// The advertisements of a node: its own, or else the global ones. Names of communities may be of
 /// either.
-pub(super) fn advertisements(
+pub(crate) fn advertisements(
     own: Option<&BgpConfigurationSpec>,
     global: &BgpConfigurationSpec,
 ) -> Vec<Advertisement> {

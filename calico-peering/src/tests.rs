@@ -6,7 +6,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use serde_json::{Value, json};
 
-use super::{Peering, SpeakerPlan};
+use crate::{Peering, SpeakerPlan};
 
 fn entry(kind: Kind, name: &str, labels: Value, spec: Value) -> Entry {
     let value = json!({"metadata": {"name": name, "labels": labels}, "spec": spec}).to_string();

@@ -1,3 +1,5 @@
+//! The plan: every session of the node.
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,9 +11,9 @@ use calico_core::selector::Selector;
 use ipnet::IpNet;
 use tracing::warn;
 
-use super::filters::{Direction, advertisements, filter};
-use super::{Peering, Session, SpeakerPlan, type_of};
-use crate::control::PeerType;
+use crate::filters::{Direction, advertisements, filter};
+use crate::peering::{Peering, SpeakerPlan, type_of};
+use crate::session::{PeerType, Session};
 
 impl Peering {
     /// The plan, or `None` while this node has no BGP address.
@@ -183,12 +185,6 @@ impl Peering {
 
     fn others(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|(name, _)| **name != self.node).map(|(_, node)| node)
-    }
-}
-
-impl Session {
-    fn is_internal(&self) -> bool {
-        self.remote_as == self.local_as
     }
 }
 
