@@ -14,6 +14,7 @@ mod check;
 mod error;
 mod inside;
 mod outside;
+mod removal;
 mod setup;
 mod spec;
 #[cfg(test)]
@@ -21,5 +22,6 @@ mod tests;
 
 pub use check::check;
 pub use error::PodError;
+pub use removal::{CUT_OFF, cut_off, remove_cut_off};
 pub use setup::{setup, setup_async, teardown, teardown_async};
 pub use spec::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodInterface, PodInterfaces, PodRoutes, PodSpec};

@@ -6,7 +6,7 @@ use rtnetlink::LinkUnspec;
 
 use super::error::Step as _;
 use super::spec::{HOST_MAC, PodInterfaces, PodSpec};
-use super::{PodError, check, inside, outside};
+use super::{PodError, check, inside, outside, removal};
 use crate::link::{self, Link, VethEnd};
 use crate::netns::{Netns, NetnsError};
 use crate::rtnl::Connection;
@@ -195,10 +195,9 @@ fn resolve_conflict(
 ) -> Result<Option<PodInterfaces>, PodError> {
     let name = &spec.host_ifname;
     let Some(link) = link::by_name(host, name).step(|| format!("look at {name}"))? else {
-        return Err(PodError::InterfaceTaken {
-            ifname: spec.ifname.clone(),
-            netns: spec.netns.clone(),
-        });
+        // The name inside is taken; perhaps by one that was cut off and not removed yet.
+        removal::remove_group(host).step(|| "remove interfaces that are cut off".into())?;
+        return Ok(None);
     };
     if link.kind.as_deref() != Some("veth") {
         return Err(PodError::HostInterfaceTaken { name: name.clone() });

@@ -261,3 +261,38 @@ fn many_pods_at_once_do_not_disturb_each_other() {
     host.run(|| setup(&spec(&first, &[V4]))).unwrap();
     assert!(first.pings("10.65.1.11".parse().unwrap(), 3));
 }
+
+#[test]
+fn a_pod_that_is_cut_off_is_silent_and_goes_with_others() {
+    let Some((host, pod)) = nets("cut") else { return };
+    let other = TestNet::new("cut-other").unwrap();
+    let second =
+        PodSpec { host_ifname: "cali-second".into(), ..spec(&other, &["10.65.0.3", "fd00:65::3"]) };
+    host.run(|| setup(&spec(&pod, &[V4, V6]))).unwrap();
+    host.run(|| setup(&second)).unwrap();
+    assert!(pod.pings("10.65.0.3".parse().unwrap(), 3));
+
+    assert!(host.run(|| cut_off("cali0123456789a")).unwrap());
+    assert!(!host.run(|| cut_off("cali-none")).unwrap());
+    for (net, target) in [(&pod, "192.0.2.9"), (&pod, "2001:db8::9"), (&host, V4), (&host, V6)] {
+        assert!(!net.pings(target.parse().unwrap(), 1), "{target}");
+    }
+    let routes = host.output("ip", &["route"]) + &host.output("ip", &["-6", "route"]);
+    assert!(!routes.contains("cali0123456789a"), "{routes}");
+
+    // The same names once more, for the same pod, before anybody removed anything.
+    host.run(|| setup(&spec(&pod, &[V4, V6]))).unwrap();
+    assert!(pod.pings("10.65.0.3".parse().unwrap(), 3));
+    // And under another name on the host.
+    host.run(|| cut_off("cali0123456789a")).unwrap();
+    let renamed = PodSpec { host_ifname: "cali-third".into(), ..spec(&pod, &[V4, V6]) };
+    host.run(|| setup(&renamed)).unwrap();
+
+    assert!(host.run(|| cut_off("cali-third")).unwrap());
+    assert!(host.run(|| cut_off("cali-second")).unwrap());
+    assert!(host.run(remove_cut_off).unwrap());
+    assert!(!host.run(remove_cut_off).unwrap());
+    for net in [&host, &pod, &other] {
+        assert_eq!(links(net), ["lo"]);
+    }
+}
