@@ -9,16 +9,22 @@
 //! state_dir = "/var/lib/calico"       # journal of the CNI service
 //! reconcile = "free"                  # addresses whose container is gone; or "log", or "off"
 //!
-//! [datastore]                         # exactly one of:
+//! [datastore]                         # exactly one of these; leave out for the environment
 //! embedded = "/var/lib/calico/datastore"
 //! # remote = "/run/other-agent/datastore.sock"
+//! # etcdv3 = { endpoints = ["https://10.0.0.1:2379"], ca = { file = "/etc/calico/ca.pem" } }
 //!
 //! [bgp]                               # leave out to run without BGP
 //! listen_port = 179                   # default: BGPConfiguration, else 179
 //! ```
+//!
+//! Without `[datastore]` the variables of upstream's node say which store it is: `DATASTORE_TYPE`,
+//! `ETCD_ENDPOINTS`, `ETCD_CA_CERT_FILE` and so on, with or without the prefix `CALICO_`.
 
 use std::path::{Path, PathBuf};
 
+use calico_datastore::config::{ApiConfigSpec, DatastoreConfig, EtcdConfig};
+use calico_datastore::embedded::Durability;
 use serde::Deserialize;
 
 /// Contents of the file.
@@ -36,8 +42,8 @@ pub struct Config {
     /// What to do about addresses whose container is proven to be gone.
     #[serde(default)]
     pub reconcile: Reconcile,
-    /// The store of the cluster's resources.
-    pub datastore: Store,
+    /// The store of the cluster's resources; the one that the environment names, if absent.
+    pub datastore: Option<Store>,
     /// The BGP speaker; none if absent.
     pub bgp: Option<Bgp>,
 }
@@ -63,6 +69,18 @@ pub enum Store {
     Embedded(PathBuf),
     /// The socket of an agent that serves a store.
     Remote(PathBuf),
+    /// An etcd cluster, with upstream's layout.
+    Etcdv3(EtcdConfig),
+}
+
+impl From<Store> for DatastoreConfig {
+    fn from(store: Store) -> Self {
+        match store {
+            Store::Embedded(path) => Self::Embedded { path, durability: Durability::default() },
+            Store::Remote(socket) => Self::Remote { socket },
+            Store::Etcdv3(config) => Self::Etcd(config),
+        }
+    }
 }
 
 /// The BGP speaker.
@@ -93,6 +111,12 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// The environment names no store, or one that makes no sense.
+    #[error("no [datastore] in the configuration, and {reason}")]
+    NoDatastore {
+        /// What the environment lacks.
+        reason: String,
+    },
     /// Nothing says which node this is.
     #[error("the name of this node is unknown: set `node` in the configuration, or NODENAME")]
     NoNodeName,
@@ -109,6 +133,51 @@ impl Config {
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: source.into() })
+    }
+
+    /// What holds without a file, as upstream's node: everything by default, BGP unless
+    /// `CALICO_NETWORKING_BACKEND` is another than `bird`.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let backend = std::env::var("CALICO_NETWORKING_BACKEND").unwrap_or_default();
+        Self::for_backend(&backend)
+    }
+
+    fn for_backend(backend: &str) -> Self {
+        Self {
+            node: None,
+            run_dir: default_run_dir(),
+            state_dir: default_state_dir(),
+            reconcile: Reconcile::default(),
+            datastore: None,
+            bgp: matches!(backend, "" | "bird").then(Bgp::default),
+        }
+    }
+
+    /// The store of the cluster's resources: of the file, else of the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoDatastore`] if neither says which.
+    pub fn store(&self) -> Result<DatastoreConfig, ConfigError> {
+        self.store_or(|name| std::env::var(name).ok())
+    }
+
+    fn store_or(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<DatastoreConfig, ConfigError> {
+        if let Some(store) = &self.datastore {
+            return Ok(store.clone().into());
+        }
+        let spec = ApiConfigSpec::from_env(env);
+        let found = match spec {
+            Ok(spec) if !spec.names_one() => {
+                Err("neither DATASTORE_TYPE nor ETCD_ENDPOINTS is set".to_owned())
+            }
+            spec => spec.and_then(|spec| spec.datastore()),
+        };
+        found.map_err(|reason| ConfigError::NoDatastore { reason })
     }
 
     /// Socket of the datastore service.
@@ -180,7 +249,7 @@ mod tests {
             .collect();
         let config: Config = toml::from_str(&text).unwrap();
         assert_eq!(config.node_name().unwrap(), "node1");
-        assert_eq!(config.datastore, Store::Embedded("/var/lib/calico/datastore".into()));
+        assert_eq!(config.datastore, Some(Store::Embedded("/var/lib/calico/datastore".into())));
         assert_eq!(config.cni_socket(), Path::new("/var/run/calico/cni.sock"));
     }
 
@@ -194,5 +263,22 @@ mod tests {
     fn two_stores_are_refused() {
         let text = "[datastore]\nembedded = 'a'\nremote = 'b'\n";
         assert!(toml::from_str::<Config>(text).is_err());
+    }
+
+    #[test]
+    fn etcd_is_named_by_the_file_or_by_the_environment() {
+        let file = "[datastore]\netcdv3 = { endpoints = ['https://a:1'], ca = { file = '/ca' } }\n";
+        let file: Config = toml::from_str(file).unwrap();
+        let DatastoreConfig::Etcd(etcd) = file.store_or(|_| None).unwrap() else { panic!("etcd") };
+        assert_eq!(etcd.endpoints, ["https://a:1"]);
+
+        let empty = Config::for_backend("bird");
+        assert!(empty.bgp.is_some() && Config::for_backend("vxlan").bgp.is_none());
+        let variable = |name: &str| (name == "ETCD_ENDPOINTS").then(|| "http://b:1".to_owned());
+        let DatastoreConfig::Etcd(etcd) = empty.store_or(variable).unwrap() else { panic!("etcd") };
+        assert_eq!(etcd.endpoints, ["http://b:1"]);
+
+        let error = empty.store_or(|_| None).unwrap_err().to_string();
+        assert!(error.contains("[datastore]") && error.contains("DATASTORE_TYPE"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use calico_agent::config::Config;
@@ -11,13 +11,16 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+const DEFAULT_FILE: &str = "/etc/calico/agent.toml";
+
 /// Node agent: policy, routes, BGP and the CNI service of this host.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The configuration.
-    #[arg(long, default_value = "/etc/calico/agent.toml", value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration. Default: /etc/calico/agent.toml if it is there, else the variables that
+    /// upstream's node reads.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Check the configuration and exit.
     #[arg(long)]
     check: bool,
@@ -47,10 +50,17 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let config = Config::read(&arguments.config)?;
+    let (config, origin) = match &arguments.config {
+        Some(path) => (Config::read(path)?, path.display().to_string()),
+        None if Path::new(DEFAULT_FILE).exists() => {
+            (Config::read(Path::new(DEFAULT_FILE))?, DEFAULT_FILE.to_owned())
+        }
+        None => (Config::from_env(), "the environment".to_owned()),
+    };
     if arguments.check {
         let node = config.node_name()?;
-        println!("{} is valid: node {node}", arguments.config.display());
+        config.store()?;
+        println!("{origin} is valid: node {node}");
         return Ok(());
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

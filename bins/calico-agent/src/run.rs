@@ -10,7 +10,6 @@ use calico_core::Datastore;
 use calico_core::dataplane::{Dataplane, DataplaneError, VerdictEvent};
 use calico_core::datastore::StoreError;
 use calico_datastore::config::{self, DatastoreConfig};
-use calico_datastore::embedded::Durability;
 use calico_datastore::remote::{LocalListener, Server};
 use calico_netlink::dataplane::LinuxDataplane;
 use calico_netlink::route::{RouteConfig, RouteSync};
@@ -22,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::brain::Brain;
-use crate::config::{Config, ConfigError, Store};
+use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::node::Node;
 use crate::progress::{Progress, Watcher};
@@ -110,15 +109,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 fn open_store(config: &Config) -> Result<Arc<dyn Datastore>, RunError> {
-    let settings = match config.datastore.clone() {
-        Store::Embedded(path) => {
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).map_err(file(parent))?;
-            }
-            DatastoreConfig::Embedded { path, durability: Durability::default() }
-        }
-        Store::Remote(socket) => DatastoreConfig::Remote { socket },
-    };
+    let settings = config.store()?;
+    if let DatastoreConfig::Embedded { path, .. } = &settings
+        && let Some(parent) = path.parent()
+    {
+        std::fs::create_dir_all(parent).map_err(file(parent))?;
+    }
     Ok(config::open(&settings)?)
 }
 
