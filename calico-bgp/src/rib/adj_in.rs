@@ -9,6 +9,7 @@ use super::destinations::Slot;
 use super::export::{is_loop, is_routable};
 use super::intern::Interned;
 use super::path::Path;
+use super::source::SourceId;
 use super::{PeerId, PolicyRoute, Rib, Verdict, leaks};
 use crate::wire::{Family, NextHop, NlriList, PathAttributes, Update};
 
@@ -45,9 +46,10 @@ impl Sent {
         }
     }
 
-    fn remove(&mut self, slot: Slot) {
+    /// A path is gone; `last` of those of the peer to this destination.
+    fn remove(&mut self, slot: Slot, last: bool) {
         self.count -= 1;
-        if let Some(listed) = &mut self.listed {
+        if let Some(listed) = self.listed.as_mut().filter(|_| last) {
             listed.remove(&slot);
         }
         if self.count == 0 {
@@ -101,16 +103,16 @@ impl Rib {
             return;
         }
         let attributes = self.store.numbered(attributes);
-        for (_, prefix) in list {
+        for (path_id, prefix) in list {
             if is_routable(&prefix) {
-                self.put_path(id, prefix, &attributes);
+                self.put_path(id, path_id, prefix, &attributes);
             }
         }
     }
 
     fn withdraw_list(&mut self, id: PeerId, list: &NlriList) {
-        for (_, prefix) in list {
-            self.remove_path(id, &prefix);
+        for (path_id, prefix) in list {
+            self.remove_path(id, path_id, &prefix);
         }
     }
 
@@ -119,41 +121,53 @@ impl Rib {
         out.is_some_and(|out| out.families.contains(&family))
     }
 
-    pub(super) fn put_path(&mut self, source: PeerId, prefix: IpNet, received: &Interned) {
-        let (accepted, attributes) = self.import(source, &prefix, received);
-        let path = Path::new(source, Arc::clone(&received.set), attributes, accepted);
+    pub(super) fn put_path(
+        &mut self,
+        id: PeerId,
+        path_id: u32,
+        prefix: IpNet,
+        received: &Interned,
+    ) {
+        let (accepted, attributes) = self.import(id, &prefix, received);
+        let new = |source| Path::new(source, Arc::clone(&received.set), attributes, accepted);
+        let known = self.sources.find(id, path_id);
         let slot = self.table.find_or_add(prefix);
         let destination = self.table.get_mut(slot);
         let active = usize::from(destination.active);
+        let old = destination.paths.iter_mut().enumerate().find(|(_, p)| Some(p.source) == known);
         let mut replaced_active = false;
-        match destination.paths.iter_mut().enumerate().find(|(_, p)| p.source == source) {
-            Some((at, old)) => {
-                let same = old.accepted() == path.accepted() && old.serial() == path.serial();
-                replaced_active = at < active;
-                *old = path;
-                if same {
-                    return;
-                }
+        if let Some((at, old)) = old {
+            let path = new(old.source);
+            let same = old.accepted() == path.accepted() && old.serial() == path.serial();
+            replaced_active = at < active;
+            *old = path;
+            if same {
+                return;
             }
-            None => {
-                destination.paths.push(path);
-                if destination.paths.len() == 1 {
-                    self.table.note_occupied(slot, true);
-                }
-                if let Some(peer) = self.peers.get_mut(&source) {
-                    peer.sent.add(slot);
-                }
+        } else {
+            if path_id != 0 && !self.may_add_path(id, slot) {
+                return;
+            }
+            let path = new(self.sources.acquire(id, path_id));
+            let destination = self.table.get_mut(slot);
+            destination.paths.push(path);
+            if destination.paths.len() == 1 {
+                self.table.note_occupied(slot, true);
+            }
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.sent.add(slot);
             }
         }
         self.evaluate(slot, replaced_active);
     }
 
     /// Takes away a path. Returns whether it was there.
-    pub(super) fn remove_path(&mut self, source: PeerId, prefix: &IpNet) -> bool {
+    pub(super) fn remove_path(&mut self, id: PeerId, path_id: u32, prefix: &IpNet) -> bool {
+        let Some(source) = self.sources.find(id, path_id) else { return false };
         self.table.find(prefix).is_some_and(|slot| self.remove_path_at(source, slot))
     }
 
-    fn remove_path_at(&mut self, source: PeerId, slot: Slot) -> bool {
+    fn remove_path_at(&mut self, source: SourceId, slot: Slot) -> bool {
         let destination = self.table.get_mut(slot);
         let Some(at) = destination.paths.iter().position(|p| p.source == source) else {
             return false;
@@ -161,11 +175,14 @@ impl Rib {
         let active = at < usize::from(destination.active);
         destination.paths.remove(at);
         let gone = destination.paths.is_empty();
-        if let Some(peer) = self.peers.get_mut(&source) {
-            peer.sent.remove(slot);
+        let id = self.sources.peer(source);
+        self.sources.release(source);
+        let last = !self.table.get(slot).paths.iter().any(|p| self.peer_of(p) == id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.sent.remove(slot, last);
         }
-        if active {
-            self.evaluate(slot, true);
+        if active || self.several {
+            self.evaluate(slot, active);
         }
         if gone {
             self.table.note_occupied(slot, false);
@@ -178,26 +195,33 @@ impl Rib {
         match self.peers.get(&id).map(|p| &p.sent) {
             Some(Sent { listed: Some(listed), .. }) => listed.iter().copied().collect(),
             Some(_) => {
-                let of_peer = |slot: &Slot| self.path_at(id, *slot).is_some();
+                let of_peer =
+                    |slot: &Slot| self.table.get(*slot).paths.iter().any(|p| self.peer_of(p) == id);
                 self.table.occupied().filter(of_peer).collect()
             }
             None => Vec::new(),
         }
     }
 
-    pub(super) fn path_at(&self, id: PeerId, slot: Slot) -> Option<&Path> {
-        self.table.get(slot).paths.iter().find(|p| p.source == id)
+    /// The paths of a peer to a destination.
+    fn paths_at(&self, id: PeerId, slot: Slot) -> impl Iterator<Item = &Path> {
+        self.table.get(slot).paths.iter().filter(move |p| self.peer_of(p) == id)
     }
 
-    pub(super) fn path_at_mut(&mut self, id: PeerId, slot: Slot) -> Option<&mut Path> {
-        self.table.get_mut(slot).paths.iter_mut().find(|p| p.source == id)
+    /// Marks the paths of a peer to a destination as left over.
+    pub(super) fn mark_stale_at(&mut self, id: PeerId, slot: Slot) {
+        let Self { table, sources, .. } = self;
+        let paths = table.get_mut(slot).paths.iter_mut();
+        paths.filter(|p| sources.peer(p.source) == id).for_each(Path::mark_stale);
     }
 
     pub(super) fn drop_paths(&mut self, id: PeerId, gone: impl Fn(&IpNet, &Path) -> bool) {
         for slot in self.slots_of(id) {
-            let prefix = &self.table.get(slot).prefix;
-            if self.path_at(id, slot).is_some_and(|path| gone(prefix, path)) {
-                self.remove_path_at(id, slot);
+            let prefix = self.table.get(slot).prefix;
+            let next =
+                |rib: &Self| rib.paths_at(id, slot).find(|p| gone(&prefix, p)).map(|p| p.source);
+            while let Some(source) = next(self) {
+                self.remove_path_at(source, slot);
             }
         }
     }
@@ -215,21 +239,28 @@ impl Rib {
         }
     }
 
-    /// Runs the import policy on a path again, with other attributes if they are given.
-    pub(super) fn import_again(&mut self, id: PeerId, slot: Slot, other: Option<PathAttributes>) {
-        let Some(path) = self.path_at(id, slot) else { return };
-        let stale = path.stale();
-        let received = other.unwrap_or_else(|| PathAttributes::clone(&path.received));
-        let received = self.store.numbered(received);
+    /// Runs the import policy again on the paths of a peer for which `other` has attributes.
+    pub(super) fn import_again(
+        &mut self,
+        id: PeerId,
+        slot: Slot,
+        other: impl Fn(&Path) -> Option<PathAttributes>,
+    ) {
         let prefix = self.table.get(slot).prefix;
-        let (accepted, attributes) = self.import(id, &prefix, &received);
-        if let Some(path) = self.path_at_mut(id, slot) {
-            *path = Path::new(id, received.set, attributes, accepted);
-            if stale {
-                path.mark_stale();
+        let again = self.paths_at(id, slot).filter_map(|path| Some((path.source, other(path)?)));
+        for (source, received) in again.collect::<Vec<_>>() {
+            let received = self.store.numbered(received);
+            let (accepted, attributes) = self.import(id, &prefix, &received);
+            let mut paths = self.table.get_mut(slot).paths.iter_mut();
+            if let Some(path) = paths.find(|p| p.source == source) {
+                let stale = path.stale();
+                *path = Path::new(source, received.set, attributes, accepted);
+                if stale {
+                    path.mark_stale();
+                }
             }
+            self.evaluate(slot, true);
         }
-        self.evaluate(slot, true);
     }
 
     /// Everybody has to look again at the paths of a peer: it is not what it was.

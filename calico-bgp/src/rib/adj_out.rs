@@ -78,6 +78,7 @@ impl Rib {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.out = Some(Listening { families, group: gid });
         }
+        self.note_several();
     }
 
     pub(super) fn stop_listening(&mut self, id: PeerId) {
@@ -87,6 +88,7 @@ impl Rib {
         group.end_of_rib.retain(|(m, _)| *m != id);
         if group.members.is_empty() {
             self.groups.remove(&out.group);
+            self.note_several();
             self.trim();
         }
     }
@@ -187,7 +189,7 @@ impl Rib {
     fn knows_the_same(&self, a: &Group, b: &Group) -> bool {
         let mut position = a.position;
         std::iter::from_fn(|| self.table.follow(&mut position))
-            .all(|slot| a.told.get(slot) == b.told.get(slot))
+            .all(|slot| a.told.agrees(&b.told, slot))
     }
 
     fn add_group(&mut self, group: Group) -> GroupId {

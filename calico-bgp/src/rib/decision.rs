@@ -39,6 +39,8 @@ pub enum Decision {
     ClusterListLength,
     /// Lower peer address.
     PeerAddress,
+    /// Lower path identifier, of two paths of one peer (RFC 7911).
+    PathId,
     /// The path is not used: rejected by policy, or its next hop is unreachable.
     NotEligible,
 }
@@ -58,6 +60,7 @@ impl fmt::Display for Decision {
             Self::RouterId => "router identifier",
             Self::ClusterListLength => "cluster list length",
             Self::PeerAddress => "peer address",
+            Self::PathId => "path identifier",
             Self::NotEligible => "not eligible",
         })
     }
@@ -72,6 +75,8 @@ pub struct Candidate<'a> {
     pub peer: &'a PeerFacts,
     /// Metric of the way to its next hop.
     pub igp_metric: u32,
+    /// The identifier that its peer gave it (RFC 7911); 0 without ADD-PATH.
+    pub path_id: u32,
 }
 
 impl Candidate<'_> {
@@ -82,8 +87,8 @@ impl Candidate<'_> {
     }
 }
 
-/// Compares two paths: `Less` if `a` is better, with the step that decided. `Equal` only for two
-/// paths of one peer.
+/// Compares two paths: `Less` if `a` is better, with the step that decided. `Equal` only for a
+/// path and itself.
 pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
     let (x, y) = (a.attributes, b.attributes);
     let local_pref = |p: &PathAttributes| p.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
@@ -114,5 +119,6 @@ pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
     step!(RouterId, router_id(a).cmp(&router_id(b)));
     step!(ClusterListLength, x.cluster_list.len().cmp(&y.cluster_list.len()));
     step!(PeerAddress, a.peer.address.cmp(&b.peer.address));
-    (Ordering::Equal, Decision::PeerAddress)
+    step!(PathId, a.path_id.cmp(&b.path_id));
+    (Ordering::Equal, Decision::PathId)
 }

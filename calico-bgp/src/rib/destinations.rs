@@ -131,6 +131,13 @@ impl Destinations {
         }
     }
 
+    /// Frees a slot that was taken for a path that did not come.
+    pub(super) fn release_unused(&mut self, slot: Slot) {
+        if self.get(slot).paths.is_empty() && self.get(slot).changed == Position::SETTLED {
+            self.release(slot);
+        }
+    }
+
     fn release(&mut self, slot: Slot) {
         let hash = self.hasher.hash_one(self.get(slot).prefix);
         if let Ok(entry) = self.index.find_entry(hash, |s| *s == slot) {

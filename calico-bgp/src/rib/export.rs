@@ -106,8 +106,9 @@ impl Exporter {
         if !to.families.contains(&family) {
             return Err(NotExported::Family);
         }
-        let from = rib.facts(path.source);
-        let key = (path.serial(), path.source, family == Family::IPV4_UNICAST);
+        let source = rib.peer_of(path);
+        let from = rib.facts(source);
+        let key = (path.serial(), source, family == Family::IPV4_UNICAST);
         let sent = match &self.last {
             Some((last, sent)) if *last == key => sent.clone(),
             _ => {

@@ -39,6 +39,10 @@ pub struct GroupBatch {
     pub withdraw: Vec<(Audience, Vec<IpNet>)>,
     /// Prefixes to announce, by shared attributes.
     pub announce: Vec<(Arc<PathAttributes>, Audience, Vec<IpNet>)>,
+    /// Paths to withdraw, by identifier, in families with several (RFC 7911).
+    pub withdraw_paths: Vec<(Audience, Vec<(u32, IpNet)>)>,
+    /// Paths to announce, with their identifiers, in families with several (RFC 7911).
+    pub announce_paths: Vec<(Arc<PathAttributes>, Audience, Vec<(u32, IpNet)>)>,
     /// Members for which families are complete after this batch.
     pub end_of_rib: Vec<(PeerId, Vec<Family>)>,
 }
@@ -46,17 +50,25 @@ pub struct GroupBatch {
 impl GroupBatch {
     /// Whether there is nothing to send.
     pub const fn is_empty(&self) -> bool {
-        self.withdraw.is_empty() && self.announce.is_empty() && self.end_of_rib.is_empty()
+        self.withdraw.is_empty()
+            && self.announce.is_empty()
+            && self.withdraw_paths.is_empty()
+            && self.announce_paths.is_empty()
+            && self.end_of_rib.is_empty()
     }
 
     /// What one of the members is to hear.
     pub fn for_member(&self, member: PeerId) -> ExportBatch {
         let withdraw = self.withdraw.iter().filter(|(to, _)| to.includes(member));
         let announce = self.announce.iter().filter(|(_, to, _)| to.includes(member));
+        let withdraw_paths = self.withdraw_paths.iter().filter(|(to, _)| to.includes(member));
+        let announce_paths = self.announce_paths.iter().filter(|(_, to, _)| to.includes(member));
         let end_of_rib = self.end_of_rib.iter().filter(|(to, _)| *to == member);
         ExportBatch {
             withdraw: withdraw.flat_map(|(_, prefixes)| prefixes).copied().collect(),
             announce: announce.map(|(a, _, p)| (Arc::clone(a), p.clone())).collect(),
+            withdraw_paths: withdraw_paths.flat_map(|(_, paths)| paths).copied().collect(),
+            announce_paths: announce_paths.map(|(a, _, p)| (Arc::clone(a), p.clone())).collect(),
             end_of_rib: end_of_rib.flat_map(|(_, families)| families).copied().collect(),
         }
     }
@@ -69,6 +81,10 @@ pub struct ExportBatch {
     pub withdraw: Vec<IpNet>,
     /// Prefixes to announce, by shared attributes.
     pub announce: Vec<(Arc<PathAttributes>, Vec<IpNet>)>,
+    /// Paths to withdraw, by identifier, in families with several (RFC 7911).
+    pub withdraw_paths: Vec<(u32, IpNet)>,
+    /// Paths to announce, with their identifiers, in families with several (RFC 7911).
+    pub announce_paths: Vec<(Arc<PathAttributes>, Vec<(u32, IpNet)>)>,
     /// Families that are complete after this batch.
     pub end_of_rib: Vec<Family>,
 }
@@ -76,6 +92,10 @@ pub struct ExportBatch {
 impl ExportBatch {
     /// Whether there is nothing to send.
     pub const fn is_empty(&self) -> bool {
-        self.withdraw.is_empty() && self.announce.is_empty() && self.end_of_rib.is_empty()
+        self.withdraw.is_empty()
+            && self.announce.is_empty()
+            && self.withdraw_paths.is_empty()
+            && self.announce_paths.is_empty()
+            && self.end_of_rib.is_empty()
     }
 }

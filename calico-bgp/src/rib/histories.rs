@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::tests::{V4, announce, attributes, facts, ip, net, rib, withdraw};
 use super::*;
-use crate::wire::PathAttributes;
+use crate::wire::{NlriList, PathAttributes, Update};
 
 const COUNT: usize = 6;
 const PEERS: [PeerKind; COUNT] = [
@@ -26,13 +26,20 @@ const PEERS: [PeerKind; COUNT] = [
 enum Step {
     Announce {
         peer: u32,
+        path_id: u32,
         prefix: u8,
         med: u32,
         length: usize,
     },
     Withdraw {
         peer: u32,
+        path_id: u32,
         prefix: u8,
+    },
+    /// How many paths a peer with ADD-PATH is told.
+    Several {
+        peer: u32,
+        send: SendPaths,
     },
     Local {
         prefix: u8,
@@ -77,10 +84,17 @@ enum Step {
 fn arb_step() -> impl Strategy<Value = Step> {
     let (peer, prefix) = (1u32..=6, 0u8..4);
     prop_oneof![
-        6 => (peer.clone(), prefix.clone(), 0u32..3, 1usize..3)
-            .prop_map(|(peer, prefix, med, length)| Step::Announce { peer, prefix, med, length }),
-        3 => (peer.clone(), prefix.clone())
-            .prop_map(|(peer, prefix)| Step::Withdraw { peer, prefix }),
+        6 => (peer.clone(), 0u32..4, prefix.clone(), 0u32..3, 1usize..3).prop_map(
+            |(peer, path_id, prefix, med, length)| {
+                Step::Announce { peer, path_id, prefix, med, length }
+            }
+        ),
+        3 => (peer.clone(), 0u32..4, prefix.clone())
+            .prop_map(|(peer, path_id, prefix)| Step::Withdraw { peer, path_id, prefix }),
+        1 => (4u32..=6, 0u16..4).prop_map(|(peer, most)| {
+            let send = if most == 0 { SendPaths::All } else { SendPaths::UpTo(most) };
+            Step::Several { peer, send }
+        }),
         1 => (prefix, any::<bool>()).prop_map(|(prefix, there)| Step::Local { prefix, there }),
         1 => (peer.clone(), any::<bool>()).prop_map(|(peer, keep)| Step::Down { peer, keep }),
         2 => peer.clone().prop_map(|peer| Step::Up { peer }),
@@ -108,21 +122,39 @@ struct World {
     kinds: [PeerKind; COUNT],
     exports: [Policy; COUNT],
     up: [bool; COUNT],
-    told: [BTreeMap<IpNet, PathAttributes>; COUNT],
+    several: [SendPaths; COUNT],
+    told: [BTreeMap<(u32, IpNet), PathAttributes>; COUNT],
     followed: BTreeMap<IpNet, BestRoute>,
 }
 
 impl World {
     fn apply(&mut self, step: &Step) {
         match *step {
-            Step::Announce { peer, prefix, med, length } if self.up[peer as usize - 1] => {
+            Step::Announce { peer, path_id, prefix, med, length } if self.up[peer as usize - 1] => {
                 // Odd peers share a neighbouring AS, so MULTI_EXIT_DISC plays a part.
                 let path: Vec<u32> = (0..length as u32).map(|i| 70 + peer % 2 + i).collect();
                 let a = PathAttributes { med: Some(med), ..attributes(peer as u8, &path) };
-                announce(&mut self.rib, peer, &prefix_of(prefix), a);
+                if takes_several(peer) {
+                    let nlri = NlriList::from_paths(V4, [(path_id, net(&prefix_of(prefix)))]);
+                    let update =
+                        Update { announced: nlri, attributes: Some(a), ..Default::default() };
+                    self.rib.handle_update(PeerId(peer), &update);
+                } else {
+                    announce(&mut self.rib, peer, &prefix_of(prefix), a);
+                }
             }
-            Step::Withdraw { peer, prefix } if self.up[peer as usize - 1] => {
-                withdraw(&mut self.rib, peer, &prefix_of(prefix));
+            Step::Withdraw { peer, path_id, prefix } if self.up[peer as usize - 1] => {
+                if takes_several(peer) {
+                    let nlri = NlriList::from_paths(V4, [(path_id, net(&prefix_of(prefix)))]);
+                    let update = Update { withdrawn: nlri, ..Default::default() };
+                    self.rib.handle_update(PeerId(peer), &update);
+                } else {
+                    withdraw(&mut self.rib, peer, &prefix_of(prefix));
+                }
+            }
+            Step::Several { peer, send } => {
+                self.several[peer as usize - 1] = send;
+                self.set_routing(peer);
             }
             Step::Local { prefix, there } => {
                 let prefix = net(&prefix_of(prefix));
@@ -171,13 +203,14 @@ impl World {
     fn up(&mut self, peer: u32) {
         let at = peer as usize - 1;
         self.up[at] = true;
-        self.rib.peer_up(PeerId(peer), facts(peer as u8, self.kinds[at]), vec![V4]);
+        self.rib.peer_up(PeerId(peer), facts_of(peer, self.kinds[at]), vec![V4]);
     }
 
     fn set_routing(&mut self, peer: u32) {
         let at = peer as usize - 1;
         let export = self.exports[at].clone();
-        let routing = PeerRouting { export, ..Default::default() };
+        let several = AddPathFamily { family: V4, receive: 2, send: self.several[at] };
+        let routing = PeerRouting { export, add_path: vec![several], ..Default::default() };
         self.rib.set_routing(PeerId(peer), self.kinds[at], routing);
     }
 
@@ -197,11 +230,19 @@ impl World {
     fn hear_alone(&mut self, peer: u32, batch: &ExportBatch) {
         let told = &mut self.told[peer as usize - 1];
         for prefix in &batch.withdraw {
-            assert!(told.remove(prefix).is_some(), "withdrawn without being announced");
+            assert!(told.remove(&(0, *prefix)).is_some(), "withdrawn without being announced");
+        }
+        for path in &batch.withdraw_paths {
+            assert!(told.remove(path).is_some(), "withdrawn without being announced");
         }
         for (attributes, prefixes) in &batch.announce {
             for prefix in prefixes {
-                told.insert(*prefix, PathAttributes::clone(attributes));
+                told.insert((0, *prefix), PathAttributes::clone(attributes));
+            }
+        }
+        for (attributes, paths) in &batch.announce_paths {
+            for path in paths {
+                told.insert(*path, PathAttributes::clone(attributes));
             }
         }
         let count = self.rib.counts(PeerId(peer)).1;
@@ -218,18 +259,33 @@ impl World {
     }
 }
 
+/// Peers 2, 4 and 6 may tell several paths to a destination, 4, 5 and 6 hear several.
+fn facts_of(peer: u32, kind: PeerKind) -> PeerFacts {
+    let mut facts = facts(peer as u8, kind);
+    if peer >= 4 {
+        facts.traits.format.add_path_send.push(V4);
+    }
+    facts
+}
+
+fn takes_several(peer: u32) -> bool {
+    peer % 2 == 0
+}
+
 fn fresh() -> World {
     let mut world = World {
         rib: rib(&[]),
         kinds: PEERS,
         exports: Default::default(),
         up: [false; COUNT],
+        several: [SendPaths::All; COUNT],
         told: Default::default(),
         followed: BTreeMap::new(),
     };
     for peer in 1..=COUNT as u32 {
-        let facts = facts(peer as u8, PEERS[peer as usize - 1]);
+        let facts = facts_of(peer, PEERS[peer as usize - 1]);
         world.rib.add_peer(PeerId(peer), facts, PeerRouting::default());
+        world.set_routing(peer);
         world.up(peer);
     }
     world
@@ -266,12 +322,12 @@ proptest! {
             }
             let advertised: BTreeMap<_, _> = world.rib.advertised(PeerId(peer))
                 .into_iter()
-                .map(|route| (route.prefix, PathAttributes::clone(&route.attributes)))
+                .map(|r| ((r.path_id, r.prefix), PathAttributes::clone(&r.attributes)))
                 .collect();
             prop_assert_eq!(&advertised, &world.told[at], "peer {}", peer);
             let followed = std::mem::take(&mut world.told[at]);
             // Coming new must not change the peer's own routes, so it is told all again.
-            world.rib.peer_up(PeerId(peer), facts(peer as u8, world.kinds[at]), vec![V4]);
+            world.rib.peer_up(PeerId(peer), facts_of(peer, world.kinds[at]), vec![V4]);
             world.drain(peer);
             prop_assert_eq!(&followed, &world.told[at], "peer {}", peer);
         }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::destinations::{Destination, Slot};
 use super::export::Exporter;
 use super::path::Path;
 use super::profile::Profile;
+use super::source::SourceId;
 use super::{Decision, NotExported, PeerId, Rib, RouteView};
 use crate::wire::PathAttributes;
 
@@ -90,15 +92,20 @@ impl Rib {
             return Vec::new();
         };
         let mut exporter = Exporter::default();
-        let settled =
-            group.told.slots_for(id).filter(|s| !self.table.is_pending(*s, group.position));
-        settled
-            .filter_map(|slot| {
-                let destination = self.table.get(slot);
-                let best = destination.paths.first()?;
-                let profile = &group.profile;
-                let attributes = exporter.export(self, profile, &destination.prefix, best).ok()?;
-                Some(AdvertisedRoute { prefix: destination.prefix, path_id: 0, attributes })
+        let one = group.told.slots_for(id).map(|slot| (slot, None));
+        let several = group.told.paths_for(id).map(|(slot, source)| (slot, Some(source)));
+        let settled = |slot: &Slot| !self.table.is_pending(*slot, group.position);
+        one.chain(several)
+            .filter(|(slot, _)| settled(slot))
+            .filter_map(|(slot, source)| {
+                let Destination { prefix, paths, .. } = self.table.get(slot);
+                let path = match source {
+                    None => paths.first()?,
+                    Some(source) => paths.iter().find(|p| p.source == source)?,
+                };
+                let attributes = exporter.export(self, &group.profile, prefix, path).ok()?;
+                let path_id = source.map_or(0, SourceId::path_id);
+                Some(AdvertisedRoute { prefix: *prefix, path_id, attributes })
             })
             .collect()
     }
@@ -133,7 +140,7 @@ impl Rib {
     ) -> Result<Arc<PathAttributes>, NotExported> {
         let group = self.group_of(peer).and_then(|gid| self.groups.get(&gid));
         let group = group.ok_or(NotExported::SessionDown)?;
-        if path.source == peer {
+        if self.peer_of(path) == peer {
             return Err(NotExported::SplitHorizon);
         }
         // The profile of the group may be that of another member that is told the same; what

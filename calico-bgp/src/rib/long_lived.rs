@@ -15,14 +15,17 @@ impl Rib {
         });
         for slot in self.slots_of(id) {
             let of_family = Family::of_prefix(&self.table.get(slot).prefix) == family;
-            let Some(path) = self.path_at(id, slot).filter(|p| of_family && p.stale()) else {
+            if !of_family {
                 continue;
-            };
-            if !is_last_resort(&path.received) {
-                let mut received = PathAttributes::clone(&path.received);
-                received.communities.push(Community::LLGR_STALE);
-                self.import_again(id, slot, Some(received));
             }
+            self.import_again(id, slot, |path| {
+                let marks = path.stale() && !is_last_resort(&path.received);
+                marks.then(|| {
+                    let mut received = PathAttributes::clone(&path.received);
+                    received.communities.push(Community::LLGR_STALE);
+                    received
+                })
+            });
         }
     }
 
@@ -30,10 +33,8 @@ impl Rib {
     /// section 4). What it has not told again is gone with [`sweep_stale`](Self::sweep_stale).
     pub fn mark_stale(&mut self, id: PeerId, family: Family) {
         for slot in self.slots_of(id) {
-            if Family::of_prefix(&self.table.get(slot).prefix) == family
-                && let Some(path) = self.path_at_mut(id, slot)
-            {
-                path.mark_stale();
+            if Family::of_prefix(&self.table.get(slot).prefix) == family {
+                self.mark_stale_at(id, slot);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::intern::Interned;
+use super::source::SourceId;
 use crate::wire::{PathAttributes, Role, UpdateContext};
 
 /// Number of a peer, never used again for another in the life of a speaker.
@@ -79,7 +80,7 @@ pub(super) struct Path {
     pub(super) received: Arc<PathAttributes>,
     /// As the import policy left it.
     pub(super) attributes: Arc<PathAttributes>,
-    pub(super) source: PeerId,
+    pub(super) source: SourceId,
     /// Number of the attributes, above two flags.
     mark: u32,
 }
@@ -89,7 +90,7 @@ const ACCEPTED: u32 = 2;
 
 impl Path {
     pub(super) fn new(
-        source: PeerId,
+        source: SourceId,
         received: Arc<PathAttributes>,
         attributes: Interned,
         accepted: bool,
@@ -196,9 +197,9 @@ mod tests {
     fn paths_grow_and_shrink() {
         let path = |n: u32| {
             let set = Interned { set: Arc::default(), serial: n };
-            Path::new(PeerId(n), Arc::default(), set, true)
+            Path::new(SourceId::of_path_id(n), Arc::default(), set, true)
         };
-        let sources = |paths: &Paths| paths.iter().map(|p| p.source.0).collect::<Vec<_>>();
+        let sources = |paths: &Paths| paths.iter().map(|p| p.source.path_id()).collect::<Vec<_>>();
         let mut paths = Paths::default();
         (1..=4).for_each(|n| paths.push(path(n)));
         assert_eq!(sources(&paths), [1, 2, 3, 4]);

@@ -1,6 +1,6 @@
 //! What an update group has in common.
 
-use super::{NextHopMode, PeerFacts, PeerRouting, Policy, PrivateAs};
+use super::{NextHopMode, PeerFacts, PeerRouting, Policy, PrivateAs, SendPaths};
 use crate::wire::Family;
 
 /// What decides what a peer is told.
@@ -12,6 +12,24 @@ pub(super) struct Profile {
 }
 
 impl Profile {
+    /// Most paths to a destination of a family, if they are told with identifiers.
+    pub(super) fn several(&self, family: Family) -> Option<usize> {
+        if !self.facts.traits.format.add_path_send.contains(&family) {
+            return None;
+        }
+        let rule = self.routing.add_path.iter().find(|f| f.family == family);
+        Some(match rule.map(|f| f.send).unwrap_or_default() {
+            SendPaths::Best => 1,
+            SendPaths::UpTo(most) => most.into(),
+            SendPaths::All => usize::MAX,
+        })
+    }
+
+    /// Whether any family is told with identifiers.
+    pub(super) fn tells_several(&self) -> bool {
+        self.families.iter().any(|f| self.several(*f).is_some())
+    }
+
     /// Whether two peers are told the same, in the same words.
     ///
     /// Whatever comes to depend on something else of the peer has to be named here: prefix lists
@@ -29,7 +47,8 @@ impl Profile {
             && a.traits.role == b.traits.role
             && a.traits.extended_next_hop == b.traits.extended_next_hop
             && a.traits.long_lived == b.traits.long_lived
-            && a.traits.format == b.traits.format
+            && a.traits.format.writes_like(&b.traits.format)
+            && self.families.iter().all(|f| self.several(*f) == other.several(*f))
             && (x.next_hop, x.as_rules) == (y.next_hop, y.as_rules)
             && x.export == y.export
             && (!personal || a == b)

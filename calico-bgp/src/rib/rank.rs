@@ -3,12 +3,14 @@
 use super::decision::{Candidate, Decision, compare};
 use super::destinations::Slot;
 use super::path::Path;
-use super::{PeerId, PeerKind, Rib};
+use super::source::SourceId;
+use super::{PeerKind, Rib};
 
 impl Rib {
     /// Chooses the best path again. With `force`, peers and listeners look again even if the
     /// choice is the same: an active path was replaced or removed, or its source changed.
     pub(super) fn evaluate(&mut self, slot: Slot, force: bool) {
+        let force = force || self.several;
         let destination = self.table.get_mut(slot);
         let mut paths = std::mem::take(&mut destination.paths);
         // The sources tell: whoever replaces or removes an active path says so with `force`. A
@@ -16,7 +18,7 @@ impl Rib {
         let active = usize::from(destination.active).min(paths.len());
         let mut before = paths[..active].iter().map(|p| p.source);
         let best_before = before.next();
-        let others_before: Vec<PeerId> = before.collect();
+        let others_before: Vec<SourceId> = before.collect();
         let active = self.rank(&mut paths);
         let mut after = paths[..active].iter().map(|p| p.source);
         let same = !force && after.next() == best_before && after.eq(others_before);
@@ -30,8 +32,9 @@ impl Rib {
 
     pub(super) fn candidate<'a>(&'a self, path: &'a Path) -> Option<Candidate<'a>> {
         let igp_metric = self.igp_metric(path).filter(|_| path.accepted())?;
-        let peer = self.facts(path.source);
-        Some(Candidate { attributes: &path.attributes, peer, igp_metric })
+        let peer = self.facts(self.peer_of(path));
+        let path_id = self.sources.received_id(path.source);
+        Some(Candidate { attributes: &path.attributes, peer, igp_metric, path_id })
     }
 
     /// Metric of the way to a path's next hop; `None` if there is no way.
@@ -65,19 +68,30 @@ impl Rib {
         if let [only] = paths {
             return self.candidate(only).map(|_| 0);
         }
-        let mut winners: Vec<(u32, usize, Candidate<'_>)> = Vec::new();
-        for (at, path) in paths.iter().enumerate() {
-            let Some(candidate) = self.candidate(path) else { continue };
-            let neighbor = candidate.neighbor_as();
-            match winners.iter_mut().find(|(n, ..)| *n == neighbor) {
-                Some(winner) if compare(&candidate, &winner.2).0.is_lt() => {
-                    *winner = (neighbor, at, candidate);
-                }
-                Some(_) => {}
-                None => winners.push((neighbor, at, candidate)),
-            }
-        }
-        winners.into_iter().min_by(|a, b| compare(&a.2, &b.2).0).map(|(_, at, _)| at)
+        let candidates = paths.iter().enumerate().map(|(at, p)| (at, self.candidate(p)));
+        best_of(candidates.filter_map(|(at, candidate)| Some((at, candidate?))))
+    }
+
+    /// The usable paths of a destination, in no order.
+    pub(super) fn usable<'a>(&'a self, paths: &'a [Path]) -> impl Iterator<Item = &'a Path> + 'a {
+        paths.iter().filter(|path| self.candidate(path).is_some())
+    }
+
+    /// The usable paths of a destination, each the best of it and those behind it.
+    pub(super) fn by_preference<'a>(
+        &'a self,
+        paths: &'a [Path],
+    ) -> impl Iterator<Item = &'a Path> + 'a {
+        let mut left: Vec<(usize, Candidate<'_>)> = paths
+            .iter()
+            .enumerate()
+            .filter_map(|(at, path)| Some((at, self.candidate(path)?)))
+            .collect();
+        std::iter::from_fn(move || {
+            let best = best_of(left.iter().copied())?;
+            left.retain(|(at, _)| *at != best);
+            Some(&paths[best])
+        })
     }
 
     fn shares(&self, best: &Path, other: &Path) -> bool {
@@ -88,4 +102,20 @@ impl Rib {
             && compare(&a, &b).1 > Decision::IgpMetric
             && (self.config.multipath_relax || a.attributes.as_path == b.attributes.as_path)
     }
+}
+
+/// The number of the best candidate.
+fn best_of<'a>(candidates: impl Iterator<Item = (usize, Candidate<'a>)>) -> Option<usize> {
+    let mut winners: Vec<(u32, usize, Candidate<'_>)> = Vec::new();
+    for (at, candidate) in candidates {
+        let neighbor = candidate.neighbor_as();
+        match winners.iter_mut().find(|(n, ..)| *n == neighbor) {
+            Some(winner) if compare(&candidate, &winner.2).0.is_lt() => {
+                *winner = (neighbor, at, candidate);
+            }
+            Some(_) => {}
+            None => winners.push((neighbor, at, candidate)),
+        }
+    }
+    winners.into_iter().min_by(|a, b| compare(&a.2, &b.2).0).map(|(_, at, _)| at)
 }

@@ -10,8 +10,11 @@ use super::adj_in::Sent;
 use super::adj_out::{Group, GroupId, Listening};
 use super::destinations::{Destinations, Position, Slot};
 use super::export::is_routable;
+use super::path::Path;
+use super::source::{SourceId, Sources};
 use super::{
-    AsRules, AttributeStore, NextHopMode, PeerFacts, PeerId, PeerKind, Policy, SessionTraits,
+    AddPathFamily, AsRules, AttributeStore, NextHopMode, PeerFacts, PeerId, PeerKind, Policy,
+    SessionTraits,
 };
 use crate::wire::{Family, NextHop, PathAttributes};
 
@@ -61,6 +64,8 @@ pub struct PeerRouting {
     pub next_hop: NextHopMode,
     /// How AS numbers are treated.
     pub as_rules: AsRules,
+    /// Where several paths to a destination are exchanged, if that was agreed (RFC 7911).
+    pub add_path: Vec<AddPathFamily>,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,8 @@ pub(super) struct Peer {
     pub(super) routing: PeerRouting,
     /// The destinations that have a path of this peer.
     pub(super) sent: Sent,
+    /// Paths that were more than its limit for one destination, and were left out.
+    pub(super) left_out: u64,
     /// There while the session is up.
     pub(super) out: Option<Listening>,
 }
@@ -79,6 +86,7 @@ pub struct Rib {
     pub(super) config: RibConfig,
     pub(super) store: AttributeStore,
     pub(super) table: Destinations,
+    pub(super) sources: Sources,
     pub(super) peers: HashMap<PeerId, Peer>,
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) next_group: GroupId,
@@ -87,6 +95,8 @@ pub struct Rib {
     /// How far [`poll_change`](Self::poll_change) is, if anybody asks it.
     pub(super) follower: Option<Position>,
     pub(super) local: PeerFacts,
+    /// Some peer is told more than the best paths, so all changes matter.
+    pub(super) several: bool,
 }
 
 impl Rib {
@@ -112,13 +122,15 @@ impl Rib {
             next_hops: HashMap::new(),
             follower: Some(table.end()),
             table,
+            sources: Sources::default(),
             local,
+            several: false,
         }
     }
 
     /// Adds a peer whose session is down.
     pub fn add_peer(&mut self, id: PeerId, facts: PeerFacts, routing: PeerRouting) {
-        let peer = Peer { facts, routing, sent: Sent::default(), out: None };
+        let peer = Peer { facts, routing, sent: Sent::default(), left_out: 0, out: None };
         self.peers.insert(id, peer);
     }
 
@@ -152,9 +164,7 @@ impl Rib {
             path.stale() || !keep.contains(&Family::of_prefix(prefix))
         });
         for slot in self.slots_of(id) {
-            if let Some(path) = self.path_at_mut(id, slot) {
-                path.mark_stale();
-            }
+            self.mark_stale_at(id, slot);
         }
     }
 
@@ -176,7 +186,7 @@ impl Rib {
         peer.facts.kind = kind;
         if import_changed {
             for slot in self.slots_of(id) {
-                self.import_again(id, slot, None);
+                self.import_again(id, slot, |path| Some(PathAttributes::clone(&path.received)));
             }
         }
         if kind_changed {
@@ -195,19 +205,20 @@ impl Rib {
             return false;
         }
         let attributes = self.store.numbered(attributes);
-        self.put_path(PeerId::LOCAL, prefix, &attributes);
+        self.put_path(PeerId::LOCAL, 0, prefix, &attributes);
         true
     }
 
     /// Takes back a route of this speaker. Returns whether it was there.
     pub fn withdraw(&mut self, prefix: IpNet) -> bool {
-        self.remove_path(PeerId::LOCAL, &prefix.trunc())
+        self.remove_path(PeerId::LOCAL, 0, &prefix.trunc())
     }
 
     /// Prefixes that this speaker announces.
     pub fn local_prefixes(&self) -> impl Iterator<Item = &IpNet> {
-        let local =
-            self.table.occupied().filter(|slot| self.path_at(PeerId::LOCAL, *slot).is_some());
+        let is_local =
+            |slot: &Slot| self.table.get(*slot).paths.iter().any(|p| p.source == SourceId::LOCAL);
+        let local = self.table.occupied().filter(is_local);
         local.map(|slot| &self.table.get(slot).prefix)
     }
 
@@ -242,7 +253,12 @@ impl Rib {
         changed.map(|slot| self.table.get(slot).prefix)
     }
 
-    /// How many prefixes a peer sent and was sent.
+    /// Paths of a peer that were left out: more to one destination than it may tell.
+    pub fn left_out(&self, id: PeerId) -> u64 {
+        self.peers.get(&id).map_or(0, |p| p.left_out)
+    }
+
+    /// How many prefixes a peer sent and was sent; with ADD-PATH, how many paths.
     pub fn counts(&self, id: PeerId) -> (usize, usize) {
         self.peers.get(&id).map_or((0, 0), |p| (p.sent.count(), self.told_count(id)))
     }
@@ -261,5 +277,10 @@ impl Rib {
 impl Rib {
     pub(super) fn facts(&self, id: PeerId) -> &PeerFacts {
         self.peers.get(&id).map_or(&self.local, |p| &p.facts)
+    }
+
+    /// Whose path it is.
+    pub(super) fn peer_of(&self, path: &Path) -> PeerId {
+        self.sources.peer(path.source)
     }
 }

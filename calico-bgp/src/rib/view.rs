@@ -98,7 +98,7 @@ impl Rib {
         Some(BestRoute {
             prefix: destination.prefix,
             next_hops: next_hops(&destination.paths[..usize::from(destination.active)]),
-            source: self.source(best.source),
+            source: self.source(self.peer_of(best)),
             attributes: Arc::clone(&best.attributes),
         })
     }
@@ -155,8 +155,8 @@ impl Rib {
         };
         let runner_up = paths[1.min(paths.len())..].iter().map(step).max();
         let view = |(at, path): (usize, &Path)| PathView {
-            source: self.source(path.source),
-            path_id: 0,
+            source: self.source(self.peer_of(path)),
+            path_id: self.sources.received_id(path.source),
             received: Arc::clone(&path.received),
             attributes: Arc::clone(&path.attributes),
             accepted: path.accepted(),

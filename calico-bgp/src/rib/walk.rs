@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use super::adj_out::{Group, GroupId, Why};
 use super::destinations::Slot;
 use super::export::Exporter;
+use super::path::Path;
+use super::source::SourceId;
 use super::told::Told;
 use super::{Audience, GroupBatch, PeerId, Rib};
 use crate::wire::{Family, PathAttributes};
@@ -38,6 +40,20 @@ impl Rib {
         };
         for slot in prefixes.iter().filter_map(|p| self.table.find(p)) {
             group.told.set(slot, None);
+        }
+    }
+
+    /// The same for paths with identifiers (RFC 7911).
+    pub fn unexport_paths(&mut self, id: PeerId, paths: &[(u32, IpNet)]) {
+        let Some(group) = self.group_of(id).and_then(|gid| self.groups.get_mut(&gid)) else {
+            return;
+        };
+        for (path_id, prefix) in paths {
+            let Some(slot) = self.table.find(prefix) else { continue };
+            let gone = SourceId::of_path_id(*path_id);
+            let mut told = group.told.paths(slot).to_vec();
+            told.retain(|t| t.id != gone);
+            group.told.set_paths(slot, told);
         }
     }
 
@@ -97,20 +113,23 @@ impl Rib {
 }
 
 /// One batch in the making.
-struct Walk<'a> {
-    rib: &'a Rib,
+pub(super) struct Walk<'a> {
+    pub(super) rib: &'a Rib,
     gid: GroupId,
-    batch: Batch,
-    exporter: Exporter,
+    pub(super) batch: Batch,
+    pub(super) exporter: Exporter,
 }
 
 impl Walk<'_> {
     /// Compares what a group knows of a destination with what it is to know.
     fn tell(&mut self, group: &mut Group, slot: Slot, why: &Why) {
         let destination = self.rib.table.get(slot);
+        if let Some(most) = group.profile.several(Family::of_prefix(&destination.prefix)) {
+            return self.tell_paths(group, slot, why, most);
+        }
         let best = destination.paths.first().filter(|_| destination.active > 0);
         let before = group.told.get(slot);
-        let known = before.is_some() && before == best.map(Told::of);
+        let known = before.is_some() && before == best.map(|best| self.told(best));
         if known && matches!(why, Why::New) {
             return;
         }
@@ -131,19 +150,24 @@ impl Walk<'_> {
         {
             return;
         }
-        group.told.set(slot, Some(Told::of(best)));
-        let to = self.all_but(best.source);
+        let told = self.told(best);
+        group.told.set(slot, Some(told));
+        let to = self.all_but(told.source);
         self.batch.announce(sent, to, *prefix);
         // The source itself must forget what it heard from others.
-        if before.is_some_and(|b| b.source != best.source)
+        if before.is_some_and(|b| b.source != told.source)
             && let Audience::AllBut(source) = to
         {
             self.batch.withdraw(Audience::Only(source), *prefix);
         }
     }
 
+    fn told(&self, path: &Path) -> Told {
+        Told::new(self.rib.peer_of(path), path.serial())
+    }
+
     /// Split horizon: nobody hears back what it said.
-    fn all_but(&self, source: PeerId) -> Audience {
+    pub(super) fn all_but(&self, source: PeerId) -> Audience {
         if self.rib.group_of(source) == Some(self.gid) {
             Audience::AllBut(source)
         } else {
@@ -154,9 +178,10 @@ impl Walk<'_> {
 
 /// Collects prefixes by what goes with them.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     batch: GroupBatch,
     announced: HashMap<(*const PathAttributes, Audience), usize>,
+    announced_paths: HashMap<(*const PathAttributes, Audience), usize>,
     withdrawn: HashMap<Audience, usize>,
     /// Routes with the same attributes come in rows.
     last: Option<(*const PathAttributes, Audience, usize)>,
@@ -175,6 +200,29 @@ impl Batch {
         };
         self.last = Some((set, to, at));
         announce[at].2.push(prefix);
+    }
+
+    pub(super) fn announce_path(
+        &mut self,
+        attributes: Arc<PathAttributes>,
+        to: Audience,
+        path: (u32, IpNet),
+    ) {
+        let announce = &mut self.batch.announce_paths;
+        let set = Arc::as_ptr(&attributes);
+        let at = *self.announced_paths.entry((set, to)).or_insert_with(|| {
+            announce.push((attributes, to, Vec::new()));
+            announce.len() - 1
+        });
+        announce[at].2.push(path);
+    }
+
+    pub(super) fn withdraw_path(&mut self, to: Audience, path: (u32, IpNet)) {
+        let withdraw = &mut self.batch.withdraw_paths;
+        match withdraw.iter_mut().find(|(other, _)| *other == to) {
+            Some((_, paths)) => paths.push(path),
+            None => withdraw.push((to, vec![path])),
+        }
     }
 
     fn withdraw(&mut self, to: Audience, prefix: IpNet) {

@@ -45,8 +45,8 @@ pub struct SessionConfig {
     pub strict_role: bool,
     /// Offer to take IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
-    /// Offer to exchange several paths per prefix (RFC 7911).
-    pub add_path: AddPath,
+    /// Offer to exchange several paths per prefix of these families (RFC 7911).
+    pub add_path: Vec<(Family, AddPath)>,
 }
 
 impl SessionConfig {
@@ -69,7 +69,7 @@ impl SessionConfig {
             role: None,
             strict_role: false,
             extended_next_hop: false,
-            add_path: AddPath::default(),
+            add_path: Vec::new(),
         }
     }
 
@@ -91,9 +91,10 @@ impl SessionConfig {
         if let Some(role) = self.role.filter(|_| self.is_external()) {
             capabilities.push(Capability::Role(role));
         }
-        if let Some(mode) = self.add_path.mode() {
-            let families = self.families.iter().map(|f| (*f, mode)).collect();
-            capabilities.push(Capability::AddPath(families));
+        let several = self.add_path.iter().filter(|(f, _)| self.families.contains(f));
+        let several: Vec<_> = several.filter_map(|(f, way)| Some((*f, way.mode()?))).collect();
+        if !several.is_empty() {
+            capabilities.push(Capability::AddPath(several));
         }
         if let Some(restart_time) = self.graceful_restart {
             capabilities.push(Capability::GracefulRestart(GracefulRestart {
@@ -164,7 +165,12 @@ impl SessionConfig {
         let takes_v4_over_v6 =
             |c: &Capability| matches!(c, Capability::ExtendedNextHop(f) if f.contains(&v4_over_v6));
         let add_path = self.common_add_path(open, &families);
-        let received = add_path.iter().filter(|(_, a)| a.receive).map(|(f, _)| *f).collect();
+        let families_with = |way: fn(&AddPath) -> bool| {
+            add_path.iter().filter(|(_, a)| way(a)).map(|(f, _)| *f).collect()
+        };
+        let (received, sent) = (families_with(|a| a.receive), families_with(|a| a.send));
+        let extended_next_hop =
+            self.offers_extended_next_hop() && open.capabilities.iter().any(takes_v4_over_v6);
         let route_refresh = has(&Capability::RouteRefresh);
         Ok(Negotiated {
             remote_as: self.remote_as,
@@ -177,13 +183,14 @@ impl SessionConfig {
             graceful_restart,
             long_lived,
             role,
-            extended_next_hop: self.offers_extended_next_hop()
-                && open.capabilities.iter().any(takes_v4_over_v6),
+            extended_next_hop,
             add_path,
             context: UpdateContext {
                 four_octet_as,
                 external: self.is_external(),
                 add_path: received,
+                add_path_send: sent,
+                extended_next_hop,
                 max_len,
             },
         })
@@ -209,7 +216,10 @@ impl SessionConfig {
         theirs
             .flatten()
             .filter(|(family, _)| families.contains(family))
-            .map(|(family, mode)| (*family, self.add_path.with(*mode)))
+            .filter_map(|(family, mode)| {
+                let (_, ours) = self.add_path.iter().find(|(f, _)| f == family)?;
+                Some((*family, ours.with(*mode)))
+            })
             .filter(|(_, agreed)| *agreed != AddPath::default())
             .collect()
     }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConfigError, Distance, Password, PrefixLimit, Transport};
-use crate::rib::{AsRules, NextHopMode, PeerKind, PeerRouting, Policy, PrivateAs, RibConfig};
+use crate::rib::{
+    AddPathFamily, AsRules, NextHopMode, PeerKind, PeerRouting, Policy, PrivateAs, RibConfig,
+    SendPaths,
+};
 use crate::session::{AddPath, SessionConfig};
 use crate::wire::{Family, Role};
 
@@ -36,6 +39,10 @@ pub struct Config {
     /// Peers are told so, and hear routes only once all of them have told theirs (RFC 4724,
     /// section 4.1).
     pub restarting: bool,
+    /// With `restarting`: packets were forwarded all the time, by a kernel that kept its routes,
+    /// or by others, as those to which a route reflector tells routes. Peers drop the routes of
+    /// a speaker that says otherwise (RFC 4724, section 3, F bit).
+    pub forwarding_preserved: bool,
     /// Longest time that `restarting` holds routes back.
     pub selection_deferral: Duration,
 }
@@ -53,6 +60,7 @@ impl Config {
             next_hop_v4: None,
             next_hop_v6: None,
             restarting: false,
+            forwarding_preserved: true,
             selection_deferral: Duration::from_secs(60),
         }
     }
@@ -148,8 +156,8 @@ pub struct PeerConfig {
     pub strict_role: bool,
     /// Offer to take IPv4 routes with IPv6 next hops (RFC 8950).
     pub extended_next_hop: bool,
-    /// Offer to exchange several paths per prefix (RFC 7911).
-    pub add_path: AddPath,
+    /// Families with several paths to a destination (RFC 7911): how many are taken in and told.
+    pub add_path: Vec<AddPathFamily>,
     /// Interface over which the peer is reached, for policies that ask for it.
     pub interface: Option<Arc<str>>,
     /// Which routes of the peer are used.
@@ -188,7 +196,7 @@ impl PeerConfig {
             role: None,
             strict_role: false,
             extended_next_hop: address.is_ipv6(),
-            add_path: AddPath::default(),
+            add_path: Vec::new(),
             interface: None,
             import: Policy::AcceptAll,
             export: Policy::AcceptAll,
@@ -223,6 +231,7 @@ impl PeerConfig {
             import: self.import.clone(),
             export: self.export.clone(),
             next_hop: self.next_hop,
+            add_path: self.add_path.clone(),
             as_rules: AsRules {
                 allow_own: self.allow_own_as,
                 override_peer: self.override_as,
@@ -252,11 +261,18 @@ impl PeerConfig {
             graceful_restart: self.graceful_restart,
             restarting,
             long_lived: self.long_lived,
-            forwarding_preserved: restarting,
+            forwarding_preserved: restarting && config.forwarding_preserved,
             role: self.role,
             strict_role: self.strict_role,
             extended_next_hop: self.extended_next_hop,
-            add_path: self.add_path,
+            add_path: self
+                .add_path
+                .iter()
+                .map(|f| {
+                    let send = f.send != SendPaths::Best;
+                    (f.family, AddPath { receive: f.receive > 0, send })
+                })
+                .collect(),
         }
     }
 
@@ -273,6 +289,8 @@ impl PeerConfig {
             prefix_limit: None,
             long_lived_max: Duration::ZERO,
             families: c.effective_families(),
+            // Whether, not how many.
+            add_path: c.add_path.iter().map(AddPathFamily::offer).collect(),
             ..c.clone()
         };
         plain(self) == plain(other)

@@ -302,7 +302,7 @@ impl Speaker {
 
     /// The peers, in the order in which they were configured.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
-        self.peers.values().map(|p| p.status(&self.config, self.rib.counts(p.id)))
+        self.peers.values().map(|p| p.status(&self.config, &self.rib))
     }
 
     /// The whole table with all paths, in no order.

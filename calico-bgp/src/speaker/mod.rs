@@ -19,6 +19,8 @@ mod peer;
 mod transport;
 
 #[cfg(test)]
+mod add_path;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod options;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::peer::Peer;
 use super::{ConnectionId, Speaker, SpeakerEvent};
 use crate::rib::{Audience, GroupBatch, PeerId};
-use crate::wire::{EncodeError, Family, Message, Update, UpdateContext, UpdatePacker};
+use crate::wire::{EncodeError, Family, Message, Nlri, Update, UpdateContext, UpdatePacker};
 
 /// Changed prefixes looked at in one go.
 const EXPORT_BATCH: usize = 8192;
@@ -78,11 +78,12 @@ impl Speaker {
             return;
         };
         let (chunk, failures) = Chunk::write(&batch, &negotiated.context, &negotiated.families);
-        for Failure { to, prefixes, error } in failures {
+        for Failure { to, prefixes, paths, error } in failures {
             self.rib.unexport(id, &prefixes);
+            self.rib.unexport_paths(id, &paths);
             for member in batch.members.iter().filter(|m| to.includes(**m)) {
                 let Some(peer) = self.peers.get(member) else { continue };
-                let (peer, routes) = (peer.key(), prefixes.len());
+                let (peer, routes) = (peer.key(), prefixes.len() + paths.len());
                 self.events.push_back(SpeakerEvent::NotSent { peer, routes, error });
             }
         }
@@ -112,6 +113,8 @@ impl Speaker {
 struct Failure {
     to: Audience,
     prefixes: Vec<IpNet>,
+    /// With identifiers, if they have them.
+    paths: Vec<(u32, IpNet)>,
     error: EncodeError,
 }
 
@@ -146,7 +149,22 @@ impl Chunk {
                     // The peers must not keep an older version of what they cannot be told.
                     writer.withdraw(&packer, *to, &prefixes);
                     let prefixes = prefixes.into_owned();
-                    writer.failures.push(Failure { to: *to, prefixes, error });
+                    writer.failures.push(Failure { to: *to, prefixes, paths: Vec::new(), error });
+                }
+            }
+            for (to, paths) in &batch.withdraw_paths {
+                writer.withdraw(&packer, *to, &of_family(paths, *family));
+            }
+            for (attributes, to, paths) in &batch.announce_paths {
+                let paths = of_family(paths, *family);
+                if paths.is_empty() {
+                    continue;
+                }
+                let written = writer.write(*to, |out| packer.announce(attributes, &paths, out));
+                if let Err(error) = written {
+                    writer.withdraw(&packer, *to, &paths);
+                    let (prefixes, paths) = (Vec::new(), paths.into_owned());
+                    writer.failures.push(Failure { to: *to, prefixes, paths, error });
                 }
             }
         }
@@ -211,7 +229,7 @@ impl Writer {
         }
     }
 
-    fn withdraw(&mut self, packer: &UpdatePacker<'_>, to: Audience, prefixes: &[IpNet]) {
+    fn withdraw(&mut self, packer: &UpdatePacker<'_>, to: Audience, prefixes: &[impl Nlri]) {
         let fits = self.write(to, |out| packer.withdraw(prefixes, out));
         debug_assert!(fits.is_ok(), "a withdrawal always fits");
     }
@@ -223,8 +241,8 @@ impl Writer {
 }
 
 /// The prefixes of a family; without a copy if there are no others.
-fn of_family(prefixes: &[IpNet], family: Family) -> Cow<'_, [IpNet]> {
-    let of = |p: &&IpNet| Family::of_prefix(p) == family;
+fn of_family<N: Nlri>(prefixes: &[N], family: Family) -> Cow<'_, [N]> {
+    let of = |p: &&N| Family::of_prefix(p.prefix()) == family;
     if prefixes.iter().all(|p| of(&p)) {
         prefixes.into()
     } else {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Config, LimitLevel, PeerConfig, RestartHelper};
-use crate::rib::{PeerFacts, PeerId, PeerKind, SessionTraits};
+use crate::rib::{PeerFacts, PeerId, PeerKind, Rib, SessionTraits};
 use crate::session::{DownReason, Negotiated, Peering, State};
 use crate::wire::Family;
 
@@ -47,12 +47,17 @@ pub struct PeerStatus {
     pub limit: LimitLevel,
     /// Counters.
     pub counters: PeerCounters,
-    /// Prefixes that the peer sent and that are held now.
+    /// Prefixes that the peer sent and that are held now; with ADD-PATH, paths.
     pub prefixes_received: usize,
-    /// Prefixes that the peer has been sent.
+    /// Prefixes that the peer has been sent; with ADD-PATH, paths.
     pub prefixes_advertised: usize,
+    /// Paths that were left out because they were too many to one destination (RFC 7911).
+    pub paths_left_out: u64,
     /// Routes of the peer are kept over its restart.
     pub restart_pending: bool,
+    /// Families that it has not told all its routes of in this session: their End-of-RIB marker
+    /// has not come. Only peers with graceful restart are sure to send any.
+    pub end_of_rib_awaited: Vec<Family>,
     /// Why the last session or attempt ended.
     pub last_error: Option<DownReason>,
 }
@@ -173,7 +178,8 @@ impl Peer {
         }
     }
 
-    pub(super) fn status(&self, speaker: &Config, counts: (usize, usize)) -> PeerStatus {
+    pub(super) fn status(&self, speaker: &Config, rib: &Rib) -> PeerStatus {
+        let counts = rib.counts(self.id);
         PeerStatus {
             id: self.id,
             config: self.config.clone(),
@@ -187,7 +193,9 @@ impl Peer {
             counters: self.counters,
             prefixes_received: counts.0,
             prefixes_advertised: counts.1,
+            paths_left_out: rib.left_out(self.id),
             restart_pending: self.helper.is_active(),
+            end_of_rib_awaited: self.awaited.clone(),
             last_error: self.last_error.clone(),
         }
     }

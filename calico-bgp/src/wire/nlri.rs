@@ -35,6 +35,17 @@ impl NlriList {
         Self { family, add_path: false, bytes: out.freeze() }
     }
 
+    /// A list of paths with their identifiers (RFC 7911); those of another family are left out.
+    pub fn from_paths(family: Family, paths: impl IntoIterator<Item = (u32, IpNet)>) -> Self {
+        let mut out = BytesMut::new();
+        for path in paths {
+            if Family::of_prefix(&path.1) == family {
+                path.put(&mut out);
+            }
+        }
+        Self { family, add_path: true, bytes: out.freeze() }
+    }
+
     /// Checks received bytes. A family that we do not read is kept unread.
     ///
     /// # Errors
@@ -128,9 +139,50 @@ impl Iterator for NlriIter<'_> {
     }
 }
 
-/// Octets that a prefix takes on the wire.
-pub(super) fn prefix_wire_len(prefix: &IpNet) -> usize {
-    1 + usize::from(prefix.prefix_len()).div_ceil(8)
+/// What is announced or withdrawn: a prefix, or under ADD-PATH a path identifier with it.
+pub trait Nlri: Copy + sealed::Sealed {
+    /// The destination.
+    fn prefix(&self) -> &IpNet;
+    /// Octets on the wire.
+    fn wire_len(&self) -> usize;
+    /// Writes it.
+    fn put(&self, out: &mut BytesMut);
+}
+
+impl Nlri for IpNet {
+    fn prefix(&self) -> &IpNet {
+        self
+    }
+
+    fn wire_len(&self) -> usize {
+        1 + usize::from(self.prefix_len()).div_ceil(8)
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        put_prefix(self, out);
+    }
+}
+
+/// RFC 7911, section 3.
+impl Nlri for (u32, IpNet) {
+    fn prefix(&self) -> &IpNet {
+        &self.1
+    }
+
+    fn wire_len(&self) -> usize {
+        4 + self.1.wire_len()
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        out.put_u32(self.0);
+        put_prefix(&self.1, out);
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for ipnet::IpNet {}
+    impl Sealed for (u32, ipnet::IpNet) {}
 }
 
 pub(super) fn put_prefix(prefix: &IpNet, out: &mut BytesMut) {

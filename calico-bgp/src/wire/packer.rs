@@ -1,11 +1,10 @@
 //! Writing many prefixes with few UPDATEs.
 
 use bytes::{BufMut, BytesMut};
-use ipnet::IpNet;
 
 use super::attributes::{OPTIONAL, code, put};
 use super::frame::encode_frame;
-use super::nlri::{prefix_wire_len, put_prefix};
+use super::nlri::Nlri;
 use super::update::put_sized;
 use super::{EncodeError, Family, HEADER_LEN, MessageKind, NextHop, PathAttributes, UpdateContext};
 
@@ -29,7 +28,7 @@ impl<'a> UpdatePacker<'a> {
     pub fn announce(
         &self,
         attributes: &PathAttributes,
-        prefixes: &[IpNet],
+        prefixes: &[impl Nlri],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
         let classic = self.family == Family::IPV4_UNICAST
@@ -54,13 +53,13 @@ impl<'a> UpdatePacker<'a> {
                             o.put_u8(self.family.safi);
                             o.put_slice(&next_hop);
                             o.put_u8(0);
-                            chunk.iter().for_each(|p| put_prefix(p, o));
+                            chunk.iter().for_each(|p| p.put(o));
                         });
                     }
                     o.put_slice(&encoded);
                 })?;
                 if classic {
-                    chunk.iter().for_each(|p| put_prefix(p, o));
+                    chunk.iter().for_each(|p| p.put(o));
                 }
                 Ok(())
             })
@@ -72,14 +71,14 @@ impl<'a> UpdatePacker<'a> {
     /// # Errors
     /// [`EncodeError`] if the message bound leaves no room for a prefix; it cannot happen with
     /// the bounds that BGP knows.
-    pub fn withdraw(&self, prefixes: &[IpNet], out: &mut BytesMut) -> Result<(), EncodeError> {
+    pub fn withdraw(&self, prefixes: &[impl Nlri], out: &mut BytesMut) -> Result<(), EncodeError> {
         let classic = self.family == Family::IPV4_UNICAST;
         let fixed = HEADER_LEN + 4 + if classic { 0 } else { 4 + 3 };
         self.pack(fixed, prefixes, |chunk| {
             encode_frame(MessageKind::Update, self.context.max_len, out, |o| {
                 put_sized(o, "withdrawn routes", |o| {
                     if classic {
-                        chunk.iter().for_each(|p| put_prefix(p, o));
+                        chunk.iter().for_each(|p| p.put(o));
                     }
                 })?;
                 put_sized(o, "path attributes", |o| {
@@ -87,7 +86,7 @@ impl<'a> UpdatePacker<'a> {
                         put(o, OPTIONAL, code::MP_UNREACH_NLRI, |o| {
                             o.put_u16(self.family.afi);
                             o.put_u8(self.family.safi);
-                            chunk.iter().for_each(|p| put_prefix(p, o));
+                            chunk.iter().for_each(|p| p.put(o));
                         });
                     }
                 })
@@ -95,23 +94,24 @@ impl<'a> UpdatePacker<'a> {
         })
     }
 
-    fn pack(
+    fn pack<N: Nlri>(
         &self,
         fixed: usize,
-        prefixes: &[IpNet],
-        mut write: impl FnMut(&[IpNet]) -> Result<(), EncodeError>,
+        prefixes: &[N],
+        mut write: impl FnMut(&[N]) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let max = self.context.max_len;
         // The longest prefix must fit, else the loop below could not advance.
-        if fixed + 17 > max {
-            return Err(EncodeError { what: "path attributes", length: fixed + 17, max });
+        let longest = 4 + 17;
+        if fixed + longest > max {
+            return Err(EncodeError { what: "path attributes", length: fixed + longest, max });
         }
         let mut rest = prefixes;
         while !rest.is_empty() {
             let mut room = max - fixed;
             let mut count = 0;
             for prefix in rest {
-                let Some(left) = room.checked_sub(prefix_wire_len(prefix)) else { break };
+                let Some(left) = room.checked_sub(prefix.wire_len()) else { break };
                 (room, count) = (left, count + 1);
             }
             let (chunk, tail) = rest.split_at(count);

@@ -19,13 +19,32 @@ pub struct UpdateContext {
     pub external: bool,
     /// Families whose prefixes carry path identifiers when received (RFC 7911).
     pub add_path: Vec<Family>,
+    /// Families whose prefixes carry path identifiers when sent (RFC 7911).
+    pub add_path_send: Vec<Family>,
+    /// IPv4 routes may have IPv6 next hops (RFC 8950).
+    pub extended_next_hop: bool,
     /// Longest message in octets.
     pub max_len: usize,
 }
 
 impl Default for UpdateContext {
     fn default() -> Self {
-        Self { four_octet_as: true, external: false, add_path: Vec::new(), max_len: MAX_LEN }
+        Self {
+            four_octet_as: true,
+            external: false,
+            add_path: Vec::new(),
+            add_path_send: Vec::new(),
+            extended_next_hop: false,
+            max_len: MAX_LEN,
+        }
+    }
+}
+
+impl UpdateContext {
+    /// Whether UPDATEs for two peers are written in the same words.
+    pub(crate) fn writes_like(&self, other: &Self) -> bool {
+        let written = |c: &Self| (c.four_octet_as, c.external, c.max_len, c.extended_next_hop);
+        written(self) == written(other) && self.add_path_send == other.add_path_send
     }
 }
 

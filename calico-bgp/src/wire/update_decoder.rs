@@ -200,10 +200,11 @@ impl<'a> AttributeDecoder<'a> {
         let family = Family { afi, safi };
         let known = family.max_prefix_len().is_some();
         let next_hop = NextHop::decode(&raw_next_hop);
-        // IPv6 over an IPv4 next hop has no meaning; the other way round is RFC 8950.
+        // IPv6 over an IPv4 next hop has no meaning; the other way round needs RFC 8950.
+        let v4 = family == Family::IPV4_UNICAST;
         let fits = match next_hop {
-            Some(NextHop::V4(_)) => family == Family::IPV4_UNICAST,
-            Some(_) => true,
+            Some(NextHop::V4(_)) => v4,
+            Some(_) => !v4 || self.context.extended_next_hop,
             None => false,
         };
         if known && !fits {

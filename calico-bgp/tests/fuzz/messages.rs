@@ -18,6 +18,8 @@ pub(crate) fn run(data: &[u8]) {
             2 => vec![Family::IPV6_UNICAST],
             _ => vec![Family::IPV4_UNICAST, Family::IPV6_UNICAST],
         },
+        add_path_send: vec![],
+        extended_next_hop: flags & 32 != 0,
         max_len: if flags & 16 != 0 { MAX_EXTENDED_LEN } else { MAX_LEN },
     };
     let kind = match kind % 5 {
