@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::PeerId;
-use crate::wire::{Family, PathAttributes};
+use crate::wire::{Family, PathAttributes, PathNlri};
 
 /// Which members of an update group something is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,9 +40,9 @@ pub struct GroupBatch {
     /// Prefixes to announce, by shared attributes.
     pub announce: Vec<(Arc<PathAttributes>, Audience, Vec<IpNet>)>,
     /// Paths to withdraw, by identifier, in families with several (RFC 7911).
-    pub withdraw_paths: Vec<(Audience, Vec<(u32, IpNet)>)>,
+    pub withdraw_paths: Vec<(Audience, Vec<PathNlri>)>,
     /// Paths to announce, with their identifiers, in families with several (RFC 7911).
-    pub announce_paths: Vec<(Arc<PathAttributes>, Audience, Vec<(u32, IpNet)>)>,
+    pub announce_paths: Vec<(Arc<PathAttributes>, Audience, Vec<PathNlri>)>,
     /// Members for which families are complete after this batch.
     pub end_of_rib: Vec<(PeerId, Vec<Family>)>,
 }
@@ -82,9 +82,9 @@ pub struct ExportBatch {
     /// Prefixes to announce, by shared attributes.
     pub announce: Vec<(Arc<PathAttributes>, Vec<IpNet>)>,
     /// Paths to withdraw, by identifier, in families with several (RFC 7911).
-    pub withdraw_paths: Vec<(u32, IpNet)>,
+    pub withdraw_paths: Vec<PathNlri>,
     /// Paths to announce, with their identifiers, in families with several (RFC 7911).
-    pub announce_paths: Vec<(Arc<PathAttributes>, Vec<(u32, IpNet)>)>,
+    pub announce_paths: Vec<(Arc<PathAttributes>, Vec<PathNlri>)>,
     /// Families that are complete after this batch.
     pub end_of_rib: Vec<Family>,
 }

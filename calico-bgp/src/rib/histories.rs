@@ -269,7 +269,7 @@ fn facts_of(peer: u32, kind: PeerKind) -> PeerFacts {
 }
 
 fn takes_several(peer: u32) -> bool {
-    peer % 2 == 0
+    peer.is_multiple_of(2)
 }
 
 fn fresh() -> World {

@@ -12,7 +12,7 @@ use super::path::Path;
 use super::source::SourceId;
 use super::told::Told;
 use super::{Audience, GroupBatch, PeerId, Rib};
-use crate::wire::{Family, PathAttributes};
+use crate::wire::{Family, PathAttributes, PathNlri};
 
 impl Rib {
     /// What the group of a peer has to be told next, from at most `limit` changed prefixes.
@@ -44,7 +44,7 @@ impl Rib {
     }
 
     /// The same for paths with identifiers (RFC 7911).
-    pub fn unexport_paths(&mut self, id: PeerId, paths: &[(u32, IpNet)]) {
+    pub fn unexport_paths(&mut self, id: PeerId, paths: &[PathNlri]) {
         let Some(group) = self.group_of(id).and_then(|gid| self.groups.get_mut(&gid)) else {
             return;
         };
@@ -206,7 +206,7 @@ impl Batch {
         &mut self,
         attributes: Arc<PathAttributes>,
         to: Audience,
-        path: (u32, IpNet),
+        path: PathNlri,
     ) {
         let announce = &mut self.batch.announce_paths;
         let set = Arc::as_ptr(&attributes);
@@ -217,7 +217,7 @@ impl Batch {
         announce[at].2.push(path);
     }
 
-    pub(super) fn withdraw_path(&mut self, to: Audience, path: (u32, IpNet)) {
+    pub(super) fn withdraw_path(&mut self, to: Audience, path: PathNlri) {
         let withdraw = &mut self.batch.withdraw_paths;
         match withdraw.iter_mut().find(|(other, _)| *other == to) {
             Some((_, paths)) => paths.push(path),

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::peer::Peer;
 use super::{ConnectionId, Speaker, SpeakerEvent};
 use crate::rib::{Audience, GroupBatch, PeerId};
-use crate::wire::{EncodeError, Family, Message, Nlri, Update, UpdateContext, UpdatePacker};
+use crate::wire::{
+    EncodeError, Family, Message, Nlri, PathNlri, Update, UpdateContext, UpdatePacker,
+};
 
 /// Changed prefixes looked at in one go.
 const EXPORT_BATCH: usize = 8192;
@@ -114,7 +116,7 @@ struct Failure {
     to: Audience,
     prefixes: Vec<IpNet>,
     /// With identifiers, if they have them.
-    paths: Vec<(u32, IpNet)>,
+    paths: Vec<PathNlri>,
     error: EncodeError,
 }
 

@@ -32,7 +32,7 @@ pub use error::{AttributeError, AttributeFault, EncodeError, ErrorClass, WireErr
 pub use family::Family;
 pub use frame::{Frame, Framer, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageKind};
 pub use message::{Message, RouteRefresh};
-pub use nlri::{Nlri, NlriIter, NlriList};
+pub use nlri::{Nlri, NlriIter, NlriList, PathNlri};
 pub use notification::{
     CeaseCode, FsmErrorCode, HeaderErrorCode, Notification, NotificationCode, OpenErrorCode,
     RouteRefreshErrorCode, UpdateErrorCode,

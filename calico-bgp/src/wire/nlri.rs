@@ -36,7 +36,7 @@ impl NlriList {
     }
 
     /// A list of paths with their identifiers (RFC 7911); those of another family are left out.
-    pub fn from_paths(family: Family, paths: impl IntoIterator<Item = (u32, IpNet)>) -> Self {
+    pub fn from_paths(family: Family, paths: impl IntoIterator<Item = PathNlri>) -> Self {
         let mut out = BytesMut::new();
         for path in paths {
             if Family::of_prefix(&path.1) == family {
@@ -139,6 +139,9 @@ impl Iterator for NlriIter<'_> {
     }
 }
 
+/// A path under ADD-PATH: its identifier and its destination (RFC 7911, section 3).
+pub type PathNlri = (u32, IpNet);
+
 /// What is announced or withdrawn: a prefix, or under ADD-PATH a path identifier with it.
 pub trait Nlri: Copy + sealed::Sealed {
     /// The destination.
@@ -163,8 +166,7 @@ impl Nlri for IpNet {
     }
 }
 
-/// RFC 7911, section 3.
-impl Nlri for (u32, IpNet) {
+impl Nlri for PathNlri {
     fn prefix(&self) -> &IpNet {
         &self.1
     }

@@ -252,6 +252,7 @@ proptest! {
         attributes in arb_attributes(),
         count in 1usize..3000,
         ipv6: bool,
+        several: bool,
     ) {
         let family = if ipv6 { Family::IPV6_UNICAST } else { Family::IPV4_UNICAST };
         let prefixes: Vec<IpNet> = (0..count as u32).map(|i| if ipv6 {
@@ -263,19 +264,29 @@ proptest! {
         if ipv6 {
             attributes.next_hop = Some(NextHop::V6("2001:db8::1".parse().unwrap()));
         }
-        let context = UpdateContext::default();
+        // With path identifiers, what one side sends the other receives.
+        let with = if several { vec![family] } else { vec![] };
+        let context = UpdateContext { add_path: with.clone(), add_path_send: with, ..Default::default() };
         let packer = UpdatePacker::new(&context, family);
         let mut out = BytesMut::new();
-        packer.announce(&attributes, &prefixes, &mut out).unwrap();
-        packer.withdraw(&prefixes, &mut out).unwrap();
+        let prefixes: Vec<PathNlri> =
+            prefixes.into_iter().zip(7..).map(|(p, id)| (if several { id } else { 0 }, p)).collect();
+        if several {
+            packer.announce(&attributes, &prefixes, &mut out).unwrap();
+            packer.withdraw(&prefixes, &mut out).unwrap();
+        } else {
+            let plain: Vec<IpNet> = prefixes.iter().map(|(_, p)| *p).collect();
+            packer.announce(&attributes, &plain, &mut out).unwrap();
+            packer.withdraw(&plain, &mut out).unwrap();
+        }
         let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
         for message in decode_stream(&out, &context).unwrap() {
             let Message::Update(u) = message else { panic!("not an update") };
             prop_assert!(u.errors.is_empty(), "{:?}", u.errors);
-            announced.extend(u.announced.iter().map(|(_, p)| p));
-            withdrawn.extend(u.withdrawn.iter().map(|(_, p)| p));
-            announced.extend(u.mp_reach.iter().flat_map(|r| r.nlri.iter()).map(|(_, p)| p));
-            withdrawn.extend(u.mp_unreach.iter().flat_map(|l| l.iter()).map(|(_, p)| p));
+            announced.extend(u.announced.iter());
+            withdrawn.extend(u.withdrawn.iter());
+            announced.extend(u.mp_reach.iter().flat_map(|r| r.nlri.iter()));
+            withdrawn.extend(u.mp_unreach.iter().flat_map(|l| l.iter()));
         }
         prop_assert_eq!(&announced, &prefixes);
         prop_assert_eq!(&withdrawn, &prefixes);
