@@ -32,7 +32,7 @@ pub mod plan;
 mod request;
 
 pub use driver::{
-    Allocator, BlockReport, BlockUse, Clock, Finding, HostReleased, Ipam, Options, PoolUse,
+    Allocator, BlockReport, BlockUse, Clock, Ending, Finding, HostReleased, Ipam, Options, PoolUse,
     UNPOOLED,
 };
 pub use error::{IpamError, Limit, PoolFill, Shortfall};

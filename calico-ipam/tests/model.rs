@@ -204,7 +204,7 @@ fn poll_times(future: impl Future<Output = ()>, polls: usize) -> bool {
 fn an_operation_may_be_dropped_at_every_await() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _guard = runtime.enter();
-    for operation in 0..6 {
+    for operation in 0..7 {
         let mut completed = false;
         for polls in 1..400 {
             let (cluster, kept) = runtime.block_on(prepared());
@@ -264,6 +264,11 @@ async fn operate(operation: usize, ipam: &Ipam, allocator: &Allocator) {
             for block in ipam.blocks().await.unwrap() {
                 drop(ipam.release_affinity(&node, block.cidr, false).await);
             }
+        }
+        5 => {
+            drop(allocator.auto_assign(request().v4(5)).await);
+            let ending = calico_ipam::Ending { handle: "dropped".into(), first: Vec::new() };
+            drop(allocator.release_along(&[ending]).await);
         }
         _ => {
             drop(allocator.auto_assign(request().v4(1)).await);

@@ -8,11 +8,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use calico_core::datastore::Write;
 use calico_core::key::{Key, Scope};
 use calico_core::resource::AllowedUse;
 use calico_core::testing::{Call, Fault, FaultyStore};
 use calico_core::{Datastore, Kind};
-use calico_ipam::{Allocator, AssignIp, AssignRequest, Finding, IpamError, Limit, Owner, Release};
+use calico_ipam::{
+    Allocator, AssignIp, AssignRequest, Ending, Finding, IpamError, Limit, Owner, Release,
+};
 use common::Cluster;
 
 const MAIN: (&str, &str) = ("main", r#"{"cidr":"10.65.0.0/16"}"#);
@@ -352,6 +355,35 @@ async fn a_resident_allocator_writes_once_and_reads_nothing() {
     assert_eq!(unique.len(), 250);
     let (reads, writes) = reset(&counts);
     assert!(reads <= 4 && writes <= 5, "{reads} reads, {writes} writes");
+    assert_eq!(cluster.ipam().check().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn handles_that_end_together_are_one_write() {
+    let cluster = Cluster::with(&[MAIN, SIX]).await;
+    let (store, counts) = counted(&cluster);
+    let allocator = Allocator::new(cluster.ipam_on(store), "n1");
+    let burst: Vec<AssignRequest> =
+        (0..100).map(|n| request("n1", &format!("burst{n}")).v4(1).v6(1)).collect();
+    allocator.assign_many(&burst).await;
+    let endpoint = Key::resource(Kind::Profile, None, "stands-for-an-endpoint");
+    let revision = cluster.memory.put(endpoint.clone(), "{}".into()).await.unwrap();
+    let end = |handle: String| Ending { handle, first: Vec::new() };
+    let mut endings: Vec<Ending> = (0..99).map(|n| end(format!("burst{n}"))).collect();
+    endings.push(end("unknown".into()));
+    endings[7].first.push(Write::delete(endpoint.clone(), Some(revision)));
+    reset(&counts);
+    let released = allocator.release_along(&endings).await.unwrap();
+    assert_eq!(reset(&counts), (1, 1), "reads (of the unknown handle) and writes");
+    assert!(released[..99].iter().all(|ips| ips.len() == 2) && released[99].is_empty());
+    assert!(cluster.memory.find(&endpoint).await.unwrap().is_none());
+    assert_eq!(cluster.assigned().await.len(), 2);
+
+    // Somebody else was at the last handle: the error leaves what a repetition can carry out.
+    cluster.ipam().release_by_handle("burst99").await.unwrap();
+    assert!(allocator.release_along(&[end("burst99".into())]).await.is_err());
+    assert_eq!(allocator.release_by_handle("burst99").await.unwrap(), [] as [std::net::IpAddr; 0]);
+    assert_eq!(cluster.assigned().await, []);
     assert_eq!(cluster.ipam().check().await.unwrap(), []);
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use calico_cni::engine::{Engine, Journal, NetlinkPods, Options, Parts, PolicyGate, Verdict};
+use calico_cni::engine::{Engine, Journal, Options, Parts, PolicyGate, ResidentPods, Verdict};
 use calico_core::Datastore;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
@@ -51,7 +51,7 @@ pub fn engine(
         node: node.to_owned(),
         ipam: Ipam::new(Arc::clone(&store), options),
         store,
-        network: Arc::new(NetlinkPods),
+        network: Arc::new(ResidentPods::default()),
         policy: Arc::new(progress),
         journal: Journal::new(journal),
         options: Options { clock: Arc::new(SystemTime::now), ..Options::default() },

@@ -10,6 +10,7 @@ use futures_util::lock::Mutex;
 use futures_util::{FutureExt, StreamExt};
 use tracing::warn;
 
+use super::together::Ending;
 use super::view::{Cluster, View, claims, read_claim, read_labels};
 use super::{Ipam, Session};
 use crate::error::IpamError;
@@ -120,6 +121,22 @@ impl Allocator {
         let mut state = self.state.lock().await;
         self.refresh(&mut state).await?;
         let released = self.ipam.release_handle(&mut state.view, handle).await;
+        state.view.forget_foreign();
+        released
+    }
+
+    /// Releases handles, and writes more of the caller's before, all in one write. Answers with
+    /// the addresses that are free now, in the order of `endings`.
+    ///
+    /// # Errors
+    ///
+    /// If anything is in the way, such as somebody else's write. Some of `endings` may be carried
+    /// out then; carry out each on its own, with
+    /// [`release_by_handle`](Self::release_by_handle), which may be repeated.
+    pub async fn release_along(&self, endings: &[Ending]) -> Result<Vec<Vec<IpAddr>>, IpamError> {
+        let mut state = self.state.lock().await;
+        self.refresh(&mut state).await?;
+        let released = self.ipam.release_together(&mut state.view, endings).await;
         state.view.forget_foreign();
         released
     }

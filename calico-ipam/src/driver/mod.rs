@@ -9,6 +9,7 @@ mod host;
 mod job;
 mod release;
 mod report;
+mod together;
 pub(crate) mod view;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use calico_core::resource::IpamConfig;
 pub use self::allocator::Allocator;
 pub use self::host::HostReleased;
 pub use self::report::{BlockReport, BlockUse, Finding, PoolUse, UNPOOLED};
+pub use self::together::Ending;
 
 use self::view::View;
 use crate::error::IpamError;

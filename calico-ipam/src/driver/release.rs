@@ -187,7 +187,7 @@ impl Ipam {
     }
 
     /// Takes blocks out of the view, or reads them.
-    async fn blocks_of(
+    pub(crate) async fn blocks_of(
         &self,
         view: &mut View,
         cidrs: &[IpNet],
@@ -355,7 +355,7 @@ fn apply(
     Ok((answer, handles))
 }
 
-fn nets<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<IpNet> {
+pub(crate) fn nets<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<IpNet> {
     keys.filter_map(|key| key.parse().ok()).collect()
 }
 

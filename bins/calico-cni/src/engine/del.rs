@@ -1,9 +1,12 @@
 use std::path::PathBuf;
 
+use calico_core::datastore::Write;
 use calico_core::resource::WorkloadEndpoint;
+use calico_ipam::Ending;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::ipam::handles;
 use super::journal::Pending;
 use super::{Engine, log};
 use crate::naming::Identity;
@@ -52,7 +55,10 @@ impl Engine {
             Ok(Holder::Nobody | Holder::This(_)) => Some(id.host_interface.as_str()),
             Ok(Holder::Another) | Err(_) => None,
         };
-        self.network.teardown(host, call.netns(), &call.ifname).await?;
+        match host {
+            Some(host) => self.network.cut_off(host, call.netns(), &call.ifname).await?,
+            None => self.network.teardown(None, call.netns(), &call.ifname).await?,
+        }
         let forgotten = match holder {
             Ok(holder) => match timeout(patience, self.forget(conf, call, &id, &holder)).await {
                 Ok(forgotten) => forgotten,
@@ -69,15 +75,17 @@ impl Engine {
         }
     }
 
-    /// Carries out the deletions of the journal, those that still cannot be done stay there.
+    /// Carries out the deletions of the journal, those that still cannot be done stay there; also
+    /// removes interfaces that an earlier run cut off.
     ///
     /// # Errors
     ///
-    /// Code 5 if the journal cannot be read.
+    /// Code 5 if the journal cannot be read, 102 if an interface cannot be removed.
     pub async fn replay(&self) -> Result<Replayed, CniError> {
         let unreadable = |error: std::io::Error| {
             CniError::new(Code::Io, "the journal cannot be read").details(error.to_string())
         };
+        self.network.sweep().await?;
         self.journal.sweep().map_err(unreadable)?;
         let (pending, bad) = self.journal.pending().map_err(unreadable)?;
         let mut replayed = Replayed { unreadable: bad, ..Replayed::default() };
@@ -170,6 +178,16 @@ impl Engine {
             Holder::This(revision) => Some(*revision),
             Holder::Nobody | Holder::Another => None,
         };
+        // All in one write, together with other deletions; if anything is in the way, one by one.
+        let first = expected.map(|revision| Write::delete(id.key(), Some(revision)));
+        let mut endings: Vec<Ending> =
+            handles(conf, call, id).map(|handle| Ending { handle, first: Vec::new() }).collect();
+        if let Some(ending) = endings.first_mut() {
+            ending.first.extend(first);
+        }
+        if self.queue.release(&self.addresses, endings).await.is_ok() {
+            return Ok(());
+        }
         while let Some(revision) = expected {
             match self.store.delete(id.key(), Some(revision)).await {
                 Ok(_) => break,

@@ -182,9 +182,8 @@ impl Engine {
         call: &Call,
         id: &Identity,
     ) -> Result<(), CniError> {
-        self.addresses.release_by_handle(&handle(&conf.name, &call.container)).await?;
-        if let Some(pod) = &id.pod {
-            self.addresses.release_by_handle(&format!("{}.{pod}", id.namespace)).await?;
+        for handle in handles(conf, call, id) {
+            self.addresses.release_by_handle(&handle).await?;
         }
         Ok(())
     }
@@ -207,4 +206,10 @@ impl Engine {
             }
         }
     }
+}
+
+/// Handles that an attachment may have addresses under: its own, and that of older versions.
+pub(super) fn handles(conf: &NetConf, call: &Call, id: &Identity) -> impl Iterator<Item = String> {
+    let older = id.pod.as_ref().map(|pod| format!("{}.{pod}", id.namespace));
+    [handle(&conf.name, &call.container)].into_iter().chain(older)
 }

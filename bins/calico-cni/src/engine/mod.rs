@@ -17,6 +17,7 @@ mod journal;
 mod locks;
 mod netlink;
 mod reconcile;
+mod resident;
 mod traits;
 
 use std::fmt;
@@ -37,6 +38,7 @@ pub use self::journal::{DEFAULT_DIRECTORY, Journal, Pending};
 pub(crate) use self::netlink::chain;
 pub use self::netlink::{NetlinkPods, teardown};
 pub use self::reconcile::{Evidence, Reconciled, Suspect, Verdict};
+pub use self::resident::ResidentPods;
 pub use self::traits::{NetworkError, NoPolicy, PodNetwork, PolicyGate};
 
 use self::batch::Queue;

@@ -46,6 +46,30 @@ pub trait PodNetwork: fmt::Debug + Send + Sync {
         ifname: &str,
     ) -> Result<(), NetworkError>;
 
+    /// As [`teardown`](Self::teardown), but the interfaces may be there a little longer: once this
+    /// returns, nothing is sent or received over them.
+    ///
+    /// # Errors
+    ///
+    /// As [`teardown`](Self::teardown).
+    async fn cut_off(
+        &self,
+        host_interface: &str,
+        netns: Option<&Path>,
+        ifname: &str,
+    ) -> Result<(), NetworkError> {
+        self.teardown(Some(host_interface), netns, ifname).await
+    }
+
+    /// Removes what was cut off and is still there, such as after a crash.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    async fn sweep(&self) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     /// Sees whether they are as they were made.
     ///
     /// # Errors
