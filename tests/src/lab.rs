@@ -1,7 +1,8 @@
-//! A host and its pods, each in a network namespace of its own, and an outside that the host has
-//! its default route to. Packets are put on the wire as they are, and read from it.
+//! A host and its pods, each in a network namespace of its own, an outside that the host has its
+//! default route to, and a second one. Packets are put on the wire as they are, and read from it.
 //!
-//! No pod has an address: nothing but the test sends or answers.
+//! No pod has an address: nothing but the test sends or answers. The host has addresses, but what
+//! it says by itself is dropped before anybody sees it.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use calico_netlink::testing::TestNet;
 use calico_policy::eval::Packet;
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::sockopt::RcvBufForce;
@@ -20,6 +22,7 @@ use nix::sys::socket::{
     socket,
 };
 
+use crate::stack::Stack;
 use crate::wire;
 
 /// How many pods there are, numbered from 1.
@@ -33,24 +36,38 @@ const QUEUE: usize = 4 << 20;
 pub enum Port {
     /// A pod, behind interface `cali<n>` of the host.
     Pod(u8),
-    /// Everything that is not on the host.
-    Outside,
+    /// What is not on the host: 0 by default, 1 for some of it.
+    Outside(u8),
+    /// The host itself.
+    Host,
 }
+
+/// Addresses behind the second way out.
+const SECOND_OUTSIDE: [&str; 2] = ["192.0.2.0/24", "2001:db8:2::/48"];
 
 impl Port {
     /// Where packets to `address` go.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         let mut pods = (1..=PODS).map(Self::Pod);
-        pods.find(|pod| pod.has(address)).unwrap_or(Self::Outside)
+        let second = || {
+            let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
+            SECOND_OUTSIDE.iter().any(|text| net(text).contains(&address))
+        };
+        match pods.find(|pod| pod.has(address)) {
+            Some(pod) => pod,
+            None if Self::Host.has(address) => Self::Host,
+            None => Self::Outside(u8::from(second())),
+        }
     }
 
-    /// Whether it is a pod with this address.
+    /// Whether it is a pod, or the host, with this address.
     #[must_use]
     pub fn has(self, address: IpAddr) -> bool {
         match self {
             Self::Pod(n) => addresses(n).contains(&address),
-            Self::Outside => false,
+            Self::Outside(_) => false,
+            Self::Host => [0, 1].iter().any(|n| host_addresses(*n).contains(&address)),
         }
     }
 
@@ -59,7 +76,8 @@ impl Port {
     pub fn interface(self) -> String {
         match self {
             Self::Pod(n) => format!("cali{n}"),
-            Self::Outside => "out0".to_owned(),
+            Self::Outside(n) => format!("out{n}"),
+            Self::Host => "lo".to_owned(),
         }
     }
 }
@@ -68,7 +86,9 @@ impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(n) => n.fmt(f),
-            Self::Outside => f.write_str("out"),
+            Self::Outside(0) => f.write_str("out"),
+            Self::Outside(n) => write!(f, "out{n}"),
+            Self::Host => f.write_str("host"),
         }
     }
 }
@@ -80,10 +100,18 @@ pub fn addresses(pod: u8) -> [IpAddr; 2] {
     [Ipv4Addr::new(10, 65, 0, pod).into(), v6.into()]
 }
 
+/// The addresses of the host on its interface `out<n>`.
+#[must_use]
+pub fn host_addresses(n: u8) -> [IpAddr; 2] {
+    let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, u16::from(n) + 1);
+    [Ipv4Addr::new(198, 51, 100, n + 1).into(), v6.into()]
+}
+
 /// The namespaces, and a socket in each.
 #[derive(Debug)]
 pub struct Lab {
     host: TestNet,
+    stack: Stack,
     wires: Vec<Wire>,
 }
 
@@ -123,12 +151,21 @@ impl Lab {
                 std::fs::write(format!("/proc/sys/net/{name}"), value).expect(name);
             }
         });
-        let ports = (1..=PODS).map(Port::Pod).chain([Port::Outside]);
+        let stack = host.run(Stack::new);
+        let ports = (1..=PODS).map(Port::Pod).chain([0, 1].map(Port::Outside));
         let wires = ports.map(|port| Wire::new(&host, port)).collect::<Option<Vec<_>>>()?;
-        let lab = Self { host, wires };
-        for address in
-            ["203.0.113.5", "2001:db8::5", "10.65.0.1", "10.65.0.2", "10.65.0.3", "10.65.0.4"]
-        {
+        let lab = Self { host, stack, wires };
+        for address in [
+            "203.0.113.5",
+            "2001:db8::5",
+            "192.0.2.9",
+            "10.65.0.1",
+            "10.65.0.2",
+            "10.65.0.3",
+            "10.65.0.4",
+            "198.51.100.1",
+            "2001:db8:ff::2",
+        ] {
             lab.wait_for(address.parse().expect("an address"));
         }
         Some(lab)
@@ -137,7 +174,7 @@ impl Lab {
     /// Waits until every port reaches an address: the kernel drops what comes before it has
     /// noticed that an interface is up.
     fn wait_for(&self, destination: IpAddr) {
-        let source = if destination.is_ipv4() { "192.0.2.200" } else { "2001:db8:99::1" };
+        let source = if destination.is_ipv4() { "203.0.113.200" } else { "2001:db8:99::1" };
         let packet = Packet::ping(source.parse().expect("an address"), destination);
         for port in self.wires.iter().map(|wire| wire.port).filter(|p| *p != Port::of(destination))
         {
@@ -161,6 +198,9 @@ impl Lab {
     ///
     /// If the kernel refuses it.
     pub fn send(&self, from: Port, packet: &Packet, number: u32, length: u16) {
+        if from == Port::Host {
+            return self.stack.send(packet, number, length);
+        }
         let wire = self.wires.iter().find(|wire| wire.port == from).expect("a port of the lab");
         let frame = wire::frame(packet, number, length, wire.host, wire.own);
         let sent = sendto(wire.socket.as_raw_fd(), &frame, &wire.link, MsgFlags::empty());
@@ -170,7 +210,8 @@ impl Lab {
     /// What arrived since the last call: where, and the packet's number.
     #[must_use]
     pub fn received(&self) -> Vec<(Port, u32)> {
-        self.wires.iter().flat_map(Wire::received).collect()
+        let by_host = self.stack.received().into_iter().map(|number| (Port::Host, number));
+        self.wires.iter().flat_map(Wire::received).chain(by_host).collect()
     }
 }
 
@@ -238,12 +279,20 @@ fn routes(port: Port, mac: [u8; 6]) -> String {
                 )
             })
             .concat(),
-        Port::Outside => format!(
-            "neigh add 169.254.9.9 lladdr {mac} dev {name} nud permanent\n\
-             neigh add fe80::9 lladdr {mac} dev {name} nud permanent\n\
-             route add default via 169.254.9.9 dev {name} onlink\n\
-             route add default via fe80::9 dev {name}\n"
-        ),
+        Port::Outside(n) => {
+            let destinations = if n == 0 { ["0.0.0.0/0", "::/0"] } else { SECOND_OUTSIDE };
+            let [own4, own6] = host_addresses(n);
+            format!(
+                "addr add {own4}/32 dev {name}\n\
+                 addr add {own6}/128 dev {name} nodad\n\
+                 neigh add 169.254.9.9 lladdr {mac} dev {name} nud permanent\n\
+                 neigh add fe80::9 lladdr {mac} dev {name} nud permanent\n\
+                 route add {} via 169.254.9.9 dev {name} onlink\n\
+                 route add {} via fe80::9 dev {name}\n",
+                destinations[0], destinations[1]
+            )
+        }
+        Port::Host => String::new(),
     }
 }
 

@@ -26,4 +26,5 @@ pub mod predict;
 pub mod random;
 pub mod rig;
 pub mod scenario;
+mod stack;
 pub mod wire;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use calico_core::dataplane::{
-    Action, DefaultAction, Direction, EndpointId, Flow, RuleOwner, Verdict, VerdictCause,
-    WorkloadEndpoint,
+    Action, DefaultAction, Direction, EndpointId, EndpointToHostAction, Flow, HostEndpoint,
+    RuleOwner, Verdict, VerdictCause, WorkloadEndpoint,
 };
 use calico_policy::desired::Desired;
-use calico_policy::eval::{Decision, Step};
+use calico_policy::eval::{Decision, Stage, Step};
 
-use crate::lab::Port;
+use crate::lab::{Port, host_addresses};
 use crate::scenario::Probe;
 
 /// What becomes of some packets.
@@ -52,18 +52,67 @@ pub fn report(
 impl Outcome {
     /// Adds what becomes of a packet with this number and length.
     pub fn add(&mut self, desired: &Desired, probe: &Probe, number: u32, length: u16) {
-        let to = Port::of(probe.packet.destination);
-        let arrives =
-            self.leaves(desired, probe, length) && self.enters(desired, probe, to, length);
+        let (from, to) = (probe.from, Port::of(probe.packet.destination));
+        let leaves = match from {
+            Port::Pod(_) => self.leaves(desired, probe, to, length),
+            Port::Outside(_) => {
+                self.passes_host(desired, probe, from, Direction::Ingress, to != Port::Host, length)
+            }
+            Port::Host => true,
+        };
+        let arrives = leaves
+            && match to {
+                // The host always reaches its workloads.
+                Port::Pod(_) if from == Port::Host => true,
+                Port::Pod(_) => self.enters(desired, probe, to, length),
+                Port::Outside(_) => {
+                    let forwarded = from != Port::Host;
+                    self.passes_host(desired, probe, to, Direction::Egress, forwarded, length)
+                }
+                Port::Host => true,
+            };
         if arrives {
             self.delivered.insert(number, to);
         }
     }
 
-    fn leaves(&mut self, desired: &Desired, probe: &Probe, length: u16) -> bool {
-        if probe.from == Port::Outside {
-            return true;
+    /// At the host endpoint that the host's interface to `at` is, if it is one.
+    fn passes_host(
+        &mut self,
+        desired: &Desired,
+        probe: &Probe,
+        at: Port,
+        direction: Direction,
+        forwarded: bool,
+        length: u16,
+    ) -> bool {
+        let Some(endpoint) = host_endpoint(desired, at) else { return true };
+        self.verdicts += 1;
+        let decision = desired.evaluate_host(endpoint, direction, forwarded, &probe.packet);
+        let mut counted = false;
+        for step in &decision.steps {
+            match step {
+                // Without policies of its own an early stage has no rules at all.
+                Step::Stage(stage) => {
+                    let of_stage = match stage {
+                        Stage::Untracked => &endpoint.untracked,
+                        Stage::PreDnat => &endpoint.pre_dnat,
+                        _ => &endpoint.local,
+                    };
+                    counted = *stage == Stage::Local
+                        || of_stage.iter().any(|tier| match direction {
+                            Direction::Ingress => !tier.ingress.is_empty(),
+                            Direction::Egress => !tier.egress.is_empty(),
+                        });
+                }
+                Step::Failsafe if counted => self.count(&format!("failsafe {direction}"), length),
+                _ => {}
+            }
         }
+        self.decided(probe, at, direction, &decision, length)
+    }
+
+    fn leaves(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
         self.verdicts += 1;
         let source = probe.packet.source;
         let Some(endpoint) = behind(desired, probe.from) else {
@@ -87,13 +136,20 @@ impl Outcome {
                 length,
             );
         }
-        self.decided(probe, probe.from, Direction::Egress, &decision, length)
+        let leaves = self.decided(probe, probe.from, Direction::Egress, &decision, length);
+        leaves && (to != Port::Host || self.enters_host(desired, length))
+    }
+
+    /// From a workload, whose own policy let it leave.
+    fn enters_host(&mut self, desired: &Desired, length: u16) -> bool {
+        let action = desired.host.as_ref().map(|host| host.endpoint_to_host).unwrap_or_default();
+        if action != EndpointToHostAction::Return {
+            self.count("defaultEndpointToHostAction", length);
+        }
+        action != EndpointToHostAction::Drop
     }
 
     fn enters(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
-        if to == Port::Outside {
-            return true;
-        }
         self.verdicts += 1;
         let Some(endpoint) = behind(desired, to) else {
             self.count("unknown endpoint", length);
@@ -158,6 +214,13 @@ impl Outcome {
 pub fn behind(desired: &Desired, port: Port) -> Option<&WorkloadEndpoint> {
     let interface = port.interface();
     desired.endpoints.values().find(|endpoint| *endpoint.interface == *interface)
+}
+
+/// The host endpoint that the host's interface to a port is.
+#[must_use]
+pub fn host_endpoint(desired: &Desired, port: Port) -> Option<&HostEndpoint> {
+    let Port::Outside(n) = port else { return None };
+    desired.host_endpoint_of(&port.interface(), &host_addresses(n))
 }
 
 /// As [`behind`], its identity.

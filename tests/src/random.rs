@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
 
-use crate::lab::{PODS, addresses};
+use crate::lab::{PODS, addresses, host_addresses};
 
 /// Addresses that are not on the host; the first two are of workloads on another node.
 const OUTSIDE: [&str; 8] = [
@@ -46,6 +46,31 @@ pub fn send() -> impl Strategy<Value = String> {
             let v6 = other.contains(':');
             let own = addresses(pod)[usize::from(v6)];
             transport(v6, false).prop_map(move |rest| format!("send out {other} {own} {rest}"))
+        }),
+        2 => (outside(), outside(), 0..2u8).prop_filter_map("one family", |(from, to, port)| {
+            (from.contains(':') == to.contains(':') && from != to).then_some((from, to, port))
+        }).prop_flat_map(|(from, to, port)| {
+            let way = if port == 0 { "out" } else { "out1" };
+            transport(from.contains(':'), from < to)
+                .prop_map(move |rest| format!("send {way} {from} {to} {rest}"))
+        }),
+        4 => (outside(), 0..2u8).prop_flat_map(|(other, n)| {
+            let (v6, way) = (other.contains(':'), if n == 0 { "out" } else { "out1" });
+            let host = host_addresses(n)[usize::from(v6)];
+            transport(v6, true).prop_map(move |rest| format!("send {way} {other} {host} {rest}"))
+        }),
+        3 => (outside(), 0..2u8).prop_flat_map(|(other, n)| {
+            let v6 = other.contains(':');
+            let host = host_addresses(n)[usize::from(v6)];
+            transport(v6, false).prop_map(move |rest| format!("send host {host} {other} {rest}"))
+        }),
+        2 => (pods(), 0..2u8, any::<bool>()).prop_flat_map(|(pod, n, v6)| {
+            let (own, host) = (addresses(pod)[usize::from(v6)], host_addresses(n)[usize::from(v6)]);
+            transport(v6, true).prop_map(move |rest| format!("send {pod} {own} {host} {rest}"))
+        }),
+        1 => (pods(), 0..2u8, any::<bool>()).prop_flat_map(|(pod, n, v6)| {
+            let (own, host) = (addresses(pod)[usize::from(v6)], host_addresses(n)[usize::from(v6)]);
+            transport(v6, false).prop_map(move |rest| format!("send host {host} {own} {rest}"))
         }),
         // Forged, or allowed to be.
         1 => (pods(), pods(), outside()).prop_flat_map(|(from, to, other)| {
@@ -109,13 +134,70 @@ pub fn resource() -> impl Strategy<Value = String> {
         }),
         1 => "FelixConfiguration default \\{\\} \\{(vxlanPort: 53|allowVXLANPacketsFromWorkloads: true|\
               allowIPIPPacketsFromWorkloads: true)\\}",
+        2 => (failsafe(), failsafe(), "Drop|Accept|Return").prop_map(|(inbound, outbound, action)| {
+            format!("FelixConfiguration default {{}} {{defaultEndpointToHostAction: {action}, \
+                     failsafeInboundHostPorts: {inbound}, failsafeOutboundHostPorts: {outbound}}}")
+        }),
+        4 => host_endpoint(),
+        3 => (0..2u8, early_policy()).prop_map(|(n, policy)| {
+            format!("GlobalNetworkPolicy e{n} {{}} {{{policy}}}")
+        }),
         6 => ("[ab]", 0..3u8, policy())
             .prop_map(|(ns, n, policy)| format!("NetworkPolicy {ns}/q{n} {{}} {{{policy}}}")),
-        6 => (0..4u8, policy(), of(selector())).prop_map(|(n, policy, ns)| {
+        6 => (0..4u8, policy(), of(selector()), any::<bool>()).prop_map(|(n, policy, ns, forward)| {
             let ns = ns.map_or_else(String::new, |s| format!(", namespaceSelector: \"{s}\""));
-            format!("GlobalNetworkPolicy q{n} {{}} {{{policy}{ns}}}")
+            let forward = if forward { ", applyOnForward: true" } else { "" };
+            format!("GlobalNetworkPolicy q{n} {{}} {{{policy}{ns}{forward}}}")
         }),
     ]
+}
+
+/// An interface of the host, by name or address, or all of them.
+fn host_endpoint() -> impl Strategy<Value = String> {
+    let which = prop_oneof![
+        3 => Just("h0 interfaceName: out0"),
+        2 => Just("h1 interfaceName: out1"),
+        2 => Just("h2 expectedIPs: [198.51.100.2]"),
+        1 => Just("h3 expectedIPs: ['2001:db8:ff::1', 198.51.100.2]"),
+        3 => Just("h4 interfaceName: '*'"),
+        1 => Just("h5 interfaceName: cali1"),
+    ];
+    let profiles = prop_oneof![
+        2 => Just("projectcalico-default-allow"), 2 => Just("extra"), 1 => Just(""),
+    ];
+    let ports = prop_oneof![2 => Just(""), 1 => Just("{name: web, protocol: TCP, port: 80}")];
+    (which, labels(), profiles, ports).prop_map(|(which, labels, profiles, ports)| {
+        let (name, interface) = which.split_once(' ').expect("two words");
+        format!(
+            "HostEndpoint {name} {{{labels}}} \
+             {{node: n1, {interface}, profiles: [{profiles}], ports: [{ports}]}}"
+        )
+    })
+}
+
+/// Before destinations are translated, or before connections are tracked.
+fn early_policy() -> impl Strategy<Value = String> {
+    let pre_dnat = (selector(), rules()).prop_map(|(selector, ingress)| {
+        format!(
+            "selector: \"{selector}\", preDNAT: true, applyOnForward: true, \
+                 types: [Ingress], ingress: {ingress}"
+        )
+    });
+    let untracked =
+        policy().prop_map(|policy| format!("{policy}, doNotTrack: true, applyOnForward: true"));
+    prop_oneof![pre_dnat, untracked]
+}
+
+fn failsafe() -> impl Strategy<Value = String> {
+    let net = prop_oneof![
+        2 => Just(String::new()),
+        1 => net().prop_map(|net| format!(", net: '{net}'")),
+    ];
+    // Of answers that are not tracked, the source port counts.
+    let port = prop_oneof![4 => port(), 2 => 1_000..1_010_u16];
+    let one = ("TCP|UDP", port, net)
+        .prop_map(|(protocol, port, net)| format!("{{protocol: {protocol}, port: {port}{net}}}"));
+    vec(one, 0..3).prop_map(|ports| format!("[{}]", ports.join(", ")))
 }
 
 /// Mostly of this node, behind the interface of its number.

@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use calico_core::dataplane::{Dataplane, Transaction, Update, VerdictEvent};
+use calico_core::dataplane::{Dataplane, Direction, Transaction, Update, VerdictEvent};
 use calico_core::key::Key;
 use calico_netlink::dataplane::{LinuxDataplane, NoRoutes, Settings};
 use calico_policy::desired::Desired;
@@ -231,7 +231,16 @@ impl<'a> Rig<'a> {
         let from = predict::id_behind(&self.desired, probe.from);
         let to = crate::lab::Port::of(probe.packet.destination);
         let to = predict::id_behind(&self.desired, to);
-        self.desired.explain(from.as_ref(), to.as_ref(), &probe.packet).to_string()
+        let mut text = self.desired.explain(from.as_ref(), to.as_ref(), &probe.packet).to_string();
+        let out = crate::lab::Port::of(probe.packet.destination);
+        let forwarded = probe.from != crate::lab::Port::Host && out != crate::lab::Port::Host;
+        for (port, direction) in [(probe.from, Direction::Ingress), (out, Direction::Egress)] {
+            if let Some(endpoint) = predict::host_endpoint(&self.desired, port) {
+                let at = self.desired.evaluate_host(endpoint, direction, forwarded, &probe.packet);
+                write!(text, "\n{direction} at host endpoint {}: {at}", endpoint.name).unwrap();
+            }
+        }
+        text
     }
 }
 

@@ -4,6 +4,7 @@
 //! # A comment. Then a resource: kind, name, labels, spec.
 //! NetworkPolicy a/web {} {selector: "app == 'web'", ingress: [{action: Allow}]}
 //! # A packet: where from, source, destination, protocol, then ports (or ICMP type and code).
+//! # From a pod by its number, `out`, `out1` or `host`:
 //! send 1 10.65.0.1 203.0.113.5 6 40000 443
 //! send out 203.0.113.5 10.65.0.1 1 8 0
 //! ```
@@ -99,10 +100,13 @@ fn probe(text: &str) -> Result<Probe, String> {
         return Err("expected: send FROM SOURCE DESTINATION PROTOCOL ...".to_owned());
     };
     let from = match *from {
-        "out" => Port::Outside,
-        pod => {
-            Port::Pod(pod.parse().map_err(|error| format!("{pod} is no pod, nor `out`: {error}"))?)
-        }
+        "out" => Port::Outside(0),
+        "out1" => Port::Outside(1),
+        "host" => Port::Host,
+        pod => Port::Pod(
+            pod.parse()
+                .map_err(|error| format!("{pod} is no pod, nor `out`, `out1`, `host`: {error}"))?,
+        ),
     };
     let address = |text: &str| text.parse::<IpAddr>().map_err(|error| format!("{text}: {error}"));
     let number = |text: &str| text.parse::<u16>().map_err(|error| format!("{text}: {error}"));

@@ -48,8 +48,13 @@ pub fn number(frame: &[u8]) -> Option<u32> {
     if is_about_another {
         return None;
     }
-    let end = ip.get(length.checked_sub(8)?..length)?;
-    let (magic, number) = end.split_at(4);
+    number_at_end(ip.get(..length)?)
+}
+
+/// The number of a packet, or of the end of one, if it is one of ours.
+#[must_use]
+pub fn number_at_end(packet: &[u8]) -> Option<u32> {
+    let (magic, number) = packet.last_chunk::<8>()?.split_at(4);
     (magic == MAGIC).then(|| u32::from_be_bytes([number[0], number[1], number[2], number[3]]))
 }
 

@@ -1,10 +1,13 @@
 //! The chains that are there whatever the policies: hooks, dispatch, masquerading. Without any
 //! endpoint they drop all packets from and to workloads.
 
+use std::collections::BTreeSet;
+
 use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings};
 use calico_core::key::Family;
 
-use super::matches::{self, End};
+use super::host::{self, Stage};
+use super::matches::{self, ACCEPT, End};
 use super::names;
 use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, fib, hook, nat};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
@@ -15,6 +18,7 @@ const ICMPV6_TO_HOST: [u8; 6] = [130, 131, 132, 133, 135, 136];
 
 /// Priorities of `linux/netfilter_ipv4.h`.
 const RAW: i32 = -300;
+const MANGLE: i32 = -150;
 const FILTER: i32 = 0;
 const SOURCE_NAT: i32 = 100;
 
@@ -43,23 +47,42 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
     tracker.put_set(&name, set);
 }
 
+/// Chains that are there only as long as there are host endpoints.
+pub(super) const OF_HOST_ENDPOINTS: [&str; 4] =
+    [names::RAW_OUTPUT, names::MANGLE_PREROUTING, names::MANGLE_POSTROUTING, names::FILTER_OUTPUT];
+
+/// At which stages, in which directions, host endpoints have chains; at none if there are no
+/// host endpoints.
+pub(super) type Hooks = BTreeSet<(Stage, Egress)>;
+/// Whether packets go out.
+type Egress = bool;
+
 /// The base chains for these settings.
-pub(super) fn chains(host: &HostSettings) -> Vec<(&'static str, ChainDef)> {
+pub(super) fn chains(host: &HostSettings, hooks: &Hooks) -> Vec<(&'static str, ChainDef)> {
     let prefix = host.interface_prefix.as_ref();
-    vec![
-        (names::RAW_PREROUTING, raw_prerouting(prefix)),
-        (names::FILTER_INPUT, input(prefix)),
-        (names::FILTER_FORWARD, forward(prefix)),
+    let mut chains = vec![
+        (names::RAW_PREROUTING, raw_prerouting(prefix, hooks)),
+        (names::FILTER_INPUT, input(prefix, hooks)),
+        (names::FILTER_FORWARD, forward(prefix, hooks)),
         (names::NAT_POSTROUTING, postrouting()),
         (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
         (names::FROM_WORKLOAD, from_workload()),
         (names::TO_WORKLOAD, to_workload()),
         (names::NAT_OUTGOING, nat_outgoing(host.masquerade_spares_nodes)),
-    ]
+    ];
+    if !hooks.is_empty() {
+        chains.push((names::RAW_OUTPUT, raw_output(prefix, hooks)));
+        chains.push((names::FILTER_OUTPUT, output(prefix)));
+        chains.push((names::MANGLE_POSTROUTING, mangle_postrouting(prefix)));
+    }
+    if hooks.contains(&(Stage::PreDnat, false)) {
+        chains.push((names::MANGLE_PREROUTING, mangle_prerouting(prefix)));
+    }
+    chains
 }
 
 /// Reverse path: a source to which no route leads back over the same interface is forged.
-fn raw_prerouting(prefix: &str) -> ChainDef {
+fn raw_prerouting(prefix: &str, hooks: &Hooks) -> ChainDef {
     let from_workload = matches::interface(MetaKey::IifName, prefix).to_vec();
     let mut check = from_workload;
     let may_spoof = matches::lookup(names::RPF_SKIP.to_owned(), true);
@@ -73,21 +96,92 @@ fn raw_prerouting(prefix: &str) -> ChainDef {
         matches::compare(CmpOp::Eq, [0; 4]),
     ]);
     check.extend(matches::drop_logged(names::GROUP_EGRESS, names::SPOOFED.to_owned()));
-    base("filter", hook::PREROUTING, RAW, vec![rule("reverse path check", check)])
+    let mut rules = vec![rule("reverse path check", check)];
+    if !hooks.is_empty() {
+        rules.push(host::clear_marks());
+    }
+    if hooks.contains(&(Stage::Untracked, false)) {
+        rules.push(from_host(Stage::Untracked, prefix));
+    }
+    base("filter", hook::PREROUTING, RAW, rules)
 }
 
-fn input(prefix: &str) -> ChainDef {
-    let rules = vec![jump(&matches::interface(MetaKey::IifName, prefix), names::WORKLOAD_TO_HOST)];
+fn raw_output(prefix: &str, hooks: &Hooks) -> ChainDef {
+    let mut rules = vec![host::clear_marks()];
+    if hooks.contains(&(Stage::Untracked, true)) {
+        rules.push(to_host(Stage::Untracked, prefix));
+    }
+    base("filter", hook::OUTPUT, RAW, rules)
+}
+
+fn mangle_prerouting(prefix: &str) -> ChainDef {
+    let rules = vec![
+        host::accept_established(),
+        host::accept_accepted(),
+        from_host(Stage::PreDnat, prefix),
+    ];
+    base("filter", hook::PREROUTING, MANGLE, rules)
+}
+
+/// What a workload sends its host meets no policy of host endpoints.
+fn input(prefix: &str, hooks: &Hooks) -> ChainDef {
+    let mut from_workload = matches::interface(MetaKey::IifName, prefix).to_vec();
+    from_workload.push(Expr::Verdict(Verdict::Goto(names::WORKLOAD_TO_HOST.to_owned())));
+    let mut rules = vec![rule("", from_workload)];
+    if !hooks.is_empty() {
+        rules.push(host::accept_accepted());
+        rules.push(host::jump(Stage::Local, Direction::Ingress, Vec::new()));
+    }
     base("filter", hook::INPUT, FILTER, rules)
+}
+
+/// The host always reaches its workloads. Where a packet goes whose destination was just
+/// translated is not known yet: see `mangle_postrouting`.
+fn output(prefix: &str) -> ChainDef {
+    let mut match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
+    match_.extend(matches::ct_translated(false));
+    let rules = vec![host::accept_accepted(), host::jump(Stage::Local, Direction::Egress, match_)];
+    base("filter", hook::OUTPUT, FILTER, rules)
+}
+
+/// What the host sends to a translated destination, which now has its interface. What was
+/// forwarded has the mark.
+fn mangle_postrouting(prefix: &str) -> ChainDef {
+    let mut match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
+    match_.extend(matches::ct_translated(true));
+    let rules = vec![host::accept_accepted(), host::jump(Stage::Local, Direction::Egress, match_)];
+    base("filter", hook::POSTROUTING, MANGLE, rules)
+}
+
+fn from_host(stage: Stage, prefix: &str) -> RuleDef {
+    let match_ = matches::other_interface(MetaKey::IifName, prefix).to_vec();
+    host::jump(stage, Direction::Ingress, match_)
+}
+
+fn to_host(stage: Stage, prefix: &str) -> RuleDef {
+    let match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
+    host::jump(stage, Direction::Egress, match_)
 }
 
 /// Packets between two workloads of this host pass both dispatches. Who comes back from a
 /// dispatch was allowed by it, so the end of this chain accepts.
-fn forward(prefix: &str) -> ChainDef {
-    let rules = vec![
+fn forward(prefix: &str, hooks: &Hooks) -> ChainDef {
+    let mut rules = Vec::new();
+    if hooks.contains(&(Stage::Forward, false)) {
+        let mut match_ = matches::mark(ACCEPT, false);
+        match_.extend(matches::other_interface(MetaKey::IifName, prefix));
+        rules.push(host::jump(Stage::Forward, Direction::Ingress, match_));
+    }
+    rules.extend([
         jump(&matches::interface(MetaKey::IifName, prefix), names::FROM_WORKLOAD),
         jump(&matches::interface(MetaKey::OifName, prefix), names::TO_WORKLOAD),
-    ];
+    ]);
+    if hooks.contains(&(Stage::Forward, true)) {
+        rules.push(to_host(Stage::Forward, prefix));
+    }
+    if !hooks.is_empty() {
+        rules.push(rule("", matches::change_mark(ACCEPT, true)));
+    }
     base("filter", hook::FORWARD, FILTER, rules)
 }
 

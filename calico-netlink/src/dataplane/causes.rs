@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use calico_core::dataplane::{Direction, Rule, Verdict, VerdictCause, VerdictEvent};
 
+use super::matches::HOST;
 use super::{lower, names};
 use crate::nft::nflog::Packet;
 
@@ -74,7 +75,14 @@ impl Causes {
             names::GROUP_EGRESS => Direction::Egress,
             _ => return None,
         };
+        let closed = matches!(
+            packet.prefix.as_str(),
+            names::SPOOFED | names::ENCAPSULATED | names::UNKNOWN_FROM | names::UNKNOWN_TO
+        );
+        let at_host = packet.mark & HOST != 0 && !closed;
         let index = match direction {
+            Direction::Ingress if at_host => packet.input?,
+            Direction::Egress if at_host => packet.output?,
             Direction::Ingress => packet.output?,
             Direction::Egress => packet.input?,
         };

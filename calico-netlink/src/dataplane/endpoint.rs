@@ -1,5 +1,7 @@
 //! The two chains of an endpoint: which policies judge its packets, and in which order.
 
+use std::sync::Arc;
+
 use calico_core::dataplane::{
     DefaultAction, Direction, HostSettings, PolicyId, RuleOwner, TierPolicies, WorkloadEndpoint,
 };
@@ -7,7 +9,7 @@ use calico_core::key::Family;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::lower::address_key;
-use super::matches::{self, ACCEPT, Constant, End, PASS};
+use super::matches::{self, ACCEPT, Constant, End, HOST, PASS};
 use super::names;
 use crate::nft::wire::{CmpOp, Expr, Verdict};
 use crate::nft::{ChainDef, RuleDef};
@@ -48,25 +50,24 @@ pub(super) fn chain(
         rendered.push(&format!("{missing} is not known"), drop);
         return rendered;
     }
-    rendered.push(
-        "established",
-        then(matches::ct_state(matches::CT_ESTABLISHED_RELATED), Verdict::Accept),
-    );
-    let mut invalid = matches::ct_state(matches::CT_INVALID);
-    invalid.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
-    rendered.push("invalid", invalid);
+    rendered.connection();
     if direction == Direction::Egress {
         rendered.sources(endpoint);
         rendered.encapsulation(host);
     }
-    rendered.push("", matches::change_mark(ACCEPT | PASS, false));
-    let mut first = true;
-    for tier in &endpoint.tiers {
-        rendered.tier(tier, direction, first);
-        first = false;
-    }
-    rendered.profiles(endpoint, direction, &known);
+    rendered.push("", matches::change_mark(ACCEPT | PASS | HOST, false));
+    rendered.tiers(&endpoint.tiers, direction, TierEnd::Acts, &[]);
+    rendered.profiles(&endpoint.profiles, direction, &known);
     rendered
+}
+
+/// What happens at the end of a tier whose policies did not decide about a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TierEnd {
+    /// The tier's default action.
+    Acts,
+    /// Nothing.
+    Idle,
 }
 
 /// The first policy of the endpoint, in this direction, that has no rules.
@@ -79,7 +80,16 @@ pub(super) fn first_missing_policy(
 }
 
 impl Rendered {
-    fn push(&mut self, identity: &str, expressions: Vec<Expr>) {
+    /// What belongs to a connection that was let through goes on, what belongs to none does not.
+    pub(super) fn connection(&mut self) {
+        let established = matches::ct_state(matches::CT_ESTABLISHED_RELATED);
+        self.push("established", then(established, Verdict::Accept));
+        let mut invalid = matches::ct_state(matches::CT_INVALID);
+        invalid.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
+        self.push("invalid", invalid);
+    }
+
+    pub(super) fn push(&mut self, identity: &str, expressions: Vec<Expr>) {
         let identity = identity.to_owned();
         self.chain.rules.push(RuleDef { identity, expressions });
     }
@@ -119,11 +129,30 @@ impl Rendered {
         }
     }
 
-    fn tier(&mut self, tier: &TierPolicies, direction: Direction, first_tier: bool) {
-        let policies = policies(tier, direction);
-        if policies.is_empty() {
-            return;
+    /// The policies in order. `accepted` is done with a packet that one of them accepts.
+    pub(super) fn tiers(
+        &mut self,
+        tiers: &[TierPolicies],
+        direction: Direction,
+        end: TierEnd,
+        accepted: &[Expr],
+    ) {
+        let mut first = true;
+        for tier in tiers.iter().filter(|tier| !policies(tier, direction).is_empty()) {
+            self.tier(tier, direction, first, end, accepted);
+            first = false;
         }
+    }
+
+    fn tier(
+        &mut self,
+        tier: &TierPolicies,
+        direction: Direction,
+        first_tier: bool,
+        end: TierEnd,
+        accepted: &[Expr],
+    ) {
+        let policies = policies(tier, direction);
         if !first_tier {
             self.push(&format!("start of tier {}", tier.tier), matches::change_mark(PASS, false));
         }
@@ -133,9 +162,11 @@ impl Rendered {
             // Before the first policy of a tier nothing can have passed.
             let not_passed = if position == 0 { Vec::new() } else { matches::mark(PASS, false) };
             self.push("", then(not_passed, Verdict::Jump(chain)));
-            self.push("", then(matches::mark(ACCEPT, true), Verdict::Return));
+            let mut decided = matches::mark(ACCEPT, true);
+            decided.extend_from_slice(accepted);
+            self.push("", then(decided, Verdict::Return));
         }
-        if tier.default_action == DefaultAction::Deny {
+        if end == TierEnd::Acts && tier.default_action == DefaultAction::Deny {
             let mut expressions = matches::mark(PASS, false);
             let prefix = names::end_of_tier_prefix(direction, &tier.tier);
             expressions.extend(matches::drop_logged(names::group(direction), prefix));
@@ -143,13 +174,14 @@ impl Rendered {
         }
     }
 
-    fn profiles(
+    /// The profiles in order; what none of them accepts is dropped.
+    pub(super) fn profiles(
         &mut self,
-        endpoint: &WorkloadEndpoint,
+        profiles: &[Arc<str>],
         direction: Direction,
         known: impl Fn(&RuleOwner) -> bool,
     ) {
-        for profile in &endpoint.profiles {
+        for profile in profiles {
             let owner = RuleOwner::Profile(profile.clone());
             if !known(&owner) {
                 break;
@@ -164,14 +196,14 @@ impl Rendered {
     }
 }
 
-fn policies(tier: &TierPolicies, direction: Direction) -> &[PolicyId] {
+pub(super) fn policies(tier: &TierPolicies, direction: Direction) -> &[PolicyId] {
     match direction {
         Direction::Ingress => &tier.ingress,
         Direction::Egress => &tier.egress,
     }
 }
 
-fn then(mut match_: Vec<Expr>, verdict: Verdict) -> Vec<Expr> {
+pub(super) fn then(mut match_: Vec<Expr>, verdict: Verdict) -> Vec<Expr> {
     match_.push(Expr::Verdict(verdict));
     match_
 }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use super::causes::Causes;
 use super::check;
 use super::guard::Guard;
+use super::interfaces;
 use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
@@ -60,6 +61,7 @@ pub struct LinuxDataplane {
     routes: Arc<dyn RouteProgrammer>,
     verdicts: Verdicts,
     _guard: Option<Guard>,
+    _interfaces: interfaces::Follower,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,10 @@ pub(super) struct Inner {
     state: State,
     /// Of the ruleset as we last saw or made it.
     generation: Generation,
+    lister: interfaces::Lister,
+    /// Whether the interfaces changed since they were read. They are only read while host
+    /// endpoints ask for them by address.
+    interfaces_stale: bool,
     /// Whether the kernel's table and routes were compared with complete desired state since we
     /// started.
     adopted: bool,
@@ -102,14 +108,24 @@ impl LinuxDataplane {
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
         let causes = Causes::default();
         let state = State::new(Tracker::new(Family::Inet, TABLE), causes.clone());
-        let mut inner =
-            Inner { socket, state, generation, adopted: false, swept: false, removed: false };
+        let source = interfaces::Source::open()?;
+        let mut inner = Inner {
+            socket,
+            state,
+            generation,
+            lister: interfaces::Lister::open()?,
+            interfaces_stale: true,
+            adopted: false,
+            swept: false,
+            removed: false,
+        };
         if table.is_none() {
             inner.commit().await.map_err(unsupported)?;
         } else {
             inner.state.table().observed(table.as_ref(), foreign);
         }
         let inner = Arc::new(Mutex::new(inner));
+        let interfaces = interfaces::Follower::start(Arc::clone(&inner), source);
         let guard = match settings.guard_interval {
             Some(every) => {
                 let monitor = Monitor::open().map_err(unsupported)?;
@@ -117,7 +133,13 @@ impl LinuxDataplane {
             }
             None => None,
         };
-        Ok(Self { inner, routes, verdicts: Verdicts::start(causes), _guard: guard })
+        Ok(Self {
+            inner,
+            routes,
+            verdicts: Verdicts::start(causes),
+            _guard: guard,
+            _interfaces: interfaces,
+        })
     }
 
     /// What every source rule counted since its chain was last changed.
@@ -173,6 +195,7 @@ impl Dataplane for LinuxDataplane {
         check::transaction(&transaction, inner.state.known_sets())?;
         let revision = transaction.revision;
         inner.state.apply(transaction);
+        inner.read_interfaces()?;
         let failed_endpoints = inner.state.failed();
         if inner.state.in_sync() {
             inner.removed = false;
@@ -258,6 +281,27 @@ impl Inner {
         if let Err(error) = self.socket.forget_connections(&released).await {
             tracing::debug!(%error, "connections of removed endpoints stay until they time out");
         }
+    }
+
+    /// The kernel told of other interfaces or addresses.
+    pub(super) async fn interfaces_changed(&mut self) -> Result<(), DataplaneError> {
+        self.interfaces_stale = true;
+        let changed = self.read_interfaces()?;
+        if changed && self.state.in_sync() && self.adopted && !self.removed {
+            self.commit().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the interfaces if host endpoints ask for them and they changed. True if that changed
+    /// the desired table.
+    fn read_interfaces(&mut self) -> Result<bool, DataplaneError> {
+        if !(self.interfaces_stale && self.state.asks_for_interfaces()) {
+            return Ok(false);
+        }
+        let present = self.lister.list()?;
+        self.interfaces_stale = false;
+        Ok(self.state.set_interfaces(present))
     }
 
     /// Makes the table as it should be; returns how it was not.

@@ -15,6 +15,8 @@ pub(super) const ACCEPT: u32 = 0x0001_0000;
 pub(super) const PASS: u32 = 0x0002_0000;
 /// ... or a rule that goes on has noted it already.
 pub(super) const NOTED: u32 = 0x0004_0000;
+/// ... or it is judged at a host endpoint, not at a workload.
+pub(super) const HOST: u32 = 0x0008_0000;
 
 /// Bits of `ct state`.
 pub(super) const CT_INVALID: u32 = 1;
@@ -60,6 +62,11 @@ pub(super) fn protocol(op: CmpOp, protocol: u8) -> [Expr; 2] {
 /// The interface's name starts so.
 pub(super) fn interface(key: MetaKey, prefix: &str) -> [Expr; 2] {
     [meta(key), compare(CmpOp::Eq, prefix)]
+}
+
+/// The interface's name does not start so.
+pub(super) fn other_interface(key: MetaKey, prefix: &str) -> [Expr; 2] {
+    [meta(key), compare(CmpOp::Neq, prefix)]
 }
 
 /// Loads an address into word 0 and following.
@@ -138,6 +145,30 @@ pub(super) fn in_ranges(
     }
 }
 
+/// Protocol and destination (or source) port together are one of these.
+pub(super) fn protocol_port(
+    end: End,
+    ports: impl IntoIterator<Item = (u8, u16)>,
+) -> (Vec<Expr>, Constant) {
+    let key = |(protocol, port): (u8, u16)| {
+        let [high, low] = port.to_be_bytes();
+        Element::key([protocol, 0, 0, 0, high, low, 0, 0])
+    };
+    let elements = ports.into_iter().map(key).collect();
+    let constant = constant(SetSpec::set([KeyType::Proto, KeyType::Service]), elements);
+    let match_ = vec![meta(MetaKey::L4Proto), port(end, 1), lookup(constant.0.clone(), false)];
+    (match_, constant)
+}
+
+/// The connection's destination was translated.
+pub(super) fn ct_translated(translated: bool) -> Vec<Expr> {
+    // `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
+    let mut match_ = vec![Expr::Ct { key: CtKey::Status, dreg: Reg::R0 }];
+    match_.extend(masked(1 << 5));
+    match_.push(compare(if translated { CmpOp::Neq } else { CmpOp::Eq }, [0; 4]));
+    match_
+}
+
 /// A set of single values.
 pub(super) fn constant_of(key: KeyType, values: &[u8]) -> Constant {
     constant(SetSpec::set([key]), values.iter().map(|value| Element::key([*value])).collect())
@@ -196,14 +227,18 @@ pub(super) fn mark(bits: u32, set: bool) -> Vec<Expr> {
 
 /// Sets or clears mark bits, leaving the others alone.
 pub(super) fn change_mark(bits: u32, set: bool) -> Vec<Expr> {
-    let xor = if set { bits } else { 0 };
+    if set { change_marks(0, bits) } else { change_marks(bits, 0) }
+}
+
+/// Clears some mark bits and sets others, leaving the rest alone.
+pub(super) fn change_marks(clear: u32, set: u32) -> Vec<Expr> {
     vec![
         meta(MetaKey::Mark),
         Expr::Bitwise {
             sreg: Reg::R0,
             dreg: Reg::R0,
-            mask: (!bits).to_ne_bytes().to_vec(),
-            xor: xor.to_ne_bytes().to_vec(),
+            mask: (!(clear | set)).to_ne_bytes().to_vec(),
+            xor: set.to_ne_bytes().to_vec(),
         },
         Expr::MetaSet { key: MetaKey::Mark, sreg: Reg::R0 },
     ]

@@ -7,6 +7,8 @@ use calico_core::dataplane::{Direction, PolicyId, RuleId, RuleOwner, SetId};
 use calico_core::key::Family;
 use sha2::{Digest, Sha256};
 
+use super::host::Stage;
+
 /// Longest name we give; `NFT_NAME_MAXLEN` is 256 with its NUL.
 const NAME_MAX: usize = 200;
 /// Upstream's limit for an NFLOG prefix (`felix/rules/nflog.go`); a longer one is hashed.
@@ -24,6 +26,11 @@ pub(super) const RAW_PREROUTING: &str = "raw-PREROUTING";
 pub(super) const FILTER_INPUT: &str = "filter-INPUT";
 pub(super) const FILTER_FORWARD: &str = "filter-FORWARD";
 pub(super) const NAT_POSTROUTING: &str = "nat-POSTROUTING";
+
+pub(super) const RAW_OUTPUT: &str = "raw-OUTPUT";
+pub(super) const MANGLE_PREROUTING: &str = "mangle-PREROUTING";
+pub(super) const MANGLE_POSTROUTING: &str = "mangle-POSTROUTING";
+pub(super) const FILTER_OUTPUT: &str = "filter-OUTPUT";
 
 /// Chains that hooks lead to. The dispatch chains share their names with their verdict maps.
 pub(super) const WORKLOAD_TO_HOST: &str = "cali-wl-to-host";
@@ -71,6 +78,45 @@ pub(super) fn endpoint_chain(interface: &str, direction: Direction) -> String {
         Direction::Egress => "cali-fw-",
     };
     format!("{prefix}{interface}")
+}
+
+/// Chain and verdict map that lead from a hook to the chain of a host endpoint.
+pub(super) fn host_dispatch(stage: Stage, direction: Direction) -> &'static str {
+    match (stage, direction) {
+        (Stage::Untracked, Direction::Ingress) => "raw-cali-from-host-endpoint",
+        (Stage::Untracked, Direction::Egress) => "raw-cali-to-host-endpoint",
+        (Stage::PreDnat, Direction::Ingress) => "mangle-cali-from-host-endpoint",
+        (Stage::PreDnat, Direction::Egress) => "mangle-cali-to-host-endpoint",
+        (Stage::Local, Direction::Ingress) => "cali-from-host-endpoint",
+        (Stage::Local, Direction::Egress) => "cali-to-host-endpoint",
+        (Stage::Forward, Direction::Ingress) => "cali-from-hep-forward",
+        (Stage::Forward, Direction::Egress) => "cali-to-hep-forward",
+    }
+}
+
+/// Chain of a host endpoint at one stage, by its interface; `None`: all interfaces.
+pub(super) fn host_chain(stage: Stage, direction: Direction, interface: Option<&str>) -> String {
+    let (table, forward) = match stage {
+        Stage::Untracked => ("raw-", ""),
+        Stage::PreDnat => ("mangle-", ""),
+        Stage::Local => ("", ""),
+        Stage::Forward => ("", "fw"),
+    };
+    let way = match direction {
+        Direction::Ingress => "cali-fh",
+        Direction::Egress => "cali-th",
+    };
+    format!("{table}{way}{forward}-{}", interface.unwrap_or("any-interface-at-all"))
+}
+
+/// Chain of the ports that stay open.
+pub(super) fn failsafe(untracked: bool, direction: Direction) -> &'static str {
+    match (untracked, direction) {
+        (true, Direction::Ingress) => "raw-cali-failsafe-in",
+        (true, Direction::Egress) => "raw-cali-failsafe-out",
+        (false, Direction::Ingress) => "cali-failsafe-in",
+        (false, Direction::Egress) => "cali-failsafe-out",
+    }
 }
 
 /// One family's half of an IP set. `nft` cannot parse a colon in a name.

@@ -14,28 +14,30 @@ use ipnet::IpNet;
 
 use super::causes::Causes;
 use super::elements::{address_bytes, element, interface_key, net, net_elements};
+use super::host_state::OfHosts;
 use super::lower::{self, address_key};
 use super::matches::Constant;
 use super::{base, endpoint, names};
 use crate::nft::wire::{Element, KeyType, Verdict};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
 
-const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Rules of one policy or profile in one direction: a chain of the table if some endpoint uses
 /// it.
-type RulesKey = (RuleOwner, Direction);
+pub(super) type RulesKey = (RuleOwner, Direction);
 
 /// The sum of all transactions.
 #[derive(Debug)]
 pub(super) struct State {
-    table: Tracker,
-    causes: Causes,
-    host: HostSettings,
+    pub(super) table: Tracker,
+    pub(super) causes: Causes,
+    pub(super) host: HostSettings,
+    pub(super) of_hosts: OfHosts,
     sets: BTreeMap<SetId, SetKind>,
     /// Members of sets of prefixes, which the kernel holds merged.
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
-    rules: BTreeMap<RuleOwner, RuleSet>,
+    pub(super) rules: BTreeMap<RuleOwner, RuleSet>,
     endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
     /// Which endpoint has the chains of an interface, and the other way round.
     interfaces: BTreeMap<Arc<str>, EndpointId>,
@@ -53,7 +55,7 @@ pub(super) struct State {
     routes: BTreeMap<IpNet, Route>,
     changed_routes: BTreeSet<IpNet>,
     dirty_endpoints: BTreeSet<EndpointId>,
-    dirty_rules: BTreeSet<RulesKey>,
+    pub(super) dirty_rules: BTreeSet<RulesKey>,
     in_sync: bool,
     learned_in_sync: bool,
 }
@@ -65,6 +67,7 @@ impl State {
             table,
             causes,
             host: HostSettings::default(),
+            of_hosts: OfHosts::default(),
             sets: BTreeMap::new(),
             nets: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -150,6 +153,7 @@ impl State {
         for id in mem::take(&mut self.dirty_endpoints) {
             self.render_endpoint(&id);
         }
+        self.render_hosts();
         for key in mem::take(&mut self.dirty_rules) {
             self.render_rules(&key);
         }
@@ -198,11 +202,8 @@ impl State {
             }
             Update::Pools(pools) => self.put_pools(&pools),
             Update::Host(host) => self.put_host(host),
-            Update::HostEndpoint(endpoint) => tracing::warn!(
-                "host endpoint {} is NOT protected: this dataplane has no policy for hosts yet",
-                endpoint.name
-            ),
-            Update::HostEndpointRemoved(_) => {}
+            Update::HostEndpoint(endpoint) => self.put_host_endpoint(endpoint),
+            Update::HostEndpointRemoved(name) => self.remove_host_endpoint(&name),
             Update::InSync => self.in_sync = true,
             Update::LearnedInSync => self.learned_in_sync = true,
             other => tracing::warn!(?other, "an update this dataplane does not know is ignored"),
@@ -215,6 +216,9 @@ impl State {
             let key = (owner.clone(), direction);
             if existence && let Some(users) = self.users.get(&key) {
                 self.dirty_endpoints.extend(users.iter().cloned());
+            }
+            if existence {
+                self.of_hosts.rules_changed(&key);
             }
             self.dirty_rules.insert(key);
         }
@@ -322,7 +326,8 @@ impl State {
     fn render_rules(&mut self, key: &RulesKey) {
         let (owner, direction) = key;
         let chain = names::rules_chain(owner, *direction);
-        let rules = self.rules.get(owner).filter(|_| self.users.contains_key(key));
+        let used = self.users.contains_key(key) || self.of_hosts.uses(key);
+        let rules = self.rules.get(owner).filter(|_| used);
         let Some(rules) = rules else {
             self.causes.forget(&chain);
             self.remove_chain(&chain);
@@ -352,15 +357,19 @@ impl State {
             let spec = SetSpec::set([address_key(family)]);
             self.table.put_set(&names::set(names::ALL_NODES, family), SetDef { spec, elements });
         }
+        self.of_hosts.settings_changed(&self.host, &host);
         self.host = host;
         self.put_base();
     }
 
-    fn put_base(&mut self) {
-        for (name, chain) in base::chains(&self.host) {
+    pub(super) fn put_base(&mut self) {
+        let mut unused = BTreeSet::from(base::OF_HOST_ENDPOINTS);
+        for (name, chain) in base::chains(&self.host, self.of_hosts.hooks()) {
+            unused.remove(name);
             let constants = vec![base::icmpv6_to_host()];
             self.put_chain(name, chain, constants);
         }
+        unused.into_iter().for_each(|name| self.remove_chain(name));
     }
 
     fn put_pools(&mut self, pools: &[Pool]) {
@@ -435,7 +444,7 @@ impl State {
         }
     }
 
-    fn put_chain(&mut self, name: &str, chain: ChainDef, constants: Vec<Constant>) {
+    pub(super) fn put_chain(&mut self, name: &str, chain: ChainDef, constants: Vec<Constant>) {
         for (set, definition) in constants {
             if !self.table.desired().sets.contains_key(&set) {
                 self.table.put_set(&set, definition);
@@ -449,7 +458,7 @@ impl State {
         self.table.put_chain(name, chain);
     }
 
-    fn remove_chain(&mut self, name: &str) {
+    pub(super) fn remove_chain(&mut self, name: &str) {
         self.release_lookups(name);
         self.table.remove_chain(name);
     }

@@ -30,6 +30,8 @@ pub struct Packet {
     pub group: u16,
     /// Prefix of the rule.
     pub prefix: String,
+    /// Its mark; 0 when it has none.
+    pub mark: u32,
     /// Index of the interface it came in by.
     pub input: Option<u32>,
     /// Index of the interface it was to leave by.
@@ -137,6 +139,7 @@ fn packet(message: &Received<'_>) -> Packet {
     let mut packet = Packet { group: message.header.res_id, ..Packet::default() };
     for attr in Attrs::new(message.payload).flatten() {
         match attr.kind {
+            2 => packet.mark = attr.u32().unwrap_or_default(),
             4 => packet.input = attr.u32().ok(),
             5 => packet.output = attr.u32().ok(),
             9 => packet.flow = flow(attr.payload),

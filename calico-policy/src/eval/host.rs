@@ -99,6 +99,9 @@ impl Desired {
     fn is_failsafe(&self, stage: Stage, direction: Direction, packet: &Packet) -> bool {
         let default = HostSettings::default();
         let host = self.host.as_ref().unwrap_or(&default);
+        if stage != Stage::Forward && is_neighbour_discovery(packet) {
+            return true;
+        }
         let Some((source, destination)) = packet.ports else { return false };
         let (own, others, peer) = match direction {
             Direction::Ingress => (&host.failsafe_inbound, &host.failsafe_outbound, packet.source),
@@ -119,6 +122,12 @@ impl Desired {
             Stage::PreDnat | Stage::Local => holds(own, destination),
         }
     }
+}
+
+/// Router and neighbour solicitation and advertisement (RFC 4861). Without them no port of a host
+/// is reached over IPv6, whatever stays open.
+const fn is_neighbour_discovery(packet: &Packet) -> bool {
+    packet.protocol == 58 && matches!(packet.icmp, Some((133..=136, _)))
 }
 
 const fn stages(direction: Direction, forwarded: bool) -> &'static [Stage] {
