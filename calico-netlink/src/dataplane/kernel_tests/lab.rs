@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 /// A packet between two namespaces of one kernel takes microseconds; one not there by then was
-/// dropped.
-pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+/// dropped, however busy the machine is.
+pub(super) const PATIENCE: Duration = Duration::from_millis(700);
 
 /// A namespace that lives as long as its process.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Host {
 
     pub(super) fn pings(&self, to: IpAddr) -> bool {
         let to = to.to_string();
-        let arguments = ["-n", "-q", "-c", "1", "-W", "0.25", &to];
+        let arguments = ["-n", "-q", "-c", "1", "-W", "0.7", &to];
         self.run(|| {
             let mut ping = Command::new("ping");
             ping.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());

@@ -21,9 +21,14 @@ fn verdicts_are_reported_once_their_groups_are_free() {
         let soon = Duration::from_millis(100);
         assert!(tokio::time::timeout(soon, verdicts.next()).await.is_err());
         drop(first);
-        tokio::time::sleep(Duration::from_millis(1200)).await;
-        pod.host.pings([169, 254, 1, 1].into());
-        next(&mut verdicts).await;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(20) {
+            pod.host.pings([169, 254, 1, 1].into());
+            if tokio::time::timeout(soon, verdicts.next()).await.is_ok() {
+                return;
+            }
+        }
+        panic!("no verdict is reported");
     });
 }
 
@@ -161,7 +166,7 @@ fn what_others_break_is_repaired_by_itself() {
         let repaired = async |whole| {
             let started = Instant::now();
             while table().await != whole {
-                assert!(started.elapsed() < Duration::from_secs(5), "not repaired");
+                assert!(started.elapsed() < Duration::from_secs(20), "not repaired");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             started.elapsed()

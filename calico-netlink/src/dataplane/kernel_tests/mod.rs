@@ -2,6 +2,7 @@
 //! own.
 
 mod continuity;
+mod host;
 mod lab;
 mod lifecycle;
 mod policy;
@@ -112,8 +113,8 @@ fn in_set(id: &str) -> Vec<SetId> {
 }
 
 async fn next(verdicts: &mut VerdictStream) -> VerdictEvent {
-    let event = tokio::time::timeout(Duration::from_secs(2), verdicts.next()).await;
-    event.expect("a verdict event within two seconds").expect("the stream goes on")
+    let event = tokio::time::timeout(Duration::from_secs(20), verdicts.next()).await;
+    event.expect("a verdict event within twenty seconds").expect("the stream goes on")
 }
 
 /// A server that two port ranges of UDP are allowed to, from one client.
