@@ -1,25 +1,57 @@
 //! What a filter says about a route.
 
 use super::{Action, Condition, Filter, Operation, Otherwise};
-use crate::rib::{PeerKind, PolicyRoute, RoutePolicy, Verdict};
+use crate::rib::{PeerKind, PolicyReason, PolicyRoute, RoutePolicy, Verdict};
 use crate::wire::{AsPath, AsPathSegment, PathAttributes};
 
 impl RoutePolicy for Filter {
     fn evaluate(&self, route: &PolicyRoute<'_>) -> Verdict {
-        let rule = self.rules.iter().find(|r| r.conditions.iter().all(|c| c.holds(route)));
-        match (rule.map(|r| &r.action), self.otherwise) {
-            (None, Otherwise::Reject) | (Some(Action::Reject), _) => Verdict::Reject,
-            (None, Otherwise::Accept) => Verdict::Accept,
-            (Some(Action::Accept(operations)), _) => {
-                if operations.is_empty() {
-                    return Verdict::Accept;
+        self.decide(route).0
+    }
+}
+
+impl Filter {
+    /// Which rule decides on a route.
+    pub fn reason(&self, route: &PolicyRoute<'_>) -> PolicyReason {
+        let rule = self.decide(route).1;
+        PolicyReason { rule, label: rule.and_then(|at| self.labels.get(at)).cloned() }
+    }
+
+    /// What becomes of a route, and which rule says so.
+    fn decide(&self, route: &PolicyRoute<'_>) -> (Verdict, Option<usize>) {
+        let mut changed: Option<PathAttributes> = None;
+        for (at, rule) in self.rules.iter().enumerate() {
+            let attributes = changed.as_ref().unwrap_or(route.attributes);
+            let seen = PolicyRoute { attributes, ..*route };
+            if !rule.conditions.iter().all(|condition| condition.holds(&seen)) {
+                continue;
+            }
+            match &rule.action {
+                Action::Reject => return (Verdict::Reject, Some(at)),
+                Action::Accept(operations) => {
+                    if !operations.is_empty() {
+                        changed = Some(apply(operations, &seen));
+                    }
+                    return (pass(changed), Some(at));
                 }
-                let mut attributes = route.attributes.clone();
-                operations.iter().for_each(|o| o.apply(route, &mut attributes));
-                Verdict::Modify(Box::new(attributes))
+                Action::Change(operations) => changed = Some(apply(operations, &seen)),
             }
         }
+        match self.otherwise {
+            Otherwise::Accept => (pass(changed), None),
+            Otherwise::Reject => (Verdict::Reject, None),
+        }
     }
+}
+
+fn apply(operations: &[Operation], route: &PolicyRoute<'_>) -> PathAttributes {
+    let mut attributes = route.attributes.clone();
+    operations.iter().for_each(|operation| operation.apply(route, &mut attributes));
+    attributes
+}
+
+fn pass(changed: Option<PathAttributes>) -> Verdict {
+    changed.map_or(Verdict::Accept, |attributes| Verdict::Modify(Box::new(attributes)))
 }
 
 impl Condition {
@@ -27,6 +59,7 @@ impl Condition {
     pub fn holds(&self, route: &PolicyRoute<'_>) -> bool {
         let attributes = route.attributes;
         let peer = route.to.unwrap_or(route.from);
+        let local_pref = attributes.local_pref.or(route.local_pref);
         match self {
             Self::Prefix(prefix) => prefix.matches(route.prefix),
             Self::Prefixes(list) => list.permits(route.prefix),
@@ -46,7 +79,8 @@ impl Condition {
             Self::AsPathContains(asn) => {
                 numbers(&attributes.as_path).skip(own_hops(route)).any(|a| a == *asn)
             }
-            Self::LocalPref(value) => attributes.local_pref == Some(*value),
+            Self::LocalPref(value) => local_pref == Some(*value),
+            Self::LocalPrefAbove(value) => local_pref.is_some_and(|pref| pref > *value),
         }
     }
 }

@@ -36,6 +36,7 @@ mod tests;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 pub use community::{AnyCommunity, BadCommunity};
 pub use prefix::PrefixMatch;
@@ -51,6 +52,9 @@ pub struct Filter {
     pub rules: Vec<Rule>,
     /// What happens to routes that no rule matches.
     pub otherwise: Otherwise,
+    /// What the rules are called when somebody asks which of them decided, in the order of the
+    /// rules; there may be fewer.
+    pub labels: Vec<Arc<str>>,
 }
 
 /// What happens to routes that no rule of a filter matches.
@@ -99,9 +103,11 @@ pub enum Condition {
     AsPathPrefix(Vec<u32>),
     /// Its AS path has this number anywhere.
     AsPathContains(u32),
-    /// Its LOCAL_PREF is this one. Routes from other AS numbers have none until a rule sets it,
-    /// and routes to them are asked after it was taken off.
+    /// Its LOCAL_PREF is this one. Routes from other AS numbers have none until a rule sets it;
+    /// of routes to them, it is the one that they have here.
     LocalPref(u32),
+    /// Its LOCAL_PREF is greater than this.
+    LocalPrefAbove(u32),
 }
 
 /// What happens to a route that matches.
@@ -109,6 +115,9 @@ pub enum Condition {
 pub enum Action {
     /// It passes, after these changes in their order.
     Accept(Vec<Operation>),
+    /// It is changed so, and the rules that follow decide; what they ask about is the changed
+    /// route.
+    Change(Vec<Operation>),
     /// It does not pass.
     Reject,
 }

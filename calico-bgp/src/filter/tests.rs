@@ -23,6 +23,7 @@ fn peer(kind: PeerKind, interface: Option<&str>) -> PeerFacts {
         address: Ipv4Addr::LOCALHOST.into(),
         local_address: None,
         speaker_as: 64512,
+        cluster_id: None,
         traits: SessionTraits { interface: interface.map(Into::into), ..Default::default() },
     }
 }
@@ -35,12 +36,12 @@ fn evaluate(
     to: Option<&PeerFacts>,
 ) -> Verdict {
     let prefix = net(prefix);
-    filter.evaluate(&PolicyRoute { prefix: &prefix, attributes, from, to })
+    filter.evaluate(&PolicyRoute { prefix: &prefix, attributes, from, to, local_pref: None })
 }
 
 fn reject(condition: Condition) -> Filter {
     let rule = Rule { conditions: vec![condition], action: Action::Reject };
-    Filter { rules: vec![rule], otherwise: Otherwise::Accept }
+    Filter { rules: vec![rule], ..Filter::default() }
 }
 
 #[test]
@@ -213,6 +214,7 @@ fn the_first_rule_that_matches_decides() {
             accept(vec![Condition::Learned], vec![]),
         ],
         otherwise: Otherwise::Reject,
+        ..Filter::default()
     };
     let from = peer(PeerKind::Internal, None);
     let with = |local_pref| PathAttributes { local_pref, ..Default::default() };
@@ -228,4 +230,55 @@ fn the_first_rule_that_matches_decides() {
     let verdict = evaluate(&filter, "10.1.0.0/16", &with(Some(7)), &own, Some(&external));
     let changed = PathAttributes { med: Some(5), ..with(Some(7)) };
     assert_eq!(verdict, Verdict::Modify(Box::new(changed)));
+}
+
+#[test]
+fn a_change_goes_on_to_the_rules_that_follow() {
+    let community = |text: &str| text.parse::<AnyCommunity>().unwrap();
+    let ten = || vec![Condition::Prefix(PrefixMatch::within(net("10.0.0.0/8")))];
+    let change = |operation| Rule { conditions: ten(), action: Action::Change(vec![operation]) };
+    let filter = |last: Action, otherwise| Filter {
+        rules: vec![
+            change(Operation::AddCommunity(community("1:1"))),
+            change(Operation::SetLocalPref(7)),
+            Rule { conditions: vec![Condition::LocalPref(7)], action: last },
+        ],
+        otherwise,
+        ..Filter::default()
+    };
+    let from = peer(PeerKind::Internal, None);
+    let none = PathAttributes::default();
+    let check = |filter: &Filter, prefix: &str| evaluate(filter, prefix, &none, &from, None);
+
+    let add = Action::Accept(vec![Operation::AddCommunity(community("2:2"))]);
+    let accepting = filter(add, Otherwise::Reject);
+    let Verdict::Modify(changed) = check(&accepting, "10.1.0.0/16") else { panic!("unchanged") };
+    assert_eq!(changed.local_pref, Some(7));
+    assert_eq!(changed.communities.len(), 2);
+    assert_eq!(check(&accepting, "11.0.0.0/8"), Verdict::Reject);
+    assert_eq!(check(&filter(Action::Reject, Otherwise::Accept), "10.1.0.0/16"), Verdict::Reject);
+    assert_eq!(check(&filter(Action::Reject, Otherwise::Accept), "11.0.0.0/8"), Verdict::Accept);
+    let unmatched = Filter { rules: vec![change(Operation::SetMed(1))], ..Filter::default() };
+    assert!(matches!(check(&unmatched, "10.0.0.0/8"), Verdict::Modify(c) if c.med == Some(1)));
+}
+
+#[test]
+fn local_preference_is_asked_for_even_where_it_is_not_told() {
+    let to = peer(PeerKind::External, None);
+    let from = peer(PeerKind::Local, None);
+    let attributes = PathAttributes::default();
+    let holds = |condition: Condition, local_pref| {
+        let prefix = net("10.0.0.0/8");
+        condition.holds(&PolicyRoute {
+            prefix: &prefix,
+            attributes: &attributes,
+            from: &from,
+            to: Some(&to),
+            local_pref,
+        })
+    };
+    assert!(holds(Condition::LocalPref(100), Some(100)));
+    assert!(!holds(Condition::LocalPref(100), None));
+    assert!(holds(Condition::LocalPrefAbove(99), Some(100)));
+    assert!(!holds(Condition::LocalPrefAbove(100), Some(100)));
 }

@@ -20,6 +20,8 @@ pub struct PolicyRoute<'a> {
     pub from: &'a PeerFacts,
     /// Whom it would go to; `None` on import.
     pub to: Option<&'a PeerFacts>,
+    /// LOCAL_PREF that it has here, on export: another AS is not told, but rules may ask for it.
+    pub local_pref: Option<u32>,
 }
 
 /// What a policy says.
@@ -31,6 +33,25 @@ pub enum Verdict {
     Reject,
     /// The route passes with these attributes.
     Modify(Box<PathAttributes>),
+}
+
+/// Which part of a policy decided.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct PolicyReason {
+    /// Number of the rule that matched, from 0; `None` if none did or there are no rules.
+    pub rule: Option<usize>,
+    /// What the rule is called, if it has a name ([`Filter::labels`]).
+    pub label: Option<Arc<str>>,
+}
+
+impl fmt::Display for PolicyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.label, self.rule) {
+            (Some(label), _) => f.write_str(label),
+            (None, Some(rule)) => write!(f, "rule {}", rule + 1),
+            (None, None) => f.write_str("no rule matches"),
+        }
+    }
 }
 
 /// A policy of one's own. It has to be a pure function: results are remembered until the
@@ -68,6 +89,18 @@ impl Policy {
             Self::Custom(policy) => return policy.evaluate(route),
         };
         if permitted { Verdict::Accept } else { Verdict::Reject }
+    }
+
+    /// Which part of the policy decides on a route.
+    pub fn reason(&self, route: &PolicyRoute<'_>) -> PolicyReason {
+        match self {
+            Self::AcceptAll | Self::RejectAll | Self::Custom(_) => PolicyReason::default(),
+            Self::Prefixes(list) => PolicyReason {
+                rule: list.rules.iter().position(|rule| rule.matches(route.prefix)),
+                label: None,
+            },
+            Self::Filter(filter) => filter.reason(route),
+        }
     }
 
     /// Whether it never looks at a route.

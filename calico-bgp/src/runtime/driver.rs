@@ -359,6 +359,7 @@ impl Driver {
                 });
                 let _ = reply.send(routes);
             }
+            Command::Inspect(look) => look(&self.speaker),
             // The loop takes this one itself.
             Command::Shutdown(..) => {}
         }

@@ -60,6 +60,7 @@ pub(super) enum Command {
     Explain(IpNet, oneshot::Sender<Option<Explanation>>),
     Received(SocketAddr, oneshot::Sender<Option<Vec<ReceivedRoute>>>),
     Advertised(SocketAddr, oneshot::Sender<Option<Vec<AdvertisedRoute>>>),
+    Inspect(Box<dyn FnOnce(&Speaker) + Send>),
     Shutdown(Shutdown, oneshot::Sender<()>),
 }
 
@@ -253,6 +254,22 @@ impl SpeakerHandle {
         peer: SocketAddr,
     ) -> Result<Option<Vec<AdvertisedRoute>>, SpeakerStopped> {
         self.ask(|reply| Command::Advertised(peer, reply)).await
+    }
+
+    /// Asks the speaker anything. Everything else waits meanwhile, so look at a large table in
+    /// [pages](crate::rib::Rib::page).
+    ///
+    /// # Errors
+    /// [`SpeakerStopped`]
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Speaker) -> T + Send + 'static,
+    ) -> Result<T, SpeakerStopped> {
+        // Whoever asked may have gone.
+        let answer = |reply: oneshot::Sender<T>| {
+            Command::Inspect(Box::new(move |speaker| drop(reply.send(look(speaker)))))
+        };
+        self.ask(answer).await
     }
 
     /// Follows the best routes, those of this speaker included.

@@ -324,6 +324,7 @@ fn filters_act_on_a_running_session() {
             action: Action::Accept(operations),
         }],
         otherwise: Otherwise::Reject,
+        ..Filter::default()
     };
     let peers = |import: Filter, export: Filter| {
         let from = PeerConfig {
