@@ -59,20 +59,21 @@ impl Engine {
             Some(host) => self.network.cut_off(host, call.netns(), &call.ifname).await?,
             None => self.network.teardown(None, call.netns(), &call.ifname).await?,
         }
-        let forgotten = match holder {
-            Ok(holder) => match timeout(patience, self.forget(conf, call, &id, &holder)).await {
+        let forget = async {
+            match timeout(patience, self.forget(conf, call, &id, &holder?)).await {
                 Ok(forgotten) => forgotten,
                 Err(_elapsed) => Err(self.slow()),
-            },
-            Err(error) => Err(error),
-        };
-        match forgotten {
-            Ok(()) => {
-                log("detached", &id, "");
-                Ok(())
             }
-            Err(error) => self.postpone(conf, request, &error),
+        };
+        // Nothing leads to the address any more, so it may go to another while the kernel, which
+        // is slow at this, removes the interface.
+        let (removed, forgotten) = tokio::join!(self.network.remove_cut_off(), forget);
+        let forgotten = forgotten.or_else(|error| self.postpone(conf, request, &error));
+        removed?;
+        if forgotten.is_ok() {
+            log("detached", &id, "");
         }
+        forgotten
     }
 
     /// Carries out the deletions of the journal, those that still cannot be done stay there; also
@@ -85,7 +86,7 @@ impl Engine {
         let unreadable = |error: std::io::Error| {
             CniError::new(Code::Io, "the journal cannot be read").details(error.to_string())
         };
-        self.network.sweep().await?;
+        self.network.remove_cut_off().await?;
         self.journal.sweep().map_err(unreadable)?;
         let (pending, bad) = self.journal.pending().map_err(unreadable)?;
         let mut replayed = Replayed { unreadable: bad, ..Replayed::default() };

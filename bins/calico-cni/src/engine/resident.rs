@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use calico_netlink::pod::{self, PodInterfaces, PodSpec};
 use tokio::sync::Mutex;
-use tracing::warn;
 
-use super::netlink::{NetlinkPods, blocking, chain};
+use super::netlink::{NetlinkPods, blocking};
 use super::traits::{NetworkError, PodNetwork};
 
-/// [`NetlinkPods`] for a program that stays: a pod that goes is cut off at once and removed a
-/// moment later, together with others. A DEL then does not wait until the kernel has removed the
-/// interface, which takes longer than everything else.
+/// [`NetlinkPods`] for a program that stays: pods that go at the same time are removed together.
+/// The kernel takes as long for one as for a hundred, some 20 ms; and what else a deletion has to do
+/// is done meanwhile, as a pod is cut off first.
 ///
 /// What a crash leaves between the two is marked in the kernel, carries no packets, and is removed
-/// by the next [`sweep`](PodNetwork::sweep).
+/// by the next [`remove_cut_off`](PodNetwork::remove_cut_off).
 #[derive(Debug, Clone, Default)]
 pub struct ResidentPods {
     kernel: NetlinkPods,
@@ -38,7 +37,12 @@ impl Removal {
         if !self.wanted.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        blocking(|| Ok(pod::remove_cut_off().map(drop)?)).await
+        let removed = blocking(|| Ok(pod::remove_cut_off().map(drop)?)).await;
+        if removed.is_err() {
+            // Whoever waits for the same is to try, too.
+            self.wanted.store(true, Ordering::Release);
+        }
+        removed
     }
 }
 
@@ -68,16 +72,10 @@ impl PodNetwork for ResidentPods {
             // An unfinished ADD, or another's work: look inside, too.
             return self.kernel.teardown(Some(host_interface), netns, ifname).await;
         }
-        let removal = Arc::clone(&self.removal);
-        tokio::spawn(async move {
-            if let Err(error) = removal.run().await {
-                warn!(error = chain(&error), "interfaces that are cut off stay for now");
-            }
-        });
         Ok(())
     }
 
-    async fn sweep(&self) -> Result<(), NetworkError> {
+    async fn remove_cut_off(&self) -> Result<(), NetworkError> {
         self.removal.run().await
     }
 

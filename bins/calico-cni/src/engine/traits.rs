@@ -46,8 +46,8 @@ pub trait PodNetwork: fmt::Debug + Send + Sync {
         ifname: &str,
     ) -> Result<(), NetworkError>;
 
-    /// As [`teardown`](Self::teardown), but the interfaces may be there a little longer: once this
-    /// returns, nothing is sent or received over them.
+    /// The first half of [`teardown`](Self::teardown): once this returns, nothing is sent or
+    /// received over the interfaces, and [`remove_cut_off`](Self::remove_cut_off) removes them.
     ///
     /// # Errors
     ///
@@ -61,12 +61,12 @@ pub trait PodNetwork: fmt::Debug + Send + Sync {
         self.teardown(Some(host_interface), netns, ifname).await
     }
 
-    /// Removes what was cut off and is still there, such as after a crash.
+    /// Removes everything that was cut off before this call, whoever cut it off.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    async fn sweep(&self) -> Result<(), NetworkError> {
+    async fn remove_cut_off(&self) -> Result<(), NetworkError> {
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What a pod's network costs: our plugin, Debian's `bridge` with `host-local`, and the bare
 //! netlink calls that none can do without, turn by turn in one run.
 
+mod burst;
 mod floor;
 mod plugin;
 
@@ -70,6 +71,14 @@ pub async fn run(pods: usize) -> Result<(), LabError> {
     println!();
     line("DEL  calico", &removed.ours, &removed.peer, "of bridge + host-local");
     line("DEL  bridge + host-local", &removed.peer, &removed.peer, "");
+    let (ours, peer) = (removed.ours.quantile(0.5), removed.peer.quantile(0.5));
+    goal(
+        "DEL against bridge + host-local",
+        &format!("{:.2} x", ratio(ours, peer)),
+        "less than 1 x",
+        ours < peer,
+    );
+    burst::measure(&lab.topology().name, &measured.plugins, pods)?;
     lab.remove()?;
     demo()
 }

@@ -42,6 +42,11 @@ pub(crate) struct Leftovers {
 impl Leftovers {
     pub(crate) async fn look(lab: &Lab, node: &str) -> Self {
         let namespace = lab.namespace(node);
+        // What a killed agent had cut off and not removed, the next one removes.
+        let group = calico_netlink::pod::CUT_OFF.to_string();
+        crate::common::eventually("no interface that is cut off", || {
+            in_namespace(&namespace, &["ip", "-o", "link", "show", "group", &group]).is_empty()
+        });
         let kernel = KERNEL.iter().map(|command| {
             let text = in_namespace(&namespace, command);
             (command.join(" "), text.lines().filter_map(steady).collect())
