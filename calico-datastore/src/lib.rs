@@ -3,6 +3,7 @@
 //! - [`embedded`]: one durable file, for a node or a lab that needs no other database.
 //! - [`remote`]: a store served by another process over a unix socket, and the server for it.
 //! - `etcd` (feature of that name): an etcd v3 cluster, in upstream's layout.
+//! - [`conversion`]: Calico's view of Kubernetes' own objects, without a client.
 //! - [`config`]: picks a backend from typed settings.
 //!
 //! ```
@@ -26,6 +27,7 @@
 //! ```
 
 pub mod config;
+pub mod conversion;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
