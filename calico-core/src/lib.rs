@@ -4,6 +4,7 @@
 //! - [`datastore`]: the trait [`Datastore`], with a resumable watch; [`memory`] is a backend.
 //! - [`dataplane`]: the trait [`Dataplane`] and the rule IR that policy engines produce.
 //! - [`routes`]: the trait [`RouteDistributor`].
+//! - [`felix`]: which of the node agent's settings hold on a node.
 //!
 //! It knows no async runtime, does no IO, and reads no clock. The features `yaml` (manifests) and
 //! `digests` (names made by SHA) are on by default. The feature `testing` adds `mockall` mocks of
@@ -31,6 +32,7 @@
 
 pub mod dataplane;
 pub mod datastore;
+pub mod felix;
 pub mod key;
 pub mod kind;
 pub mod memory;

@@ -13,6 +13,7 @@ use calico_core::dataplane::{
     EndpointId, HostEndpoint, PolicyId, RuleOwner, RuleSet, SetId, WorkloadEndpoint,
 };
 use calico_core::datastore::Entry;
+use calico_core::felix::{self, Settings};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, Tier, TierAction};
@@ -131,6 +132,16 @@ impl Graph {
         let tiers =
             Tier::built_in().into_iter().map(|tier| (tier.name().into(), tier_state(&tier)));
         Self { tiers: tiers.collect(), ..Self::default() }
+    }
+
+    /// Settings that hold on this host whatever the datastore says.
+    pub fn set_local(&mut self, local: felix::Local) {
+        self.host.set_local(local);
+    }
+
+    /// The node agent's settings as they hold on this node.
+    pub fn settings(&mut self) -> &Settings {
+        self.host.effective(self.node.as_deref())
     }
 
     /// Takes in one change.

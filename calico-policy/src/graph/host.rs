@@ -4,23 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use calico_core::dataplane::{EndpointToHostAction, Failsafe, HostSettings, Pool, Update};
+use calico_core::felix::{Layers, Local, Settings};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    self, FelixConfiguration, FelixConfigurationSpec, FieldError, IpPool, NatOutgoingExclusions,
-    Node, ProtoPort,
+    self, FelixConfiguration, FieldError, IpPool, NatOutgoingExclusions, Node, ProtoPort,
 };
-use calico_core::selector::Selector;
-
-/// Name of the settings for every node, and the beginning of the name of those for one.
-const FOR_ALL: &str = "default";
-const FOR_ONE: &str = "node.";
 
 /// What the dataplane must know besides policy.
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pools: BTreeMap<String, Pool>,
     nodes: BTreeMap<String, KnownNode>,
-    configs: BTreeMap<String, Config>,
+    layers: Layers,
+    /// What the layers come to, since one of them or this node's labels changed.
+    effective: Option<Settings>,
     sent_pools: Option<Vec<Pool>>,
     sent_settings: Option<HostSettings>,
     /// Nothing was put or removed since the last flush.
@@ -32,15 +29,6 @@ pub(super) struct Host {
 struct KnownNode {
     addresses: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug)]
-struct Config {
-    spec: Box<FelixConfigurationSpec>,
-    /// Which nodes it is for, if its name does not say that.
-    nodes: Option<Selector>,
-    /// RFC 3339, so that texts sort like times.
-    created: Option<String>,
 }
 
 impl Host {
@@ -56,7 +44,18 @@ impl Host {
         let known = KnownNode { addresses, labels: node.metadata.labels.clone() };
         let same = self.nodes.get(node.name()) == Some(&known);
         self.nodes.insert(node.name().to_owned(), known);
-        self.clean &= same;
+        if !same {
+            // Its labels may be what settings select.
+            self.effective = None;
+            self.clean = false;
+        }
+    }
+
+    /// What this host says itself.
+    pub(super) fn set_local(&mut self, local: Local) {
+        self.layers.set_local(local);
+        self.effective = None;
+        self.clean = false;
     }
 
     pub(super) fn put_config(
@@ -64,24 +63,6 @@ impl Host {
         config: &FelixConfiguration,
         warnings: &mut Vec<FieldError>,
     ) -> Result<(), Vec<FieldError>> {
-        let (name, text) = (config.name(), config.spec.node_selector.as_str());
-        let named = name == FOR_ALL || name.starts_with(FOR_ONE);
-        let mut nodes = None;
-        if !text.is_empty() {
-            let path = "spec.nodeSelector";
-            let parsed = text.parse::<Selector>();
-            let selector =
-                parsed.map_err(|error| vec![FieldError::new(path, error.to_string())])?;
-            if named {
-                let message = format!("is ignored: the name {name} says which nodes it is for");
-                warnings.push(FieldError::new(path, message));
-            } else {
-                nodes = Some(selector);
-            }
-        } else if !named {
-            let message = "is missing, so these settings are for no node".to_owned();
-            warnings.push(FieldError::new("spec.nodeSelector", message));
-        }
         let spec = &config.spec;
         let lists = [
             ("spec.failsafeInboundHostPorts", &spec.failsafe_inbound_host_ports),
@@ -97,9 +78,8 @@ impl Host {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let created = config.metadata.creation_timestamp.clone();
-        let config = Config { spec: Box::new(config.spec.clone()), nodes, created };
-        self.configs.insert(name.to_owned(), config);
+        warnings.extend(self.layers.put(config).map_err(|error| vec![error])?);
+        self.effective = None;
         self.clean = false;
         Ok(())
     }
@@ -108,8 +88,12 @@ impl Host {
         let known = match kind {
             Kind::IpPool => self.pools.remove(name).is_some(),
             Kind::Node => self.nodes.remove(name).is_some(),
-            _ => self.configs.remove(name).is_some(),
+            _ => self.layers.remove(name),
         };
+        // Removed settings count no more, and neither do those for labels of a removed node.
+        if known && kind != Kind::IpPool {
+            self.effective = None;
+        }
         self.clean &= !known;
     }
 
@@ -141,47 +125,33 @@ impl Host {
         updates
     }
 
-    /// Settings for a node, those that win first: its own, those of which the oldest selects it
-    /// (by name if they are of one age), then those of the cluster.
-    fn configs_of(&self, node: Option<&str>) -> impl Iterator<Item = &FelixConfigurationSpec> {
-        let own = node.and_then(|node| self.configs.get(&format!("{FOR_ONE}{node}")));
-        let labels = node.and_then(|node| Some(&self.nodes.get(node)?.labels));
-        let selecting = self.configs.iter().filter(|(_, config)| {
-            let selected = config.nodes.as_ref().zip(labels);
-            selected.is_some_and(|(selector, labels)| selector.matches(labels))
-        });
-        let age = |config: &Config| (config.created.is_none(), config.created.clone());
-        let oldest = selecting.min_by_key(|(name, config)| (age(config), name.as_str()));
-        let configs = own.into_iter().chain(oldest.map(|(_, config)| config));
-        configs.chain(self.configs.get(FOR_ALL)).map(|config| &*config.spec)
+    /// The settings that hold on `node`.
+    pub(super) fn effective(&mut self, node: Option<&str>) -> &Settings {
+        self.effective.get_or_insert_with(|| {
+            let name = node.unwrap_or_default();
+            self.layers.effective(name, self.nodes.get(name).map(|node| &node.labels))
+        })
     }
 
-    /// Settings that win over others do so field by field.
-    fn settings(&self, node: Option<&str>) -> HostSettings {
-        let configs: Vec<_> = self.configs_of(node).collect();
-        let prefixed = configs.iter().find(|config| !config.interface_prefix.is_empty());
-        let prefix = prefixed.and_then(|config| config.interface_prefixes().next());
-        let action = configs.iter().find_map(|config| config.default_endpoint_to_host_action);
-        let exclusions = configs.iter().find_map(|config| config.nat_outgoing_exclusions);
-        let vxlan = configs.iter().find_map(|config| config.allow_vxlan_packets_from_workloads);
-        let vxlan_port = configs.iter().find_map(|config| config.vxlan_port);
-        let ipip = configs.iter().find_map(|config| config.allow_ipip_packets_from_workloads);
-        let inbound = configs.iter().find_map(|c| c.failsafe_inbound_host_ports.as_ref());
-        let outbound = configs.iter().find_map(|c| c.failsafe_outbound_host_ports.as_ref());
+    fn settings(&mut self, node: Option<&str>) -> HostSettings {
         let addresses: BTreeSet<IpAddr> =
             self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
+        let spec = &self.effective(node).spec;
+        let inbound = spec.failsafe_inbound_host_ports.as_ref();
+        let outbound = spec.failsafe_outbound_host_ports.as_ref();
         HostSettings {
-            interface_prefix: prefix.unwrap_or("cali").into(),
-            endpoint_to_host: match action.unwrap_or_default() {
+            interface_prefix: spec.interface_prefixes().next().unwrap_or("cali").into(),
+            endpoint_to_host: match spec.default_endpoint_to_host_action() {
                 resource::EndpointToHostAction::Drop => EndpointToHostAction::Drop,
                 resource::EndpointToHostAction::Return => EndpointToHostAction::Return,
                 resource::EndpointToHostAction::Accept => EndpointToHostAction::Accept,
             },
             node_addresses: addresses.into_iter().collect(),
-            masquerade_spares_nodes: exclusions == Some(NatOutgoingExclusions::IpPoolsAndHostIps),
-            vxlan_from_workloads: vxlan.unwrap_or_default(),
-            vxlan_port: vxlan_port.unwrap_or_else(|| HostSettings::default().vxlan_port),
-            ipip_from_workloads: ipip.unwrap_or_default(),
+            masquerade_spares_nodes: spec.nat_outgoing_exclusions()
+                == NatOutgoingExclusions::IpPoolsAndHostIps,
+            vxlan_from_workloads: spec.allow_vxlan_packets_from_workloads.unwrap_or_default(),
+            vxlan_port: spec.vxlan_port.unwrap_or_else(|| HostSettings::default().vxlan_port),
+            ipip_from_workloads: spec.allow_ipip_packets_from_workloads.unwrap_or_default(),
             failsafe_inbound: inbound
                 .map_or_else(|| Failsafe::INBOUND.into(), |ports| failsafes(ports)),
             failsafe_outbound: outbound
