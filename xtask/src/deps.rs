@@ -20,6 +20,14 @@ const ALLOWED: &[Row] = &[
     Row { from: "calico-bgp", uses: &["calico-core"], tests_use: &[] },
     // Resources on one side, a speaker's configuration on the other: agent and reflector share it.
     Row { from: "calico-peering", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
+    // Questions to a running program and their answers; who answers them is its own affair.
+    Row { from: "calico-control", uses: &[], tests_use: &[] },
+    // What the programs with a speaker share.
+    Row {
+        from: "calico-router",
+        uses: &["calico-bgp", "calico-control", "calico-datastore"],
+        tests_use: &[],
+    },
     Row {
         from: "calico-cni",
         uses: &["calico-core", "calico-datastore", "calico-ipam", "calico-netlink"],
@@ -30,23 +38,37 @@ const ALLOWED: &[Row] = &[
         uses: &[
             "calico-bgp",
             "calico-cni",
+            "calico-control",
             "calico-core",
             "calico-datastore",
             "calico-ipam",
             "calico-netlink",
             "calico-peering",
             "calico-policy",
+            "calico-router",
         ],
         tests_use: &[],
     },
     Row {
         from: "calico-rr",
-        uses: &["calico-bgp", "calico-core", "calico-peering"],
-        tests_use: &[],
+        uses: &[
+            "calico-bgp",
+            "calico-core",
+            "calico-datastore",
+            "calico-peering",
+            "calico-router",
+        ],
+        tests_use: &["calico-control"],
     },
     Row {
         from: "calicoctl",
-        uses: &["calico-core", "calico-datastore", "calico-ipam", "calico-policy"],
+        uses: &[
+            "calico-control",
+            "calico-core",
+            "calico-datastore",
+            "calico-ipam",
+            "calico-policy",
+        ],
         tests_use: &[],
     },
     // The lab runs the programs and checks them by what the kernel and they themselves say, so
