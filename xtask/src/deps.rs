@@ -22,6 +22,8 @@ const ALLOWED: &[Row] = &[
     Row { from: "calico-peering", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
     // Questions to a running program and their answers; who answers them is its own affair.
     Row { from: "calico-control", uses: &[], tests_use: &[] },
+    // Health and metrics of any program.
+    Row { from: "calico-observe", uses: &[], tests_use: &[] },
     // What the programs with a speaker share.
     Row {
         from: "calico-router",
@@ -43,6 +45,7 @@ const ALLOWED: &[Row] = &[
             "calico-datastore",
             "calico-ipam",
             "calico-netlink",
+            "calico-observe",
             "calico-peering",
             "calico-policy",
             "calico-router",
@@ -55,6 +58,7 @@ const ALLOWED: &[Row] = &[
             "calico-bgp",
             "calico-core",
             "calico-datastore",
+            "calico-observe",
             "calico-peering",
             "calico-router",
         ],

@@ -1,0 +1,142 @@
+//! Answers requests for pages.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// Connections at a time; more wait.
+const CONNECTIONS: usize = 32;
+
+/// Time for a request to arrive, and for a connection as a whole.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+const CONNECTION_TIME: Duration = Duration::from_secs(120);
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// HTTP status.
+    pub status: u16,
+    /// Media type of the body.
+    pub content_type: &'static str,
+    /// What is read.
+    pub body: String,
+}
+
+/// Answers GET and HEAD with what `pages` has for the path, until it is dropped. The number of
+/// connections, their requests and their time are bounded.
+pub async fn serve(
+    listener: TcpListener,
+    pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static,
+) {
+    let pages = Arc::new(pages);
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let pages = Arc::clone(&pages);
+        connections.spawn(async move {
+            let _permit = permit;
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let response = answer(request.method(), request.uri().path(), &*pages);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .max_headers(64)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), answer);
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+                debug!(%error, "a connection ended early");
+            }
+        });
+    }
+}
+
+fn answer(
+    method: &Method,
+    path: &str,
+    pages: &dyn Fn(&str) -> Option<Page>,
+) -> Response<Full<Bytes>> {
+    let text = |status: u16, body: &str| Page {
+        status,
+        content_type: "text/plain; charset=utf-8",
+        body: body.to_owned(),
+    };
+    let allowed = method == Method::GET || method == Method::HEAD;
+    let page = match allowed {
+        true => pages(path).unwrap_or_else(|| text(404, "no such page\n")),
+        false => text(405, "only GET and HEAD\n"),
+    };
+    let body = if method == Method::HEAD { String::new() } else { page.body };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(page.status).unwrap_or(StatusCode::OK);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    if !allowed {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(request: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pages = |path: &str| {
+            let page = Page { status: 503, content_type: "text/plain", body: "no\n".to_owned() };
+            (path == "/readiness").then_some(page)
+        };
+        let server = tokio::spawn(serve(listener, pages));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        server.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn pages_are_answered_and_nothing_else() {
+        let get =
+            |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answer = ask(&get("/readiness?x=1")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nno\n"),
+            "{answer}"
+        );
+        assert!(ask(&get("/etc/passwd")).await.starts_with("HTTP/1.1 404 "));
+        let post = "POST /readiness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        assert!(ask(post).await.starts_with("HTTP/1.1 405 "));
+        assert!(ask("rubbish\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+        let head = ask(&get("/readiness").replace("GET", "HEAD")).await;
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+}
