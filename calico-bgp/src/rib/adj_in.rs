@@ -10,8 +10,8 @@ use super::export::{is_loop, is_routable};
 use super::intern::Interned;
 use super::path::Path;
 use super::source::SourceId;
-use super::{PeerId, PolicyRoute, Rib, Verdict, leaks};
-use crate::wire::{Family, NextHop, NlriList, PathAttributes, Update};
+use super::{PeerId, PeerKind, PolicyRoute, Rib, Verdict, leaks};
+use crate::wire::{Community, Family, NextHop, NlriList, PathAttributes, Update};
 
 /// A peer with more destinations has no list of them: then a look through the whole table costs
 /// little more than one through the list.
@@ -97,8 +97,16 @@ impl Rib {
                 || a.is_multicast()
                 || a.is_loopback() && !peer.facts.address.is_loopback())
         });
-        let looped = is_loop(&self.config, &peer.routing.as_rules, &peer.facts, &attributes);
-        if !usable || looped || !leaks::receive(&peer.facts, &mut attributes) {
+        let rules = &peer.routing.as_rules;
+        let looped = is_loop(&self.config, &self.clusters, rules, &peer.facts, &attributes);
+        if peer.routing.honor_graceful_shutdown
+            && peer.facts.kind == PeerKind::External
+            && attributes.has_community(Community::GRACEFUL_SHUTDOWN)
+        {
+            attributes.local_pref = Some(0);
+        }
+        let foreign = !rules.starts_at(&peer.facts, &attributes);
+        if !usable || looped || foreign || !leaks::receive(&peer.facts, &mut attributes) {
             self.withdraw_list(id, list);
             return;
         }
@@ -231,7 +239,9 @@ impl Rib {
         if peer.routing.import.accepts_all() {
             return (true, received.clone());
         }
-        let route = PolicyRoute { prefix, attributes: &received.set, from: &peer.facts, to: None };
+        let from = &peer.facts;
+        let route =
+            PolicyRoute { prefix, attributes: &received.set, from, to: None, local_pref: None };
         match peer.routing.import.evaluate(&route) {
             Verdict::Accept => (true, received.clone()),
             Verdict::Reject => (false, received.clone()),

@@ -29,9 +29,19 @@ pub struct AsRules {
     /// Behind the AS number of the session, paths sent to it also show this one: the speaker's
     /// own, when the session uses another and does not hide it.
     pub behind: Option<u32>,
+    /// Paths of an external peer must begin with its AS number (RFC 4271, section 6.3); those of a
+    /// route server do not.
+    pub enforce_first: bool,
 }
 
 impl AsRules {
+    /// Whether a received path begins where it must.
+    pub(super) fn starts_at(&self, from: &PeerFacts, attributes: &PathAttributes) -> bool {
+        !self.enforce_first
+            || from.kind.is_internal()
+            || attributes.as_path.neighbor() == Some(from.asn)
+    }
+
     /// Whether a received path has been here too often.
     pub(super) fn is_loop(&self, from: &PeerFacts, attributes: &PathAttributes) -> bool {
         let allowed = usize::from(self.allow_own);

@@ -124,7 +124,8 @@ impl Exporter {
         if to.routing.export.accepts_all() {
             return Ok(sent);
         }
-        let route = PolicyRoute { prefix, attributes: &sent, from, to: Some(&to.facts) };
+        let (to_facts, local_pref) = (Some(&to.facts), path.attributes.local_pref);
+        let route = PolicyRoute { prefix, attributes: &sent, from, to: to_facts, local_pref };
         match to.routing.export.evaluate(&route) {
             Verdict::Accept => Ok(sent),
             Verdict::Reject => Err(NotExported::Policy),
@@ -210,7 +211,20 @@ pub(super) fn export_attributes(
     }
     if reflected {
         out.originator_id.get_or_insert(from.router_id);
-        out.cluster_list.insert(0, config.cluster_id());
+        let cluster = |peer: &PeerFacts| peer.cluster_id.unwrap_or_else(|| config.cluster_id());
+        let (far, near) = (cluster(from), cluster(to));
+        out.cluster_list.insert(0, far);
+        if near != far {
+            out.cluster_list.insert(0, near);
+        }
+    }
+    if routing.graceful_shutdown {
+        // RFC 8326, section 4: external peers find out by the community, internal ones by the
+        // preference.
+        if !out.has_community(Community::GRACEFUL_SHUTDOWN) {
+            out.communities.push(Community::GRACEFUL_SHUTDOWN);
+        }
+        out.local_pref = out.local_pref.map(|_| 0);
     }
     Ok(out)
 }
@@ -241,6 +255,7 @@ fn own_next_hop(config: &RibConfig, to: &PeerFacts, family: Family) -> Option<Ne
 /// Whether a received path has been here before, or leads back to this speaker.
 pub(super) fn is_loop(
     config: &RibConfig,
+    clusters: &[Ipv4Addr],
     rules: &AsRules,
     from: &PeerFacts,
     attributes: &PathAttributes,
@@ -248,7 +263,7 @@ pub(super) fn is_loop(
     let own_id: Ipv4Addr = config.router_id;
     rules.is_loop(from, attributes)
         || attributes.originator_id == Some(own_id)
-        || attributes.cluster_list.contains(&config.cluster_id())
+        || attributes.cluster_list.iter().any(|id| clusters.contains(id))
         || attributes.next_hop.is_some_and(|hop| Some(hop.address()) == from.local_address)
 }
 

@@ -54,6 +54,8 @@ pub struct PeerFacts {
     pub local_address: Option<IpAddr>,
     /// AS number of the speaker, which `local_as` may hide on this session.
     pub speaker_as: u32,
+    /// Cluster of the peer, if not that of the speaker (RFC 4456, section 7).
+    pub cluster_id: Option<Ipv4Addr>,
     /// What was agreed with the peer.
     pub traits: SessionTraits,
 }

@@ -51,6 +51,8 @@ impl Profile {
             && self.families.iter().all(|f| self.several(*f) == other.several(*f))
             && (x.next_hop, x.as_rules) == (y.next_hop, y.as_rules)
             && x.export == y.export
+            && x.graceful_shutdown == y.graceful_shutdown
+            && a.cluster_id == b.cluster_id
             && (!personal || a == b)
             && (!by_asn || a.asn == b.asn)
     }

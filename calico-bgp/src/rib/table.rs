@@ -64,6 +64,13 @@ pub struct PeerRouting {
     pub next_hop: NextHopMode,
     /// How AS numbers are treated.
     pub as_rules: AsRules,
+    /// Cluster of the peer, if not that of the speaker (RFC 4456, section 7).
+    pub cluster_id: Option<Ipv4Addr>,
+    /// What is sent says that it will soon be gone (RFC 8326).
+    pub graceful_shutdown: bool,
+    /// What an external peer says will soon be gone is only used if there is nothing else
+    /// (RFC 8326).
+    pub honor_graceful_shutdown: bool,
     /// Where several paths to a destination are exchanged, if that was agreed (RFC 7911).
     pub add_path: Vec<AddPathFamily>,
 }
@@ -95,6 +102,8 @@ pub struct Rib {
     /// How far [`poll_change`](Self::poll_change) is, if anybody asks it.
     pub(super) follower: Option<Position>,
     pub(super) local: PeerFacts,
+    /// Clusters of this reflector: that of the speaker and those of peers.
+    pub(super) clusters: Vec<Ipv4Addr>,
     /// Some peer is told more than the best paths, so all changes matter.
     pub(super) several: bool,
 }
@@ -110,10 +119,12 @@ impl Rib {
             address: IpAddr::V4(config.router_id),
             local_address: None,
             speaker_as: 0,
+            cluster_id: None,
             traits: SessionTraits::default(),
         };
         let table = Destinations::default();
         Self {
+            clusters: vec![config.cluster_id()],
             config,
             store: AttributeStore::default(),
             peers: HashMap::new(),
@@ -132,6 +143,7 @@ impl Rib {
     pub fn add_peer(&mut self, id: PeerId, facts: PeerFacts, routing: PeerRouting) {
         let peer = Peer { facts, routing, sent: Sent::default(), left_out: 0, out: None };
         self.peers.insert(id, peer);
+        self.note_clusters();
     }
 
     /// Forgets a peer and its routes.
@@ -139,6 +151,7 @@ impl Rib {
         self.drop_paths(id, |_, _| true);
         self.stop_listening(id);
         self.peers.remove(&id);
+        self.note_clusters();
     }
 
     /// The session is up: everything has to be told to the peer.
@@ -181,9 +194,12 @@ impl Rib {
             return;
         }
         let import_changed = peer.routing.import != routing.import;
-        let kind_changed = peer.facts.kind != kind;
+        let place = |facts: &PeerFacts| (facts.kind, facts.cluster_id);
+        let kind_changed = place(&peer.facts) != (kind, routing.cluster_id);
         let before = (peer.facts.clone(), std::mem::replace(&mut peer.routing, routing));
         peer.facts.kind = kind;
+        peer.facts.cluster_id = peer.routing.cluster_id;
+        self.note_clusters();
         if import_changed {
             for slot in self.slots_of(id) {
                 self.import_again(id, slot, |path| Some(PathAttributes::clone(&path.received)));
@@ -277,6 +293,13 @@ impl Rib {
 impl Rib {
     pub(super) fn facts(&self, id: PeerId) -> &PeerFacts {
         self.peers.get(&id).map_or(&self.local, |p| &p.facts)
+    }
+
+    fn note_clusters(&mut self) {
+        let theirs = self.peers.values().filter_map(|p| p.facts.cluster_id);
+        self.clusters = theirs.chain([self.config.cluster_id()]).collect();
+        self.clusters.sort_unstable();
+        self.clusters.dedup();
     }
 
     /// Whose path it is.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::wire::{
-    AsPath, Community, Family, MpReach, NextHop, NlriList, Origin, PathAttributes,
-    UnknownAttribute, Update,
+    AsPath, Community, ExtendedCommunity, Family, LargeCommunity, MpReach, NextHop, NlriList,
+    Origin, PathAttributes, UnknownAttribute, Update,
 };
 
 const LOCAL_AS: u32 = 64512;
@@ -32,6 +32,7 @@ pub(super) fn facts(n: u8, kind: PeerKind) -> PeerFacts {
         address: ip(n).into(),
         local_address: Some(ip(254).into()),
         speaker_as: LOCAL_AS,
+        cluster_id: None,
         traits: SessionTraits::default(),
     }
 }
@@ -302,6 +303,35 @@ fn well_known_communities_are_obeyed() {
     assert!(heard(&[External, External], 1, 2, with(Community::NO_EXPORT)).is_none());
     assert!(heard(&[External, Client], 1, 2, with(Community::NO_EXPORT)).is_some());
     assert!(heard(&[External, Client], 1, 2, with(Community::NO_ADVERTISE)).is_none());
+    assert!(heard(&[External, External], 1, 2, with(Community::NO_EXPORT_SUBCONFED)).is_none());
+    assert!(heard(&[External, Client], 1, 2, with(Community::NO_EXPORT_SUBCONFED)).is_some());
+    // None of them is taken off on the way.
+    let got = heard(&[External, Client], 1, 2, with(Community::NO_EXPORT)).unwrap();
+    assert_eq!(got.communities, [Community::NO_EXPORT]);
+}
+
+#[test]
+fn communities_of_all_sizes_leave_the_as_but_for_those_that_stay_in_it() {
+    use PeerKind::{Client, External};
+    let transitive = ExtendedCommunity([0x00, 2, 0, 1, 0, 0, 0, 1]);
+    let inner = ExtendedCommunity([0x40, 2, 0, 1, 0, 0, 0, 1]);
+    let large = LargeCommunity { global: 1, local1: 2, local2: 3 };
+    let sent = PathAttributes {
+        communities: vec![Community::new(1, 2)],
+        extended_communities: vec![transitive, inner],
+        large_communities: vec![large],
+        ..attributes(1, &[])
+    };
+    let check = |to, expected: &[ExtendedCommunity]| {
+        let got = heard(&[Client, to], 1, 2, sent.clone()).unwrap();
+        assert_eq!(got.extended_communities, expected);
+        assert_eq!(
+            (got.communities, got.large_communities),
+            (vec![Community::new(1, 2)], vec![large])
+        );
+    };
+    check(Client, &[transitive, inner]);
+    check(External, &[transitive]);
 }
 
 #[test]

@@ -135,7 +135,10 @@ impl SessionConfig {
         }
         let families = self.common_families(open);
         if families.is_empty() {
-            return refuse(OpenErrorCode::UnsupportedCapability);
+            let code = NotificationCode::Open(OpenErrorCode::UnsupportedCapability);
+            let missing: Vec<_> =
+                self.families.iter().map(|f| Capability::MultiProtocol(*f)).collect();
+            return Err(Notification { code, data: Capability::list(&missing) });
         }
         let role = self.role.filter(|_| self.is_external());
         if !role.is_none_or(|role| self.is_role_accepted(role, open)) {

@@ -81,9 +81,8 @@ impl Connection {
 
     /// The peer's OPEN was good: answer it and run by what was agreed.
     pub(super) fn confirm(&mut self, now: Instant, negotiated: Negotiated) {
-        if negotiated.context.max_len > crate::wire::MAX_LEN {
-            self.framer.allow_extended();
-        }
+        // Our OPEN said so, whatever the peer's did (RFC 8654, section 4).
+        self.framer.allow_extended();
         self.negotiated = Some(Box::new(negotiated));
         self.phase = Phase::OpenConfirm;
         self.heard(now);

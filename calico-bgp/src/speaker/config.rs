@@ -119,6 +119,9 @@ pub struct PeerConfig {
     pub passive: bool,
     /// The peer is a client of this route reflector; only for peers in the same AS.
     pub rr_client: bool,
+    /// Cluster that a client is in, if not that of the speaker (RFC 4456, section 7). What is
+    /// reflected carries the clusters of both sides, and none of them is taken in again.
+    pub cluster_id: Option<Ipv4Addr>,
     /// Families to exchange; that of the address if empty.
     pub families: Vec<Family>,
     /// Which next hop the peer is told.
@@ -144,6 +147,9 @@ pub struct PeerConfig {
     pub local_as_mode: LocalAsMode,
     /// How often this side's AS number may be in a path that the peer sends.
     pub allow_own_as: u8,
+    /// Paths of an external peer must begin with its AS number. A route server's do not, so it is
+    /// off.
+    pub enforce_first_as: bool,
     /// Replaces the peer's AS number by this side's in paths sent to it.
     pub override_as: bool,
     /// What is done with private AS numbers in paths sent to it.
@@ -158,6 +164,12 @@ pub struct PeerConfig {
     pub extended_next_hop: bool,
     /// Families with several paths to a destination (RFC 7911): how many are taken in and told.
     pub add_path: Vec<AddPathFamily>,
+    /// Asks the peer to look for other ways: what it is sent carries GRACEFUL_SHUTDOWN, and to
+    /// internal peers the lowest preference (RFC 8326). To be set a while before a session is
+    /// taken down.
+    pub graceful_shutdown: bool,
+    /// Gives routes with GRACEFUL_SHUTDOWN from an external peer the lowest preference (RFC 8326).
+    pub honor_graceful_shutdown: bool,
     /// Interface over which the peer is reached, for policies that ask for it.
     pub interface: Option<Arc<str>>,
     /// Which routes of the peer are used.
@@ -178,6 +190,7 @@ impl PeerConfig {
             local_address: None,
             passive: false,
             rr_client: false,
+            cluster_id: None,
             families: Vec::new(),
             next_hop: NextHopMode::Auto,
             graceful_restart: Some(120),
@@ -190,6 +203,7 @@ impl PeerConfig {
             distance: Distance::Anywhere,
             local_as_mode: LocalAsMode::Replace,
             allow_own_as: 0,
+            enforce_first_as: false,
             override_as: false,
             private_as: PrivateAs::Keep,
             prefix_limit: None,
@@ -197,6 +211,8 @@ impl PeerConfig {
             strict_role: false,
             extended_next_hop: address.is_ipv6(),
             add_path: Vec::new(),
+            graceful_shutdown: false,
+            honor_graceful_shutdown: true,
             interface: None,
             import: Policy::AcceptAll,
             export: Policy::AcceptAll,
@@ -231,9 +247,13 @@ impl PeerConfig {
             import: self.import.clone(),
             export: self.export.clone(),
             next_hop: self.next_hop,
+            cluster_id: self.cluster_id,
+            graceful_shutdown: self.graceful_shutdown,
+            honor_graceful_shutdown: self.honor_graceful_shutdown,
             add_path: self.add_path.clone(),
             as_rules: AsRules {
                 allow_own: self.allow_own_as,
+                enforce_first: self.enforce_first_as,
                 override_peer: self.override_as,
                 private: self.private_as,
                 behind: match self.local_as_mode {
@@ -280,6 +300,8 @@ impl PeerConfig {
     pub(super) fn same_session(&self, other: &Self) -> bool {
         let plain = |c: &Self| Self {
             rr_client: false,
+            cluster_id: None,
+            graceful_shutdown: false,
             next_hop: NextHopMode::Auto,
             import: Policy::AcceptAll,
             export: Policy::AcceptAll,

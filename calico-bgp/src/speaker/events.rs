@@ -104,7 +104,7 @@ impl Speaker {
                 self.rib.mark_stale(id, family);
             }
             PeeringEvent::RefreshEnds(family) => {
-                if peer.helper.handle_end_of_rib(family) {
+                if peer.helper.handle_refresh_end(family) {
                     self.rib.sweep_stale(id, family);
                 }
             }

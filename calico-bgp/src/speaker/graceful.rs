@@ -10,7 +10,8 @@
 //! | either     | lost again        | nothing (the table has dropped them)    | Waiting    |
 //! | either     | back, state kept  | are kept                                | Receiving  |
 //! | either     | back, state lost  | are swept                               | Fresh      |
-//! | Fresh      | refresh begins    | are kept                                | Receiving  |
+//! | Fresh      | refresh begins    | are kept                                | Refreshing |
+//! | Refreshing | refresh ends      | are swept                               | Fresh      |
 //! | Receiving  | all told, or time over | are swept                          | Fresh      |
 
 use std::time::{Duration, Instant};
@@ -34,7 +35,10 @@ enum Phase {
     /// The peer is away; afterwards its routes are kept this much longer.
     Waiting(Duration),
     LongLived,
+    /// The peer is back, and has not told all.
     Receiving,
+    /// The peer tells all anew.
+    Refreshing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,13 +95,23 @@ impl RestartHelper {
     /// The peer begins to tell all routes of a family again (RFC 7313); the table marks them.
     pub fn handle_refresh(&mut self, now: Instant, family: Family) {
         self.stale.retain(|s| s.family != family);
-        self.stale.push(Stale { family, phase: Phase::Receiving, until: now + STALE_TIME });
+        self.stale.push(Stale { family, phase: Phase::Refreshing, until: now + STALE_TIME });
     }
 
-    /// The peer has told all routes of a family. Returns whether it has to be swept.
+    /// The peer has told all routes of a family again. Returns whether it has to be swept; an end
+    /// without a beginning means nothing (RFC 7313, section 4).
+    pub fn handle_refresh_end(&mut self, family: Family) -> bool {
+        self.end(family, Phase::Refreshing)
+    }
+
+    /// The peer that is back has told all routes of a family. Returns whether it has to be swept.
     pub fn handle_end_of_rib(&mut self, family: Family) -> bool {
+        self.end(family, Phase::Receiving)
+    }
+
+    fn end(&mut self, family: Family, phase: Phase) -> bool {
         let before = self.stale.len();
-        self.stale.retain(|s| s.family != family);
+        self.stale.retain(|s| s.family != family || s.phase != phase);
         self.stale.len() < before
     }
 
@@ -182,8 +196,10 @@ mod tests {
         assert_eq!(helper.handle_timeout(now + STALE_TIME), sweep);
 
         let mut helper = RestartHelper::default();
+        assert!(!helper.handle_refresh_end(V4), "an end without a beginning");
         helper.handle_refresh(now, V4);
-        assert!(helper.handle_end_of_rib(V4));
+        assert!(!helper.handle_end_of_rib(V4), "this marks the end of something else");
+        assert!(helper.handle_refresh_end(V4));
         helper.handle_refresh(now, V4);
         assert_eq!(helper.handle_timeout(now + STALE_TIME), [(V4, Expiry::Sweep)]);
     }

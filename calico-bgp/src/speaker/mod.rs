@@ -21,9 +21,13 @@ mod transport;
 #[cfg(test)]
 mod add_path;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod reflection;
 #[cfg(test)]
 mod tests;
 

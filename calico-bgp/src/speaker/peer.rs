@@ -166,6 +166,7 @@ impl Peer {
             address: self.config.address,
             local_address: self.local_address.or(self.config.local_address),
             speaker_as: speaker.local_as,
+            cluster_id: self.config.cluster_id,
             traits: self.negotiated.as_ref().map_or_else(SessionTraits::default, |n| {
                 SessionTraits {
                     role: n.role,

@@ -170,7 +170,17 @@ impl AsPath {
             };
             segments.push(AsPathSegment { kind, asns });
         }
-        Some(Self { segments })
+        // RFC 7607, section 2: no AS has the number 0.
+        let valid = segments.iter().all(|s: &AsPathSegment| !s.asns.contains(&0));
+        valid.then_some(Self { segments })
+    }
+
+    /// Whether any segment belongs to a confederation (RFC 5065).
+    pub(super) fn has_confederation(&self) -> bool {
+        let inside = |s: &AsPathSegment| {
+            matches!(s.kind, SegmentKind::ConfedSequence | SegmentKind::ConfedSet)
+        };
+        self.segments.iter().any(inside)
     }
 
     pub(super) fn encode(&self, four_octet: bool, out: &mut BytesMut) {

@@ -76,6 +76,14 @@ pub enum Capability {
 }
 
 impl Capability {
+    /// Capabilities in wire form, one after the other: the data of a NOTIFICATION that asks for
+    /// them (RFC 5492, section 5).
+    pub fn list(capabilities: &[Self]) -> Bytes {
+        let mut out = BytesMut::new();
+        capabilities.iter().for_each(|c| c.encode(&mut out));
+        out.freeze()
+    }
+
     /// The capability code (IANA).
     pub const fn code(&self) -> u8 {
         match self {

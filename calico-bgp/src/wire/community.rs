@@ -14,6 +14,9 @@ impl Community {
     /// Not to be advertised to external peers, confederation members included.
     pub const NO_EXPORT_SUBCONFED: Self = Self(0xFFFF_FF03);
 
+    /// The route is about to go: better ones are to be looked for (RFC 8326).
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xFFFF_0000);
+
     /// The route is kept over a long-lived graceful restart (RFC 9494).
     pub const LLGR_STALE: Self = Self(0xFFFF_0006);
     /// The route must not be kept over a long-lived graceful restart (RFC 9494).
@@ -31,6 +34,7 @@ impl fmt::Display for Community {
             Self::NO_EXPORT => f.write_str("no-export"),
             Self::NO_ADVERTISE => f.write_str("no-advertise"),
             Self::NO_EXPORT_SUBCONFED => f.write_str("no-export-subconfed"),
+            Self::GRACEFUL_SHUTDOWN => f.write_str("graceful-shutdown"),
             Self::LLGR_STALE => f.write_str("llgr-stale"),
             Self::NO_LLGR => f.write_str("no-llgr"),
             Self(value) => write!(f, "{}:{}", value >> 16, value & 0xFFFF),

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use super::attributes::code;
 use super::notification::{
     FsmErrorCode, HeaderErrorCode, Notification, NotificationCode, OpenErrorCode,
     RouteRefreshErrorCode, UpdateErrorCode,
@@ -103,8 +104,13 @@ pub enum WireError {
     #[error("malformed prefix in an UPDATE: {0}")]
     Prefix(&'static str),
     /// An attribute error of class session reset.
-    #[error(transparent)]
-    Attribute(AttributeError),
+    #[error("{error}")]
+    Attribute {
+        /// The error.
+        error: AttributeError,
+        /// The attribute as received, as much of it as a NOTIFICATION can carry.
+        raw: Bytes,
+    },
     /// A ROUTE-REFRESH of the wrong length (RFC 7313, section 5).
     #[error("ROUTE-REFRESH of {0} octets")]
     RouteRefresh(usize),
@@ -132,7 +138,8 @@ impl WireError {
             Self::Identifier(_) => (N::Open(OpenErrorCode::BadBgpIdentifier), Bytes::new()),
             Self::Update(_) => (N::Update(UpdateErrorCode::MalformedAttributeList), Bytes::new()),
             Self::Prefix(_) => (N::Update(UpdateErrorCode::InvalidNetworkField), Bytes::new()),
-            Self::Attribute(e) => (N::Update(update_code(e.fault)), one(e.attribute)),
+            // RFC 4271, section 6.3: with the attribute itself.
+            Self::Attribute { error, raw } => (N::Update(update_code(*error)), raw.clone()),
             Self::RouteRefresh(_) => {
                 (N::RouteRefresh(RouteRefreshErrorCode::InvalidLength), Bytes::new())
             }
@@ -154,8 +161,11 @@ pub struct EncodeError {
     pub max: usize,
 }
 
-fn update_code(fault: AttributeFault) -> UpdateErrorCode {
-    match fault {
+fn update_code(error: AttributeError) -> UpdateErrorCode {
+    let mp = matches!(error.attribute, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI);
+    match error.fault {
+        // RFC 4760, section 7.
+        AttributeFault::Length(_) if mp => UpdateErrorCode::OptionalAttribute,
         AttributeFault::Flags(_) => UpdateErrorCode::AttributeFlags,
         AttributeFault::Length(_) | AttributeFault::Overrun => UpdateErrorCode::AttributeLength,
         AttributeFault::Value => UpdateErrorCode::OptionalAttribute,

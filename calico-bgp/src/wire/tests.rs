@@ -317,7 +317,7 @@ fn check_class(extra: &[u8], expected: Option<ErrorClass>) {
     all.push(extra);
     let worst = match update_with(&all, &context) {
         Ok(u) => u.errors.iter().map(|e| e.class).max(),
-        Err(WireError::Attribute(e)) => Some(e.class),
+        Err(WireError::Attribute { error, .. }) => Some(error.class),
         Err(WireError::Prefix(_)) => Some(ErrorClass::SessionReset),
         Err(e) => panic!("{e}"),
     };

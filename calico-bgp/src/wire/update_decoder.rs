@@ -1,6 +1,9 @@
 //! Reading path attributes by the rules of RFC 7606.
 
+use std::hash::Hash;
+
 use bytes::Bytes;
+use hashbrown::HashSet;
 
 use super::attributes::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE, code};
 use super::reader::Reader;
@@ -64,9 +67,13 @@ impl<'a> AttributeDecoder<'a> {
             if self.is_duplicate(code)? {
                 continue;
             }
-            if let Err(fault) = self.read(flags & !EXTENDED_LENGTH, code, value)? {
-                self.fail(code, fault)?;
-            }
+            let raw = value.clone();
+            let read = self.read(flags & !EXTENDED_LENGTH, code, value);
+            let read = read.and_then(|read| match read {
+                Ok(()) => Ok(()),
+                Err(fault) => self.fail(code, fault),
+            });
+            read.map_err(|e| with_raw(e, flags, code, &raw))?;
         }
         Ok(())
     }
@@ -75,7 +82,7 @@ impl<'a> AttributeDecoder<'a> {
     fn fail(&mut self, attribute: u8, (fault, class): Fault) -> Result<(), WireError> {
         let error = AttributeError { attribute, fault, class };
         if class == RESET {
-            return Err(WireError::Attribute(error));
+            return Err(WireError::Attribute { error, raw: Bytes::new() });
         }
         self.errors.push(error);
         Ok(())
@@ -101,20 +108,14 @@ impl<'a> AttributeDecoder<'a> {
     /// Reads one attribute. The outer error ends the session, the inner one does what it says.
     fn read(&mut self, flags: u8, code: u8, value: Bytes) -> Result<Result<(), Fault>, WireError> {
         self.any |= code != code::MP_UNREACH_NLRI;
-        if let Err(fault) = check_flags(flags, code) {
-            return Ok(Err(fault));
-        }
+        let flags_are_right = check_flags(flags, code);
         match code {
-            code::MP_REACH_NLRI => {
-                self.mp_reach = Some(self.read_mp_reach(value)?);
-                Ok(Ok(()))
-            }
-            code::MP_UNREACH_NLRI => {
-                self.mp_unreach = Some(self.read_mp_unreach(value)?);
-                Ok(Ok(()))
-            }
-            _ => Ok(self.read_plain(flags, code, value)),
+            // Even with wrong flags they tell which routes to withdraw.
+            code::MP_REACH_NLRI => self.mp_reach = Some(self.read_mp_reach(value)?),
+            code::MP_UNREACH_NLRI => self.mp_unreach = Some(self.read_mp_unreach(value)?),
+            _ => return Ok(flags_are_right.and_then(|()| self.read_plain(flags, code, value))),
         }
+        Ok(flags_are_right)
     }
 
     fn read_plain(&mut self, flags: u8, code: u8, value: Bytes) -> Result<(), Fault> {
@@ -128,6 +129,10 @@ impl<'a> AttributeDecoder<'a> {
             code::AS_PATH => {
                 a.as_path = AsPath::decode(value, self.context.four_octet_as)
                     .ok_or((AttributeFault::Value, WITHDRAW))?;
+                // RFC 5065, section 5: confederations end at the border, and we are in none.
+                if external && a.as_path.has_confederation() {
+                    return Err((AttributeFault::NotFromExternal, WITHDRAW));
+                }
             }
             code::NEXT_HOP => {
                 a.next_hop = Some(NextHop::V4(fixed::<4>(&value, WITHDRAW)?.into()));
@@ -157,7 +162,9 @@ impl<'a> AttributeDecoder<'a> {
             code::EXTENDED_COMMUNITIES => {
                 a.extended_communities = list(&value, ExtendedCommunity)?;
             }
-            code::LARGE_COMMUNITIES => a.large_communities = list(&value, large_community)?,
+            code::LARGE_COMMUNITIES => {
+                a.large_communities = without_repeats(list(&value, large_community)?);
+            }
             code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(&value, WITHDRAW)?.into()),
             code::CLUSTER_LIST => a.cluster_list = list(&value, |c: [u8; 4]| c.into())?,
             code::ONLY_TO_CUSTOMER => {
@@ -184,11 +191,8 @@ impl<'a> AttributeDecoder<'a> {
 
     fn read_mp_reach(&self, value: Bytes) -> Result<MpReach, WireError> {
         let bad = |fault| {
-            WireError::Attribute(AttributeError {
-                attribute: code::MP_REACH_NLRI,
-                fault,
-                class: RESET,
-            })
+            let error = AttributeError { attribute: code::MP_REACH_NLRI, fault, class: RESET };
+            WireError::Attribute { error, raw: Bytes::new() }
         };
         let short = bad(AttributeFault::Length(value.len()));
         let mut r = Reader::new(value);
@@ -219,11 +223,9 @@ impl<'a> AttributeDecoder<'a> {
     }
 
     fn read_mp_unreach(&self, value: Bytes) -> Result<NlriList, WireError> {
-        let short = WireError::Attribute(AttributeError {
-            attribute: code::MP_UNREACH_NLRI,
-            fault: AttributeFault::Length(value.len()),
-            class: RESET,
-        });
+        let fault = AttributeFault::Length(value.len());
+        let error = AttributeError { attribute: code::MP_UNREACH_NLRI, fault, class: RESET };
+        let short = WireError::Attribute { error, raw: Bytes::new() };
         let mut r = Reader::new(value);
         let (Some(afi), Some(safi)) = (r.u16(), r.u8()) else { return Err(short) };
         let family = Family { afi, safi };
@@ -298,9 +300,35 @@ fn check_flags(flags: u8, code: u8) -> Result<(), Fault> {
     if flags & (OPTIONAL | TRANSITIVE) == expected {
         return Ok(());
     }
-    // Without the multiprotocol attributes nobody knows which routes to withdraw.
-    let mp = matches!(code, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI);
-    Err((AttributeFault::Flags(flags), if mp { RESET } else { WITHDRAW }))
+    // What old speakers carry along unread costs nothing but itself (RFC 6793, section 6).
+    let as4 = matches!(code, code::AS4_PATH | code::AS4_AGGREGATOR);
+    Err((AttributeFault::Flags(flags), if as4 { DISCARD } else { WITHDRAW }))
+}
+
+/// Longest attribute that a NOTIFICATION of 4,096 octets carries.
+const RAW_MAX: usize = 4096 - 19 - 2;
+
+/// Adds the attribute, as it came, to an error that ends the session.
+fn with_raw(error: WireError, flags: u8, code: u8, value: &[u8]) -> WireError {
+    let WireError::Attribute { error, .. } = error else { return error };
+    let mut raw = vec![flags, code];
+    match u8::try_from(value.len()) {
+        Ok(length) if flags & EXTENDED_LENGTH == 0 => raw.push(length),
+        // It came with a length of two octets.
+        _ => raw.extend_from_slice(&(value.len() as u16).to_be_bytes()),
+    }
+    raw.extend_from_slice(value);
+    raw.truncate(RAW_MAX);
+    WireError::Attribute { error, raw: raw.into() }
+}
+
+/// RFC 8092, section 5: redundant values are removed.
+fn without_repeats<T: Eq + Hash + Copy>(mut list: Vec<T>) -> Vec<T> {
+    if list.len() > 1 {
+        let mut seen = HashSet::with_capacity(list.len());
+        list.retain(|item| seen.insert(*item));
+    }
+    list
 }
 
 fn fixed<const N: usize>(value: &[u8], class: ErrorClass) -> Result<[u8; N], Fault> {
@@ -324,13 +352,16 @@ fn large_community(octets: [u8; 12]) -> LargeCommunity {
 }
 
 fn read_aggregator(value: &[u8], four_octet: bool) -> Result<Aggregator, Fault> {
-    if four_octet {
+    let (asn, id) = if four_octet {
         let v: [u8; 8] = fixed(value, DISCARD)?;
-        let asn = u32::from_be_bytes([v[0], v[1], v[2], v[3]]);
-        Ok(Aggregator { asn, router_id: [v[4], v[5], v[6], v[7]].into() })
+        (u32::from_be_bytes([v[0], v[1], v[2], v[3]]), [v[4], v[5], v[6], v[7]])
     } else {
         let v: [u8; 6] = fixed(value, DISCARD)?;
-        let asn = u32::from(u16::from_be_bytes([v[0], v[1]]));
-        Ok(Aggregator { asn, router_id: [v[2], v[3], v[4], v[5]].into() })
+        (u16::from_be_bytes([v[0], v[1]]).into(), [v[2], v[3], v[4], v[5]])
+    };
+    if asn == 0 {
+        // RFC 7607, section 2.
+        return Err((AttributeFault::Value, DISCARD));
     }
+    Ok(Aggregator { asn, router_id: id.into() })
 }
