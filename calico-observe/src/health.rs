@@ -128,11 +128,7 @@ impl Verdict {
     /// As an answer to a probe.
     #[must_use]
     pub fn page(&self) -> Page {
-        Page {
-            status: self.status(),
-            content_type: "text/plain; charset=utf-8",
-            body: self.to_string(),
-        }
+        Page::text(self.status(), self.to_string())
     }
 }
 

@@ -34,13 +34,20 @@ pub struct Page {
     pub body: String,
 }
 
+impl Page {
+    /// Plain text.
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+}
+
 /// Answers GET and HEAD with what `pages` has for the path, until it is dropped. The number of
 /// connections, their requests and their time are bounded.
-pub async fn serve(
-    listener: TcpListener,
-    pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static,
-) {
-    let pages = Arc::new(pages);
+pub async fn serve<F, A>(listener: TcpListener, pages: F)
+where
+    F: Fn(String) -> A + Clone + Send + 'static,
+    A: Future<Output = Option<Page>> + Send + 'static,
+{
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -54,12 +61,12 @@ pub async fn serve(
                 continue;
             }
         };
-        let pages = Arc::clone(&pages);
+        let pages = pages.clone();
         connections.spawn(async move {
             let _permit = permit;
             let answer = service_fn(move |request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri().path(), &*pages);
-                async move { Ok::<_, Infallible>(response) }
+                let pages = pages.clone();
+                async move { Ok::<_, Infallible>(answer(&request, pages).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -74,20 +81,18 @@ pub async fn serve(
     }
 }
 
-fn answer(
-    method: &Method,
-    path: &str,
-    pages: &dyn Fn(&str) -> Option<Page>,
-) -> Response<Full<Bytes>> {
-    let text = |status: u16, body: &str| Page {
-        status,
-        content_type: "text/plain; charset=utf-8",
-        body: body.to_owned(),
-    };
+async fn answer<F, A>(request: &Request<Incoming>, pages: F) -> Response<Full<Bytes>>
+where
+    F: Fn(String) -> A,
+    A: Future<Output = Option<Page>>,
+{
+    let (method, path) = (request.method(), request.uri().path());
     let allowed = method == Method::GET || method == Method::HEAD;
     let page = match allowed {
-        true => pages(path).unwrap_or_else(|| text(404, "no such page\n")),
-        false => text(405, "only GET and HEAD\n"),
+        true => pages(path.to_owned())
+            .await
+            .unwrap_or_else(|| Page::text(404, format!("there is no page {path}\n"))),
+        false => Page::text(405, "only GET and HEAD\n"),
     };
     let body = if method == Method::HEAD { String::new() } else { page.body };
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -110,10 +115,8 @@ mod tests {
     async fn ask(request: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let pages = |path: &str| {
-            let page = Page { status: 503, content_type: "text/plain", body: "no\n".to_owned() };
-            (path == "/readiness").then_some(page)
-        };
+        let pages =
+            |path: String| async move { (path == "/readiness").then(|| Page::text(503, "no\n")) };
         let server = tokio::spawn(serve(listener, pages));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
