@@ -7,6 +7,7 @@ mod claim;
 mod commit;
 mod host;
 mod job;
+mod owners;
 mod release;
 mod report;
 mod together;
@@ -21,6 +22,7 @@ use calico_core::resource::IpamConfig;
 
 pub use self::allocator::Allocator;
 pub use self::host::HostReleased;
+pub use self::owners::{Left, OwnerAttributes};
 pub use self::report::{BlockReport, BlockUse, Finding, PoolUse, UNPOOLED};
 pub use self::together::Ending;
 

@@ -224,7 +224,7 @@ impl Ipam {
     }
 
     /// The block of an address whose pool is gone: tries every size.
-    async fn find_block(&self, ip: IpAddr) -> Result<Option<IpNet>, IpamError> {
+    pub(crate) async fn find_block(&self, ip: IpAddr) -> Result<Option<IpNet>, IpamError> {
         let full = ipnet::IpNet::from(ip);
         let smallest = full.prefix_len();
         let largest = if ip.is_ipv4() { 20 } else { 116 };

@@ -97,14 +97,18 @@ impl Cluster {
     }
 
     pub(crate) fn cooldown(&self) -> Cooldown {
-        let seconds = u64::from(self.config.ip_cooldown_seconds);
-        Cooldown { rest: std::time::Duration::from_secs(seconds) }
+        cooldown(&self.config)
     }
 
     /// The pool that holds `block`.
     pub(crate) fn pool_of(&self, block: &IpNet) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.cidr.contains(block))
     }
+}
+
+/// How long released addresses rest.
+pub(crate) fn cooldown(config: &IpamConfig) -> Cooldown {
+    Cooldown { rest: std::time::Duration::from_secs(u64::from(config.ip_cooldown_seconds)) }
 }
 
 /// IPAM's settings: those of its own key, else of the resource, else the defaults.

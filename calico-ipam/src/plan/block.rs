@@ -3,6 +3,7 @@
 //! [`Block`] wraps the stored [`AllocationBlock`] and keeps its parts consistent. Nothing here
 //! reads a clock or a store.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -238,6 +239,23 @@ impl Block {
         }
         self.data.unallocated.retain(|free| *free != n);
         Ok(self.record(n, ip, to))
+    }
+
+    /// Changes what is recorded of the owners of `ip`; handle and sequence stay. Nothing if nobody
+    /// has it.
+    pub fn set_owners(
+        &mut self,
+        ip: IpAddr,
+        first: &BTreeMap<String, String>,
+        second: &BTreeMap<String, String>,
+    ) {
+        let Some(n) = ordinal(&self.data.cidr, ip) else { return };
+        let Some(mut attributes) = self.attributes_of(n).cloned() else { return };
+        attributes.secondary.clone_from(first);
+        attributes.alternate_owner_attrs.clone_from(second);
+        let index = self.intern(&attributes);
+        self.data.allocations[n as usize] = Some(index);
+        self.drop_unused_attributes();
     }
 
     /// Releases `ip` if `check` holds.
