@@ -9,7 +9,11 @@ use crate::topology::{Topology, TopologyError};
 const ALL: &[(&str, &str)] = &[
     ("mesh", include_str!("../topologies/mesh.yaml")),
     ("rr", include_str!("../topologies/rr.yaml")),
+    ("rr2", include_str!("../topologies/rr2.yaml")),
     ("bird", include_str!("../topologies/bird.yaml")),
+    ("racks", include_str!("../topologies/racks.yaml")),
+    ("nodes_as", include_str!("../topologies/nodes_as.yaml")),
+    ("downward", include_str!("../topologies/downward.yaml")),
 ];
 
 /// A topology by its file, or by the name of one that comes with the program, and its text.

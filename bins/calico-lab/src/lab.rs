@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::cni::{self, Attachment, Network, Sandbox};
@@ -15,8 +16,8 @@ use crate::control::{self, Status, Verdicts};
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::{self, Record, Standing};
-use crate::topology::{Node, Pod, Topology};
-use crate::{cleanup, fabric, ip, netns, programs, reflector, router};
+use crate::topology::{Node, Pod, RouterKind, StaticRoute, Topology};
+use crate::{cleanup, fabric, frr, ip, netns, programs, reflector, router, service};
 
 pub use ready::Route;
 
@@ -78,9 +79,14 @@ impl Lab {
         };
         let record = Record::create(&name, text)?;
         let lab = Self { topology, record, programs: Vec::new(), pods: Vec::new(), kept: false };
-        fabric::create(&name)?;
+        fabric::create(&lab.topology)?;
         for node in &lab.topology.nodes {
-            fabric::attach(&name, &node.name, &node.addresses)?;
+            let interface = (node.network.as_str(), &node.addresses[..]);
+            lab.attach(&node.name, interface, &node.routes)?;
+        }
+        for host in &lab.topology.hosts {
+            let interface = (host.network.as_str(), &host.addresses[..]);
+            lab.attach(&host.name, interface, &host.routes)?;
         }
         Ok(lab)
     }
@@ -121,13 +127,15 @@ impl Lab {
             let program = router::start(&self.record, &self.topology, &router)?;
             self.supervise(program)?;
         }
+        self.configure_routers().await?;
         self.wait_for_store().await?;
         // A peer that is not there yet would be tried again only after the retry time.
         self.wait_for_peers().await?;
         self.apply(&self.topology.manifests()).await
     }
 
-    /// Makes every pod of the topology: namespace, CNI ADD, listeners.
+    /// Makes every pod of the topology: namespace, CNI ADD, listeners. Then the nodes answer for
+    /// the addresses of services.
     ///
     /// # Errors
     ///
@@ -136,7 +144,7 @@ impl Lab {
         for pod in self.topology.pods.clone() {
             self.add_pod(pod).await?;
         }
-        Ok(())
+        service::program(&self.topology, &self.pods)
     }
 
     /// Makes one pod, and answers once it has its address and its policy.
@@ -302,6 +310,15 @@ impl Lab {
         router::ask(&self.run_dir(router), command).await
     }
 
+    /// What `vtysh` answers on a router of kind `frr`.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Command`] with its words.
+    pub async fn vtysh(&self, router: &str, command: &str) -> Result<String, LabError> {
+        frr::ask(&self.run_dir(router), command).await
+    }
+
     /// Lets the lab stay when this process ends.
     ///
     /// # Errors
@@ -394,6 +411,48 @@ impl Lab {
         }
     }
 
+    /// Kills the programs of a reflector or router, which stay dead. The kernel closes their
+    /// connections, so that their peers learn of it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Request`] if nothing runs there.
+    pub fn kill(&mut self, member: &str) -> Result<(), LabError> {
+        let on = format!(" on {member}");
+        let (dead, alive) = std::mem::take(&mut self.programs)
+            .into_iter()
+            .partition::<Vec<_>, _>(|program| program.title.ends_with(&on));
+        self.programs = alive;
+        if dead.is_empty() {
+            return Err(LabError::Request(format!("nothing runs on {member}")));
+        }
+        dead.into_iter().for_each(|mut program| program.kill());
+        Ok(())
+    }
+
+    /// Pulls the plug of a member: it loses its link first, so that nobody is told, and then its
+    /// programs.
+    ///
+    /// # Errors
+    ///
+    /// As of [`kill`](Self::kill); [`LabError::Command`] if there is no such member.
+    pub fn power_off(&mut self, member: &str) -> Result<(), LabError> {
+        fabric::unplug(&self.topology.name, member)?;
+        self.kill(member)
+    }
+
+    /// Makes a member that only has routes of its own.
+    fn attach(
+        &self,
+        member: &str,
+        interface: (&str, &[IpNet]),
+        routes: &[StaticRoute],
+    ) -> Result<(), LabError> {
+        let namespace = fabric::attach(&self.topology.name, member, [interface])?;
+        let routes: Vec<String> = routes.iter().map(StaticRoute::command).collect();
+        ip::batch(Some(&namespace), &routes)
+    }
+
     fn network(&self, node: &str) -> Result<Network, LabError> {
         let plugins = self.record.directory().join("cni-bin");
         let (v4, v6) = (self.topology.has_pool(false), self.topology.has_pool(true));
@@ -459,9 +518,20 @@ fn check_machine(topology: &Topology) -> Result<(), LabError> {
     if !topology.reflectors.is_empty() {
         programs::own("calico-rr")?;
     }
-    if !topology.routers.is_empty() {
-        programs::system("bird", "bird2")?;
-        programs::system("birdc", "bird2")?;
+    for router in &topology.routers {
+        match router.kind {
+            RouterKind::Bird => {
+                programs::system("bird", "bird2")?;
+                programs::system("birdc", "bird2")?;
+            }
+            RouterKind::Frr => {
+                frr::daemons()?;
+                programs::system("vtysh", frr::PACKAGE)?;
+            }
+        }
+    }
+    if !topology.services.is_empty() {
+        programs::system("nft", service::PACKAGE)?;
     }
     Ok(())
 }

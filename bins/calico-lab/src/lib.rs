@@ -33,6 +33,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod fabric;
+mod frr;
 mod ip;
 pub mod lab;
 pub mod netns;
@@ -43,6 +44,7 @@ pub mod record;
 mod reflector;
 mod router;
 mod screen;
+mod service;
 pub mod topology;
 pub mod wait;
 

@@ -6,8 +6,8 @@ use std::fs;
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::Record;
-use crate::topology::{Reflector, Topology, address_of, router_id};
-use crate::{fabric, netns, programs};
+use crate::topology::{FABRIC_NETWORK, Reflector, Topology, address_of, router_id};
+use crate::{fabric, programs};
 
 /// Makes the reflector's namespace and starts calico-rr in it, with every node as a client.
 pub(crate) fn start(
@@ -15,13 +15,14 @@ pub(crate) fn start(
     topology: &Topology,
     reflector: &Reflector,
 ) -> Result<Program, LabError> {
-    fabric::attach(&topology.name, &reflector.name, &reflector.addresses)?;
+    let interface = (FABRIC_NETWORK, &reflector.addresses[..]);
+    let namespace = fabric::attach(&topology.name, &reflector.name, [interface])?;
     let directory = record.member(&reflector.name)?;
     let path = directory.join("rr.toml");
     fs::write(&path, configuration(topology, reflector)).map_err(LabError::file("write", &path))?;
     Program::start(
         format!("calico-rr on {}", reflector.name),
-        &netns::name_of(&topology.name, &reflector.name),
+        &namespace,
         &programs::own("calico-rr")?,
         &["--config", &path.to_string_lossy()],
         directory.join("rr.log"),

@@ -1,4 +1,5 @@
-//! External routers: BIRD 2, with a configuration made from the topology or given.
+//! External routers: a namespace that forwards, and BIRD 2 with a configuration made from the
+//! topology or given, or [FRR](crate::frr).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,26 +11,32 @@ use ipnet::IpNet;
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::Record;
-use crate::topology::{Router, Topology, address_of, router_id};
-use crate::{fabric, ip, netns, programs};
+use crate::topology::{Router, RouterKind, StaticRoute, Topology, address_of, router_id};
+use crate::{fabric, frr, ip, netns, programs};
 
 /// Debian's package of BIRD 2.
 const PACKAGE: &str = "bird2";
 
-/// Makes the router's namespace and starts BIRD in it.
+/// Makes the router's namespace, and starts BIRD in it, or zebra of FRR.
 pub(crate) fn start(
     record: &Record,
     topology: &Topology,
     router: &Router,
 ) -> Result<Program, LabError> {
-    let bird = programs::system("bird", PACKAGE)?;
-    fabric::attach(&topology.name, &router.name, &router.addresses)?;
-    let namespace = netns::name_of(&topology.name, &router.name);
+    let namespace = fabric::attach(&topology.name, &router.name, router.interfaces())?;
     fabric::forward(&namespace)?;
-    let loopbacks: Vec<String> =
-        router.loopbacks.iter().map(|address| format!("addr add {address} dev lo")).collect();
-    ip::batch(Some(&namespace), &loopbacks)?;
+    let loopbacks = router.loopbacks.iter().map(|address| format!("addr add {address} dev lo"));
+    let routes = router.routes.iter().map(StaticRoute::command);
+    ip::batch(Some(&namespace), &loopbacks.chain(routes).collect::<Vec<_>>())?;
+    match router.kind {
+        RouterKind::Bird => start_bird(record, topology, router),
+        RouterKind::Frr => frr::start(record, topology, router),
+    }
+}
 
+fn start_bird(record: &Record, topology: &Topology, router: &Router) -> Result<Program, LabError> {
+    let bird = programs::system("bird", PACKAGE)?;
+    let namespace = netns::name_of(&topology.name, &router.name);
     let directory = record.member(&router.name)?;
     let path = directory.join("bird.conf");
     let text = match &router.config {
@@ -75,7 +82,9 @@ fn configuration(topology: &Topology, router: &Router) -> String {
     let _ = writeln!(text, "router id {};", router_id(&router.addresses));
     text.push_str("protocol device { scan time 2; }\n");
     for (v6, channel) in [(false, "ipv4"), (true, "ipv6")] {
-        let Some(own) = address_of(&router.addresses, v6) else { continue };
+        if address_of(&router.addresses, v6).is_none() {
+            continue;
+        }
         let _ = writeln!(text, "\nprotocol static announced_{channel} {{\n  {channel};");
         let announced = router.announces.iter().filter(|it| matches!(it, IpNet::V6(_)) == v6);
         for prefix in announced {
@@ -86,8 +95,8 @@ fn configuration(topology: &Topology, router: &Router) -> String {
             text,
             "protocol kernel kernel_{channel} {{\n  {channel} {{ import none; export where source = RTS_BGP; }};\n}}"
         );
-        for node in &topology.nodes {
-            let Some(peer) = address_of(&node.addresses, v6) else { continue };
+        for node in topology.nodes_of(router) {
+            let Some((own, peer)) = topology.session(router, node, v6) else { continue };
             let _ = writeln!(
                 text,
                 "protocol bgp {name}_{channel} {{\n  \

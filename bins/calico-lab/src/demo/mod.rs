@@ -4,12 +4,14 @@ mod policy;
 
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use crate::cleanup::Removed;
 use crate::error::LabError;
 use crate::lab::{Lab, RunningPod};
 use crate::probe::{self, Outcome};
 use crate::screen::{Look, Screen, table};
-use crate::topology::{Pod, Topology};
+use crate::topology::{Pod, RouterKind, Topology};
 
 /// How long an answer may take where one is expected.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -102,8 +104,13 @@ fn show_members(screen: &Screen, topology: &Topology) {
         ]);
     }
     for it in &topology.routers {
-        let role = format!("router (BIRD 2), AS {}", it.as_number);
-        rows.push(vec![it.name.clone(), addresses(&it.addresses), role]);
+        let program = match it.kind {
+            RouterKind::Bird => "BIRD 2",
+            RouterKind::Frr => "FRR",
+        };
+        let role = format!("router ({program}), AS {}", it.as_number);
+        let all: Vec<IpNet> = it.interfaces().flat_map(|(_, nets)| nets).copied().collect();
+        rows.push(vec![it.name.clone(), addresses(&all), role]);
     }
     table(&rows).iter().for_each(|row| screen.item(row));
 }

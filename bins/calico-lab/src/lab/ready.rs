@@ -1,5 +1,6 @@
 //! Waiting for a lab to be ready, by what can be observed from outside.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,12 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Lab, PATIENCE};
+use super::{Lab, PATIENCE, RunningPod};
 use crate::error::LabError;
 use crate::process;
-use crate::topology::{Node, address_of};
+use crate::topology::{Node, RouterKind, address_of};
 use crate::wait::{Pending, until};
-use crate::{control, ip, netns, probe};
+use crate::{control, frr, ip, netns, probe};
 
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
@@ -32,6 +33,13 @@ pub struct Route {
     pub protocol: String,
 }
 
+/// Routing tables of all members, and who has which address.
+#[derive(Default)]
+struct Ways<'a> {
+    tables: BTreeMap<&'a str, Vec<Route>>,
+    owners: BTreeMap<IpAddr, &'a str>,
+}
+
 impl Lab {
     /// Waits for the datastore to be served.
     pub(super) async fn wait_for_store(&mut self) -> Result<(), LabError> {
@@ -41,6 +49,26 @@ impl Lab {
             lab.status(&holder).await.map(drop).map_err(Pending::NotYet)
         })
         .await
+    }
+
+    /// Starts what else runs on routers of kind `frr`, each once it can, and gives them their
+    /// configuration.
+    pub(super) async fn configure_routers(&mut self) -> Result<(), LabError> {
+        let routers = self.topology.routers.iter().filter(|it| it.kind == RouterKind::Frr);
+        let names: Vec<String> = routers.map(|it| it.name.clone()).collect();
+        for router in &names {
+            let directory = self.run_dir(router);
+            let start =
+                async |lab: &mut Self| frr::start_bgpd(&directory, &lab.topology.name, router);
+            let bgpd = self.wait(&format!("a start of bgpd on {router}"), start).await?;
+            self.supervise(bgpd)?;
+        }
+        for router in &names {
+            let directory = self.run_dir(router);
+            let what = format!("configuring FRR on {router}");
+            self.wait(&what, async |_: &mut Self| frr::configure(&directory).await).await?;
+        }
+        Ok(())
     }
 
     /// Waits until reflectors and routers listen for BGP.
@@ -77,7 +105,9 @@ impl Lab {
     }
 
     /// Waits until the kernels of all nodes and routers have a route to every pod: on its own node
-    /// to its interface, elsewhere by way of that node: a router takes no detour over another.
+    /// to its interface, elsewhere by way of that node or, from another network, of routers that
+    /// have a route in turn. On one network nobody takes a detour, but for nodes that learn a
+    /// default route alone.
     ///
     /// # Errors
     ///
@@ -87,8 +117,18 @@ impl Lab {
             for v6 in [false, true] {
                 let nodes = lab.topology.nodes.iter().map(|it| &it.name);
                 let routers = lab.topology.routers.iter().map(|it| &it.name);
-                for member in nodes.chain(routers) {
-                    lab.check_routes(member, v6)?;
+                let members: Vec<&String> = nodes.chain(routers).collect();
+                let mut ways = Ways::default();
+                for member in &members {
+                    ways.tables.insert(member, lab.routes(member, v6)?);
+                    for address in lab.addresses(member)? {
+                        ways.owners.insert(address, member);
+                    }
+                }
+                for pod in &lab.pods {
+                    for member in &members {
+                        lab.check_way(&ways, member, pod, v6)?;
+                    }
                 }
             }
             Ok(())
@@ -96,35 +136,73 @@ impl Lab {
         .await
     }
 
-    fn check_routes(&self, member: &str, v6: bool) -> Result<(), Pending> {
-        let routes = self.routes(member, v6)?;
-        for pod in &self.pods {
-            let Some(address) = pod.address(v6) else { continue };
-            let host = self.topology.node(&pod.pod.node);
-            let gateway = host.and_then(|node| address_of(&node.addresses, v6));
-            let mut covering: Vec<&Route> = routes
-                .iter()
-                .filter(|it| it.destination.prefix_len() > 0 && it.destination.contains(&address))
-                .collect();
-            covering.sort_by_key(|route| std::cmp::Reverse(route.destination.prefix_len()));
-            let right = |route: &&Route| {
-                if pod.pod.node == member {
-                    route.device.as_ref() == Some(&pod.attachment.host_interface)
-                } else {
-                    gateway.is_some_and(|gateway| route.gateways.contains(&gateway))
+    /// Follows the best routes from a member to a pod, over every next hop.
+    fn check_way(
+        &self,
+        ways: &Ways<'_>,
+        from: &str,
+        pod: &RunningPod,
+        v6: bool,
+    ) -> Result<(), Pending> {
+        let Some(address) = pod.address(v6) else { return Ok(()) };
+        let (id, node) = (pod.pod.id(), pod.pod.node.as_str());
+        let mut next = vec![from];
+        for _ in 0..=self.topology.routers.len() + 1 {
+            let mut further = Vec::new();
+            for at in next {
+                let best = ways.tables.get(at).and_then(|routes| best_route(routes, address));
+                let astray = || {
+                    let found = best.map_or_else(|| "none".to_owned(), |it| format!("{it:?}"));
+                    let way = if at == from { at.to_owned() } else { format!("{from}, by {at},") };
+                    Pending::NotYet(format!(
+                        "{way} has no right route to {id} ({address}) on {node}; the best is {found}"
+                    ))
+                };
+                let route = best.ok_or_else(astray)?;
+                if at == node {
+                    if route.device.as_ref() != Some(&pod.attachment.host_interface) {
+                        return Err(astray());
+                    }
+                    continue;
                 }
-            };
-            if !covering.first().is_some_and(right) {
-                let found =
-                    covering.first().map_or_else(|| "none".to_owned(), |it| format!("{it:?}"));
-                return Err(Pending::NotYet(format!(
-                    "{member} has no right route to {} ({address}) on {}; the best is {found}",
-                    pod.pod.id(),
-                    pod.pod.node,
-                )));
+                let owner = |gateway| ways.owners.get(gateway).copied();
+                let gateways: Option<Vec<&str>> = route.gateways.iter().map(owner).collect();
+                let gateways = gateways.filter(|it| !it.is_empty()).ok_or_else(astray)?;
+                if self.must_be_direct(at, node) && !gateways.contains(&node) {
+                    return Err(astray());
+                }
+                further.extend(gateways);
+            }
+            if further.is_empty() {
+                return Ok(());
+            }
+            next = further;
+        }
+        Err(Pending::NotYet(format!("packets from {from} to {id} ({address}) go in circles")))
+    }
+
+    /// Whether a member is to send to the pods of a node without a detour: it is on its network,
+    /// and learns more than a default route.
+    fn must_be_direct(&self, member: &str, host: &str) -> bool {
+        let Some(host) = self.topology.node(host) else { return false };
+        match self.topology.node(member) {
+            Some(node) => node.network == host.network && !self.topology.goes_by_default(node),
+            None => {
+                let mut routers = self.topology.routers.iter();
+                let router = routers.find(|it| it.name == member);
+                let mut interfaces = router.into_iter().flat_map(|it| it.interfaces());
+                interfaces.any(|(network, _)| network == host.network)
             }
         }
-        Ok(())
+    }
+
+    /// Addresses of a member, those of its links (IPv6) as well.
+    fn addresses(&self, member: &str) -> Result<Vec<IpAddr>, LabError> {
+        let text = ip::output(Some(&self.namespace(member)), &["-json", "address"])?;
+        let list: Vec<Value> = serde_json::from_str(text.trim()).unwrap_or_default();
+        let infos = list.iter().filter_map(|link| link["addr_info"].as_array()).flatten();
+        let own = infos.filter(|info| info["scope"] == "global" || info["scope"] == "link");
+        Ok(own.filter_map(|info| info["local"].as_str()?.parse().ok()).collect())
     }
 
     /// Routes of a member's main table.
@@ -176,28 +254,25 @@ impl Lab {
     }
 
     /// Sessions that a node has by the topology, at least: with the other nodes unless the mesh is
-    /// off, with every reflector and every router; one per family that both sides have.
+    /// off, with every reflector, and every router that serves it; one per family that both sides
+    /// have.
     fn expected_sessions(&self, node: &Node) -> usize {
-        let mesh = !self.topology.resources.iter().any(|it| {
-            it["kind"] == "BGPConfiguration" && it["spec"]["nodeToNodeMeshEnabled"] == false
-        });
+        let both = |peer: &[IpNet], v6: bool| {
+            address_of(&node.addresses, v6).is_some() && address_of(peer, v6).is_some()
+        };
         let others = self.topology.nodes.iter().filter(|other| {
             let reflects = node.cluster_id.is_some() || other.cluster_id.is_some();
-            mesh && other.name != node.name && !reflects
+            self.topology.has_mesh() && other.name != node.name && !reflects
         });
         let reflectors = self.topology.reflectors.iter().map(|it| &it.addresses);
-        let routers = self.topology.routers.iter().map(|it| &it.addresses);
-        others
-            .map(|other| &other.addresses)
-            .chain(reflectors)
-            .chain(routers)
-            .map(|peer| {
-                let both = |&v6: &bool| {
-                    address_of(&node.addresses, v6).is_some() && address_of(peer, v6).is_some()
-                };
-                [false, true].iter().filter(|v6| both(v6)).count()
-            })
-            .sum()
+        let peers: Vec<_> = others.map(|other| &other.addresses).chain(reflectors).collect();
+        let routers: Vec<_> =
+            self.topology.routers.iter().filter(|it| self.topology.serves(it, node)).collect();
+        let sessions = |v6| {
+            peers.iter().filter(|peer| both(peer, v6)).count()
+                + routers.iter().filter(|it| self.topology.session(it, node, v6).is_some()).count()
+        };
+        sessions(false) + sessions(true)
     }
 
     /// Waits with an eye on the programs: one that ends is the reason, not the timeout.
@@ -231,6 +306,12 @@ impl Lab {
             .map(|program| format!("\nlog of {}:\n{}", program.title, process::tail(&program.log)))
             .collect()
     }
+}
+
+/// The route that the kernel takes: the longest prefix.
+fn best_route(routes: &[Route], address: IpAddr) -> Option<&Route> {
+    let covering = routes.iter().filter(|it| it.destination.contains(&address));
+    covering.max_by_key(|route| route.destination.prefix_len())
 }
 
 /// Whether a TCP socket of the namespace listens on the port, of whichever address and family.

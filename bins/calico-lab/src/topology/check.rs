@@ -1,17 +1,24 @@
 //! What must hold in a topology beyond its form.
 
+mod routers;
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use calico_core::resource::{AnyResource, Mode};
 use ipnet::IpNet;
 
-use super::{Pool, Problem, Topology};
+use super::{FABRIC_NETWORK, Pool, Problem, StaticRoute, Topology};
 
 /// Name of the fabric's own namespace.
 const RESERVED: &str = "fabric";
 /// An interface's name has at most this many bytes (IFNAMSIZ of linux/if.h, less the zero).
 const INTERFACE_NAME: usize = 15;
+/// Room for the number of a further interface in the name of its port, such as `tor1-1`.
+const NUMBER: usize = 2;
+/// Room for `br-` in the name of a network's bridge.
+const BRIDGE: usize = 3;
 /// Keeps the paths of sockets below the 108 bytes of `sun_path`.
 const LAB_NAME: usize = 32;
 
@@ -23,7 +30,7 @@ struct Report {
 
 impl Report {
     fn add(&mut self, place: impl Into<String>, what: impl Into<String>) {
-        self.problems.push(Problem { place: place.into(), what: what.into() });
+        self.problems.push(Problem { place: place.into(), line: None, what: what.into() });
     }
 
     fn unless(&mut self, holds: bool, place: impl Into<String>, what: impl Into<String>) {
@@ -33,11 +40,27 @@ impl Report {
     }
 }
 
-/// A member of the fabric, whatever it runs.
+/// A member of the lab, whatever it runs.
 struct Member<'a> {
     place: String,
     name: &'a str,
+    interfaces: Vec<Interface<'a>>,
+    routes: &'a [StaticRoute],
+}
+
+/// Where a member is on a network.
+struct Interface<'a> {
+    /// What holds the keys `network` and `addresses`.
+    place: String,
+    network: &'a str,
     addresses: &'a [IpNet],
+}
+
+impl<'a> Member<'a> {
+    fn of(place: String, name: &'a str, network: &'a str, addresses: &'a [IpNet]) -> Self {
+        let interfaces = vec![Interface { place: place.clone(), network, addresses }];
+        Self { place, name, interfaces, routes: &[] }
+    }
 }
 
 impl Topology {
@@ -49,6 +72,7 @@ impl Topology {
         self.check_pools(&mut report);
         self.check_pods(&mut report);
         self.check_routers(&mut report);
+        self.check_services(&mut report);
         self.check_resources(&mut report);
         report.problems
     }
@@ -68,17 +92,29 @@ impl Topology {
 
     fn members(&self) -> Vec<Member<'_>> {
         let mut members = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
+        for (index, it) in self.nodes.iter().enumerate() {
             let place = format!("nodes[{index}]");
-            members.push(Member { place, name: &node.name, addresses: &node.addresses });
+            let member = Member::of(place, &it.name, &it.network, &it.addresses);
+            members.push(Member { routes: &it.routes, ..member });
         }
-        for (index, reflector) in self.reflectors.iter().enumerate() {
+        for (index, it) in self.reflectors.iter().enumerate() {
             let place = format!("reflectors[{index}]");
-            members.push(Member { place, name: &reflector.name, addresses: &reflector.addresses });
+            members.push(Member::of(place, &it.name, FABRIC_NETWORK, &it.addresses));
         }
-        for (index, router) in self.routers.iter().enumerate() {
+        for (index, it) in self.routers.iter().enumerate() {
             let place = format!("routers[{index}]");
-            members.push(Member { place, name: &router.name, addresses: &router.addresses });
+            let mut member = Member::of(place.clone(), &it.name, &it.network, &it.addresses);
+            for (index, link) in it.links.iter().enumerate() {
+                let place = format!("{place}.links[{index}]");
+                let (network, addresses) = (&link.network, &link.addresses);
+                member.interfaces.push(Interface { place, network, addresses });
+            }
+            members.push(Member { routes: &it.routes, ..member });
+        }
+        for (index, it) in self.hosts.iter().enumerate() {
+            let place = format!("hosts[{index}]");
+            let member = Member::of(place, &it.name, &it.network, &it.addresses);
+            members.push(Member { routes: &it.routes, ..member });
         }
         members
     }
@@ -86,40 +122,23 @@ impl Topology {
     fn check_members(&self, report: &mut Report) {
         let mut names = BTreeSet::new();
         let mut taken: BTreeMap<IpAddr, &str> = BTreeMap::new();
-        let mut fabric: BTreeMap<bool, IpNet> = BTreeMap::new();
-        for Member { place, name, addresses } in self.members() {
-            check_name(report, &format!("{place}.name"), name, INTERFACE_NAME);
-            let place_of_name = format!("{place}.name");
-            report.unless(name != RESERVED, &place_of_name, "fabric is the bridge's own name");
-            report.unless(names.insert(name), &place_of_name, format!("{name} exists twice"));
-
-            let place = format!("{place}.addresses");
-            report.unless(!addresses.is_empty(), &place, format!("{name} has no address"));
-            let mut families = BTreeSet::new();
-            for address in addresses {
-                let v6 = matches!(address, IpNet::V6(_));
-                let once = families.insert(v6);
-                report.unless(once, &place, format!("{address}: one address of a family, please"));
-                if address.addr() == address.network() {
-                    let what = format!(
-                        "{address} must be an address with the prefix length of the fabric, such as 172.30.0.11/24"
-                    );
-                    report.add(&place, what);
-                    continue;
-                }
-                if let Some(other) = taken.insert(address.addr(), name) {
-                    report.add(&place, format!("{} is {other}'s already", address.addr()));
-                }
-                let net = fabric.entry(v6).or_insert_with(|| address.trunc());
-                report.unless(
-                    *net == address.trunc(),
-                    &place,
-                    format!(
-                        "{address} is not in the fabric's network {net}: one network per family"
-                    ),
-                );
+        let mut networks: BTreeMap<(&str, bool), IpNet> = BTreeMap::new();
+        let members = self.members();
+        for member in &members {
+            let name = member.name;
+            let room = if member.interfaces.len() > 1 { NUMBER } else { 0 };
+            let place = format!("{}.name", member.place);
+            check_name(report, &place, name, INTERFACE_NAME - room);
+            report.unless(name != RESERVED, &place, "fabric is the bridge's own name");
+            report.unless(names.insert(name), &place, format!("{name} exists twice"));
+            for interface in &member.interfaces {
+                check_interface(report, name, interface, &mut taken, &mut networks);
+            }
+            for (index, route) in member.routes.iter().enumerate() {
+                check_route(report, member, index, route);
             }
         }
+        check_networks(report, &members);
     }
 
     fn check_pools(&self, report: &mut Report) {
@@ -142,7 +161,8 @@ impl Topology {
                 );
             }
             let inside = self.members().into_iter().find_map(|member| {
-                let address = member.addresses.iter().find(|it| pool.cidr.contains(&it.addr()))?;
+                let mut addresses = member.interfaces.iter().flat_map(|it| it.addresses);
+                let address = addresses.find(|it| pool.cidr.contains(&it.addr()))?;
                 Some((address, member.name))
             });
             if let Some((address, name)) = inside {
@@ -187,20 +207,6 @@ impl Topology {
         }
     }
 
-    fn check_routers(&self, report: &mut Report) {
-        for (index, router) in self.routers.iter().enumerate() {
-            let families: BTreeSet<bool> =
-                router.addresses.iter().map(|it| matches!(it, IpNet::V6(_))).collect();
-            for prefix in &router.announces {
-                report.unless(
-                    families.contains(&matches!(prefix, IpNet::V6(_))),
-                    format!("routers[{index}].announces"),
-                    format!("{prefix} needs an address of its family as next hop"),
-                );
-            }
-        }
-    }
-
     /// By the rules of the API, so that a mistake shows before anything is built.
     fn check_resources(&self, report: &mut Report) {
         for (index, resource) in self.resources.iter().enumerate() {
@@ -214,6 +220,74 @@ impl Topology {
 
     fn node_names(&self) -> String {
         self.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// One interface of a member: its addresses are its own, and in the network's prefix.
+fn check_interface<'a>(
+    report: &mut Report,
+    name: &'a str,
+    interface: &Interface<'a>,
+    taken: &mut BTreeMap<IpAddr, &'a str>,
+    networks: &mut BTreeMap<(&'a str, bool), IpNet>,
+) {
+    let &Interface { ref place, network, addresses } = interface;
+    check_name(report, &format!("{place}.network"), network, INTERFACE_NAME - BRIDGE);
+    let place = format!("{place}.addresses");
+    report.unless(!addresses.is_empty(), &place, format!("{name} has no address"));
+    let mut families = BTreeSet::new();
+    for address in addresses {
+        let v6 = matches!(address, IpNet::V6(_));
+        let once = families.insert(v6);
+        report.unless(once, &place, format!("{address}: one address of a family, please"));
+        if address.addr() == address.network() {
+            let what = format!(
+                "{address} must be an address with the prefix length of the network, such as 172.30.0.11/24"
+            );
+            report.add(&place, what);
+            continue;
+        }
+        if let Some(other) = taken.insert(address.addr(), name) {
+            report.add(&place, format!("{} is {other}'s already", address.addr()));
+        }
+        let net = networks.entry((network, v6)).or_insert_with(|| address.trunc());
+        report.unless(
+            *net == address.trunc(),
+            &place,
+            format!("{address} is not in {net} of the network {network}: one prefix per family"),
+        );
+    }
+}
+
+/// A gateway that the member cannot reach would be refused by the kernel.
+fn check_route(report: &mut Report, member: &Member<'_>, index: usize, route: &StaticRoute) {
+    let place = format!("{}.routes[{index}]", member.place);
+    report.unless(!route.via.is_empty(), format!("{place}.via"), "a route needs a gateway");
+    for via in &route.via {
+        let mut addresses = member.interfaces.iter().flat_map(|it| it.addresses);
+        let near = addresses.any(|it| it.contains(via) && it.addr() != *via);
+        report.unless(
+            near && via.is_ipv6() == route.to.addr().is_ipv6(),
+            format!("{place}.via"),
+            format!(
+                "{via} is on no network of {}, or not of the family of {}",
+                member.name, route.to
+            ),
+        );
+    }
+}
+
+/// A network exists by being named, so one that is named once is a slip of the pen.
+fn check_networks(report: &mut Report, members: &[Member<'_>]) {
+    let interfaces = || members.iter().flat_map(|member| &member.interfaces);
+    for interface in interfaces() {
+        let network = interface.network;
+        let alone = interfaces().filter(|it| it.network == network).count() == 1;
+        report.unless(
+            network == FABRIC_NETWORK || !alone,
+            format!("{}.network", interface.place),
+            format!("nobody else is on the network {network}"),
+        );
     }
 }
 

@@ -1,8 +1,9 @@
 //! The resources that follow from a topology, as manifests for calicoctl.
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{Node, Pool, Topology, address_of};
+use super::{Node, Pool, Router, Topology, address_of};
 
 impl Topology {
     /// Every resource of the lab, in the order in which to apply them: nodes and pools, the
@@ -17,10 +18,29 @@ impl Topology {
             manifests.extend(peers(&reflector.name, addresses, reflector.as_number));
         }
         for router in &self.routers {
-            manifests.extend(peers(&router.name, &router.addresses, router.as_number));
+            manifests.extend(self.peers_with(router));
         }
         manifests.extend(self.resources.iter().cloned());
         manifests
+    }
+}
+
+impl Topology {
+    /// One BGPPeer per family, of all nodes or of those that the router is there for.
+    fn peers_with(&self, router: &Router) -> Vec<Value> {
+        let Some(node) = self.nodes_of(router).next() else { return Vec::new() };
+        let addresses: Vec<IpNet> = [false, true]
+            .into_iter()
+            .filter_map(|v6| self.session(router, node, v6))
+            .map(|(own, _)| IpNet::from(own))
+            .collect();
+        let mut peers = peers(&router.name, &addresses, router.as_number);
+        for peer in &mut peers {
+            if let Some(selector) = &router.nodes {
+                peer["spec"]["nodeSelector"] = selector.as_str().into();
+            }
+        }
+        peers
     }
 }
 
@@ -62,7 +82,7 @@ fn pool(pool: &Pool) -> Value {
 }
 
 /// One global BGPPeer per family, so that every node has a session to the router.
-fn peers(name: &str, addresses: &[ipnet::IpNet], as_number: u32) -> Vec<Value> {
+fn peers(name: &str, addresses: &[IpNet], as_number: u32) -> Vec<Value> {
     [false, true]
         .into_iter()
         .filter_map(|v6| address_of(addresses, v6).map(|address| (v6, address)))

@@ -35,7 +35,10 @@
 //! ```
 
 mod check;
+mod lines;
 mod manifest;
+mod member;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +49,11 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Deserialize;
+
+pub use member::{
+    FABRIC_NETWORK, Host, Link, Node, Reflector, Router, RouterKind, SessionAddress, StaticRoute,
+    Tells,
+};
 
 /// AS number of nodes where nothing else is said, as upstream's default.
 pub const DEFAULT_AS: u32 = 64512;
@@ -70,30 +78,15 @@ pub struct Topology {
     /// External routers.
     #[serde(default)]
     pub routers: Vec<Router>,
+    /// Machines outside of the cluster.
+    #[serde(default)]
+    pub hosts: Vec<Host>,
+    /// Addresses that the nodes answer for.
+    #[serde(default)]
+    pub services: Vec<Service>,
     /// Manifests to apply, beyond those that follow from nodes, pools, reflectors and routers.
     #[serde(default)]
     pub resources: Vec<serde_json::Value>,
-}
-
-/// A machine that runs the agent.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Node {
-    /// Name, also of its Node resource and of its port in the fabric.
-    pub name: String,
-    /// Addresses on the fabric, with the fabric's prefix length.
-    pub addresses: Vec<IpNet>,
-    /// AS number, if it is not the cluster's.
-    #[serde(rename = "as")]
-    pub as_number: Option<u32>,
-    /// Makes the node a route reflector with this cluster id.
-    pub cluster_id: Option<Ipv4Addr>,
-    /// Labels of the Node resource.
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
-    /// Whether its agent holds the datastore.
-    #[serde(default)]
-    pub store: bool,
 }
 
 /// A pool of pod addresses.
@@ -133,40 +126,18 @@ pub struct Pod {
     pub udp: Vec<u16>,
 }
 
-/// A stand-alone route reflector (calico-rr).
+/// An address that the nodes answer for, each with its own pods of the service.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Reflector {
+pub struct Service {
     /// Name.
     pub name: String,
-    /// Addresses on the fabric.
-    pub addresses: Vec<IpNet>,
-    /// AS number.
-    #[serde(rename = "as", default = "default_as")]
-    pub as_number: u32,
-    /// Cluster id; its router id if absent.
-    pub cluster_id: Option<Ipv4Addr>,
-}
-
-/// An external router (BIRD 2).
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Router {
-    /// Name.
-    pub name: String,
-    /// Addresses on the fabric.
-    pub addresses: Vec<IpNet>,
-    /// AS number.
-    #[serde(rename = "as")]
-    pub as_number: u32,
-    /// Prefixes that it announces to every node.
-    #[serde(default)]
-    pub announces: Vec<IpNet>,
-    /// Addresses of its loopback interface.
-    #[serde(default)]
-    pub loopbacks: Vec<IpNet>,
-    /// A configuration of BIRD to use as it is, relative to the topology file.
-    pub config: Option<PathBuf>,
+    /// Its addresses, at most one per family.
+    pub addresses: Vec<IpAddr>,
+    /// TCP port that is forwarded to the same port of the pods.
+    pub port: u16,
+    /// Names of its pods; every node has one at least.
+    pub pods: Vec<String>,
 }
 
 /// One thing wrong with a topology.
@@ -174,12 +145,17 @@ pub struct Router {
 pub struct Problem {
     /// Where, such as `pods[2].node`.
     pub place: String,
+    /// Line of the file that this stands on, from 1.
+    pub line: Option<usize>,
     /// What is wrong and what to do.
     pub what: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
         write!(f, "{}: {}", self.place, self.what)
     }
 }
@@ -240,8 +216,9 @@ impl Topology {
         let mut topology: Self = serde_saphyr::from_str(text).map_err(|error| {
             TopologyError::Parse { origin: origin.to_owned(), reason: error.to_string() }
         })?;
-        let problems = topology.problems();
+        let mut problems = topology.problems();
         if !problems.is_empty() {
+            lines::find(text, &mut problems);
             return Err(TopologyError::Invalid { origin: origin.to_owned(), problems });
         }
         if !topology.nodes.iter().any(|node| node.store) {
@@ -317,10 +294,6 @@ pub fn router_id(addresses: &[IpNet]) -> Ipv4Addr {
 
 fn default_namespace() -> String {
     "default".to_owned()
-}
-
-fn default_as() -> u32 {
-    DEFAULT_AS
 }
 
 fn bullets(problems: &[Problem]) -> String {

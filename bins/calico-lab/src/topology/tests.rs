@@ -66,10 +66,10 @@ fn the_first_node_holds_the_store_unless_said_otherwise() {
 
 #[test]
 fn each_fault_is_named_with_its_place() {
-    check("name: tiny", "name: Tiny-Lab", "name: \"Tiny-Lab\" must be");
-    check("172.30.0.12/24", "172.30.0.11/24", "nodes[1].addresses: 172.30.0.11 is node1's");
-    check("172.30.0.12/24", "172.31.0.12/24", "not in the fabric's network 172.30.0.0/24");
-    check("172.30.0.12/24", "172.30.0.12/32", "prefix length of the fabric");
+    check("name: tiny", "name: Tiny-Lab", "line 2: name: \"Tiny-Lab\" must be");
+    check("172.30.0.12/24", "172.30.0.11/24", "line 7: nodes[1].addresses: 172.30.0.11 is node1's");
+    check("172.30.0.12/24", "172.31.0.12/24", "not in 172.30.0.0/24 of the network fabric");
+    check("172.30.0.12/24", "172.30.0.12/32", "prefix length of the network");
     check("name: tor", "name: a-name-too-long-for-an-interface", "routers[0].name");
     check("blockSize: 26", "blockSize: 19", "pools[0].blockSize: 19 is not in 20 to 32");
     check("10.244.0.0/16", "10.244.0.1/16", "host bits set; write 10.244.0.0/16");
@@ -81,7 +81,98 @@ fn each_fault_is_named_with_its_place() {
     check(
         "nodeToNodeMeshEnabled: false",
         "nodeToNodeMesh: false",
-        "resources[0].spec.nodeToNodeMesh: ",
+        "line 24: resources[0].spec.nodeToNodeMesh: ",
+    );
+}
+
+/// Two racks, and a service.
+const RACKS: &str = "
+name: racks
+nodes:
+  - { name: node1, network: rack1, addresses: [10.1.0.11/24], labels: { rack: a } }
+  - { name: node2, network: rack2, addresses: [10.2.0.11/24], labels: { rack: b } }
+pools: [{ name: v4, cidr: 10.244.0.0/16 }]
+pods:
+  - { name: web1, node: node1, tcp: [80] }
+  - { name: web2, node: node2, tcp: [80] }
+services: [{ name: web, addresses: [10.96.0.10], port: 80, pods: [web1, web2] }]
+routers:
+  - name: tor
+    kind: frr
+    as: 65001
+    network: rack1
+    addresses: [10.1.0.1/24]
+    links: [{ network: up, addresses: [10.3.0.1/24] }]
+    routes: [{ to: 0.0.0.0/0, via: [10.3.0.2] }]
+    uplinks: [spine]
+    nodes: rack == 'a'
+    tells: all
+  - { name: spine, kind: frr, as: 65000, network: up, addresses: [10.3.0.2/24], announces: [0.0.0.0/0] }
+  - name: far
+    kind: frr
+    as: 65002
+    network: up
+    addresses: [10.3.0.3/24]
+    loopbacks: [192.0.2.1/32]
+    session: loopback
+    nodes: rack == 'b'
+    password: secret
+hosts: [{ name: user, network: rack2, addresses: [10.2.0.100/24] }]
+";
+
+/// As [`check`], of the two racks.
+fn check_racks(from: &str, to: &str, expected: &str) {
+    assert!(RACKS.contains(from), "{from}");
+    let problems = problems(&RACKS.replacen(from, to, 1));
+    assert!(
+        problems.len() == 1 && problems[0].contains(expected),
+        "{to}: expected {expected:?}, got {problems:#?}"
+    );
+}
+
+#[test]
+fn routers_have_sessions_with_the_nodes_they_select() {
+    let topology = Topology::parse("racks", RACKS).unwrap();
+    let [tor, spine, far] = &topology.routers[..] else { panic!("three routers") };
+    let names = |router| topology.nodes_of(router).map(|it| it.name.as_str()).collect::<Vec<_>>();
+    assert_eq!((names(tor), names(spine), names(far)), (vec!["node1"], vec![], vec!["node2"]));
+    let session = topology.session(far, &topology.nodes[1], false).map(|it| it.0.to_string());
+    assert_eq!(session.as_deref(), Some("192.0.2.1"));
+    let manifests = topology.manifests();
+    let peers: Vec<_> = manifests.iter().filter(|it| it["kind"] == "BGPPeer").collect();
+    assert_eq!(peers.len(), 2, "{peers:?}");
+    assert_eq!(peers[0]["spec"]["nodeSelector"], "rack == 'a'");
+    assert_eq!(peers[1]["spec"]["peerIP"], "192.0.2.1");
+}
+
+#[test]
+fn faults_of_networks_routers_and_services_are_named_with_line_and_place() {
+    let problems = problems(&RACKS.replacen("network: rack2", "network: rakc2", 1));
+    let alone = "line 5: nodes[1].network: nobody else is on the network rakc2";
+    assert!(problems.iter().any(|it| it == alone), "{problems:#?}");
+    check_racks("uplinks: [spine]", "uplinks: [spin]", "line 19: routers[0].uplinks: there is no");
+    check_racks("nodes: rack == 'a'", "nodes: rack = 'a'", "line 20: routers[0].nodes: ");
+    check_racks("nodes: rack == 'a'", "nodes: all()", "node2 is on the network rack2, and tor is");
+    check_racks("    nodes: rack == 'a'\n", "", "tor is there for node1 alone");
+    check_racks(
+        "via: [10.3.0.2]",
+        "via: [10.9.0.2]",
+        "line 18: routers[0].routes[0].via: 10.9.0.2",
+    );
+    check_racks("[192.0.2.1/32]", "[]", "line 29: routers[2].session: far has no loopbacks");
+    check_racks("password: secret", "password: two words", "line 31: routers[2].password");
+    check_racks("name: user", "name: tor", "line 32: hosts[0].name: tor exists twice");
+    check_racks("pods: [web1, web2]", "pods: [web1]", "services[0].pods: node2 has no pod");
+    check_racks(
+        "web1, node: node1, tcp: [80]",
+        "web1, node: node1, tcp: [81]",
+        "web1 does not listen on TCP port 80",
+    );
+    check_racks("name: tor", "name: a-very-long-name", "routers[0].name");
+    check_racks(
+        "kind: frr\n    as: 65002",
+        "as: 65002",
+        "routers[2].session: this needs kind: frr",
     );
 }
 
@@ -98,14 +189,25 @@ fn all_faults_are_told_at_once() {
 
 #[test]
 fn a_lab_without_nodes_is_refused() {
-    assert_eq!(problems("name: empty\nnodes: []"), ["nodes: a lab needs at least one node"]);
+    assert_eq!(
+        problems("name: empty\nnodes: []"),
+        ["line 2: nodes: a lab needs at least one node"]
+    );
 }
 
 #[test]
 fn an_unknown_key_is_refused_with_its_line() {
-    let error = Topology::parse("lab.yaml", &GOOD.replace("store: true", "stroe: true"));
-    let text = error.unwrap_err().to_string();
-    assert!(text.contains("lab.yaml") && text.contains("stroe"), "{text}");
+    for (from, to, line, key) in [
+        ("store: true", "stroe: true", "line 11", "stroe"),
+        ("as: 64513", "as: many", "line 8", "as"),
+        ("172.30.0.12/24", "172.30.0.12-24", "line 7", "addresses"),
+        ("  - { name: tor, ", "  - { ", "line 19", "name"),
+        ("  - { name: tor, ", "  - { kind: forr, name: tor, ", "line 19", "kind"),
+    ] {
+        let error = Topology::parse("lab.yaml", &GOOD.replace(from, to));
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("lab.yaml") && text.contains(line) && text.contains(key), "{text}");
+    }
 }
 
 #[test]
