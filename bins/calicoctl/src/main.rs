@@ -4,6 +4,7 @@
 //! text goes to the standard error, and the exit code is 1 (of `diff`: 2, where 1 is a difference).
 
 mod admit;
+mod bgp;
 mod cascade;
 mod change;
 mod cli;

@@ -24,7 +24,9 @@ use crate::get::{self, Format, Query};
 use crate::label::{self, Change};
 use crate::output::colour::Colour;
 use crate::stored::{Stamp, place};
-use crate::{cascade, datastore, diff, input, ipam, node, patch, policy, settings, shell, version};
+use crate::{
+    bgp, cascade, datastore, diff, input, ipam, node, patch, policy, settings, shell, version,
+};
 
 /// What a command has to say.
 #[derive(Debug, Default)]
@@ -102,6 +104,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
         Command::Validate { input } => validate(&input, stdin)?,
         Command::Ipam { command } => ipam(&store, command).await?,
         Command::Policy { command } => return policy::run(&store, command, stdin).await,
+        Command::Bgp { command } => bgp::run(command).await?,
         Command::Node { command } => node(command).await?,
         Command::Datastore { command: DatastoreCommand::Migrate { command } } => match command {
             MigrateCommand::Export { kubernetes } => {
@@ -135,6 +138,7 @@ const fn uses_datastore(command: &Command) -> bool {
         command,
         Command::Validate { .. }
             | Command::Policy { .. }
+            | Command::Bgp { .. }
             | Command::Node { .. }
             | Command::Version { .. }
             | Command::Completion { .. }
