@@ -6,6 +6,10 @@
 #![cfg(feature = "runtime")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abuse;
+mod client;
+mod process;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -13,21 +17,12 @@ use bytes::BytesMut;
 use calico_bgp::runtime::{RouteUpdate, Shutdown, SpawnError, SpeakerHandle};
 use calico_bgp::session::State;
 use calico_bgp::speaker::{Config, ConfigError, PeerConfig};
-use calico_bgp::wire::{
-    AsPath, Capability, Community, Family, Framer, Message, NextHop, Open, PathAttributes, Update,
-    UpdateContext, UpdatePacker,
-};
+use calico_bgp::wire::{Family, Message, NextHop, PathAttributes, Update, UpdatePacker};
+use client::{AS, Client, PATIENCE, addr, prefixes};
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-const AS: u32 = 64512;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn addr(n: u8) -> IpAddr {
-    Ipv4Addr::new(127, 0, 0, n).into()
-}
 
 /// A speaker whose peers connect from the given loopback addresses.
 async fn speaker(peers: &[u8]) -> SpeakerHandle {
@@ -47,107 +42,11 @@ async fn speaker(peers: &[u8]) -> SpeakerHandle {
 }
 
 async fn connect(speaker: &SpeakerHandle, from: u8) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_recv_buffer_size(64 * 1024)?;
-    socket.bind(SocketAddr::new(addr(from), 0))?;
-    socket.connect(speaker.listening()[0]).await
+    client::connect(speaker.listening()[0], addr(from)).await
 }
 
-/// A peer that speaks just enough BGP.
-struct Client {
-    stream: TcpStream,
-    framer: Framer,
-    context: UpdateContext,
-}
-
-impl Client {
-    async fn establish(speaker: &SpeakerHandle, n: u8) -> Self {
-        let stream = connect(speaker, n).await.unwrap();
-        let context = UpdateContext::default();
-        let mut client = Self { stream, framer: Framer::default(), context };
-        let capabilities = vec![Capability::MultiProtocol(Family::IPV4_UNICAST)];
-        let open = Open::new(AS, 90, Ipv4Addr::new(10, 0, 0, n), capabilities);
-        client.send(&Message::Open(open)).await;
-        client.send(&Message::Keepalive).await;
-        assert!(matches!(client.receive().await, Some(Message::Open(_))));
-        assert!(matches!(client.receive().await, Some(Message::Keepalive)));
-        client
-    }
-
-    async fn send(&mut self, message: &Message) {
-        let mut out = BytesMut::new();
-        message.encode(&self.context, &mut out).unwrap();
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    async fn announce(&mut self, n: u8, prefixes: &[IpNet]) {
-        let attributes = PathAttributes {
-            next_hop: Some(NextHop::V4([10, 0, 0, n].into())),
-            as_path: AsPath::empty(),
-            local_pref: Some(100),
-            ..Default::default()
-        };
-        let mut out = BytesMut::new();
-        UpdatePacker::new(&self.context, Family::IPV4_UNICAST)
-            .announce(&attributes, prefixes, &mut out)
-            .unwrap();
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    /// Announces prefixes in groups of five with long attributes of their own.
-    async fn announce_one_by_one(&mut self, prefixes: &[IpNet]) {
-        let mut out = BytesMut::new();
-        let packer = UpdatePacker::new(&self.context, Family::IPV4_UNICAST);
-        for chunk in prefixes.chunks(5) {
-            let IpAddr::V4(first) = chunk[0].addr() else { panic!("IPv4 only") };
-            let seed = first.to_bits() >> 8;
-            let attributes = PathAttributes {
-                next_hop: Some(NextHop::V4([10, 0, 0, 2].into())),
-                local_pref: Some(100),
-                communities: (0..200).map(|c| Community(c << 24 | seed)).collect(),
-                ..Default::default()
-            };
-            packer.announce(&attributes, chunk, &mut out).unwrap();
-        }
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    /// The next message, or `None` at the end of the stream.
-    async fn receive(&mut self) -> Option<Message> {
-        loop {
-            if let Some(frame) = self.framer.poll_frame().unwrap() {
-                return Some(Message::decode(frame, &self.context).unwrap());
-            }
-            let mut buffer = vec![0; 65536];
-            let n = timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("in time");
-            match n {
-                Ok(n) if n > 0 => self.framer.push(&buffer[..n]),
-                _ => return None,
-            }
-        }
-    }
-
-    /// Reads UPDATEs until so many prefixes came.
-    async fn receive_prefixes(&mut self, count: usize) -> usize {
-        let mut seen = 0;
-        while seen < count {
-            match self.receive().await {
-                Some(Message::Update(u)) => seen += u.announced.iter().count(),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        seen
-    }
-}
-
-fn prefixes(block: u8, count: u32) -> Vec<IpNet> {
-    (0..count)
-        .map(|i| {
-            let a = u32::from(block) << 24 | i << 8;
-            IpNet::new(Ipv4Addr::from(a).into(), 24).unwrap()
-        })
-        .collect()
+async fn establish(speaker: &SpeakerHandle, n: u8) -> Client {
+    Client::establish(speaker.listening()[0], addr(n)).await.expect("a session")
 }
 
 async fn state_of(speaker: &SpeakerHandle, n: u8) -> State {
@@ -166,14 +65,14 @@ async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn a_peer_that_does_not_read_stalls_nobody() {
     let speaker = speaker(&[2, 3, 4]).await;
-    let mut sender = Client::establish(&speaker, 2).await;
-    let mut reader = Client::establish(&speaker, 3).await;
+    let mut sender = establish(&speaker, 2).await;
+    let mut reader = establish(&speaker, 3).await;
     // It takes the handshake and then reads no more.
-    let mut stuck = Client::establish(&speaker, 4).await;
+    let mut stuck = establish(&speaker, 4).await;
     // Many attribute sets, so that the bytes are too many for the stuck one's socket buffers.
     let all = prefixes(20, 60_000);
     for chunk in all.chunks(4096) {
-        sender.announce_one_by_one(chunk).await;
+        sender.announce_one_by_one(chunk, 0).await;
     }
     assert_eq!(reader.receive_prefixes(all.len()).await, all.len());
     let peers = speaker.peers().await.unwrap();
@@ -183,25 +82,25 @@ async fn a_peer_that_does_not_read_stalls_nobody() {
     let start = Instant::now();
     sender.announce(2, &prefixes(30, 1)).await;
     assert_eq!(reader.receive_prefixes(1).await, 1);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < PATIENCE);
     // The stuck one gets everything when it reads at last.
     assert_eq!(stuck.receive_prefixes(all.len() + 1).await, all.len() + 1);
     // And one that is stuck for good does not hold up the end.
     for n in 0..15 {
-        sender.announce_one_by_one(&prefixes(40 + n, 4096)).await;
+        sender.announce_one_by_one(&prefixes(40 + n, 4096), 0).await;
     }
     assert_eq!(reader.receive_prefixes(15 * 4096).await, 15 * 4096);
     let stuck_at = speaker.peers().await.unwrap()[2].prefixes_advertised;
     assert!(stuck_at < all.len() + 1 + 15 * 4096, "it is stuck again");
     let start = Instant::now();
     speaker.shutdown(Shutdown::Cease("bye".to_owned())).await;
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
 async fn strangers_and_floods_are_bounded() {
     let speaker = speaker(&[2, 3]).await;
-    let _client = Client::establish(&speaker, 2).await;
+    let _client = establish(&speaker, 2).await;
     // Strangers are turned away without a word.
     for _ in 0..50 {
         let mut stranger = connect(&speaker, 99).await.unwrap();
@@ -226,7 +125,7 @@ async fn strangers_and_floods_are_bounded() {
     assert_eq!(open.read(&mut byte).await.unwrap(), 1, "the last one is greeted with an OPEN");
     assert_eq!(state_of(&speaker, 2).await, State::Established);
     drop(open);
-    let _client = Client::establish(&speaker, 3).await;
+    let _client = establish(&speaker, 3).await;
     until("the flooded peer is up", async || state_of(&speaker, 3).await == State::Established)
         .await;
 }
@@ -234,7 +133,7 @@ async fn strangers_and_floods_are_bounded() {
 #[tokio::test]
 async fn a_faulty_update_withdraws_and_the_session_lives() {
     let speaker = speaker(&[2]).await;
-    let mut client = Client::establish(&speaker, 2).await;
+    let mut client = establish(&speaker, 2).await;
     let prefix = prefixes(20, 1)[0];
     client.announce(2, &[prefix]).await;
     until("the route is there", async || speaker.route(prefix).await.unwrap().is_some()).await;
@@ -256,7 +155,7 @@ async fn a_faulty_update_withdraws_and_the_session_lives() {
 #[tokio::test]
 async fn an_unreadable_message_is_answered_with_a_notification() {
     let speaker = speaker(&[2]).await;
-    let mut client = Client::establish(&speaker, 2).await;
+    let mut client = establish(&speaker, 2).await;
     let mut bytes = vec![0xFF; 16];
     bytes.extend_from_slice(&[0, 19, 77]);
     client.stream.write_all(&bytes).await.unwrap();
@@ -282,7 +181,7 @@ async fn subscriptions_list_and_follow_and_end() {
     let Some(RouteUpdate::Item(item)) = routes.next().await else { panic!("an item") };
     assert_eq!((item.prefix, item.next_hops.len()), (own, 0));
     assert_eq!(routes.next().await, Some(RouteUpdate::Ready));
-    let mut client = Client::establish(&speaker, 2).await;
+    let mut client = establish(&speaker, 2).await;
     client.announce(2, &prefixes(20, 1)).await;
     let Some(RouteUpdate::Put(put)) = routes.next().await else { panic!("a route") };
     assert_eq!(put.next_hops, [IpAddr::from([10, 0, 0, 2])]);
@@ -302,7 +201,7 @@ async fn shutdown_says_goodbye_or_just_closes() {
         [(Shutdown::Cease("bye".to_owned()), Some("bye")), (Shutdown::GracefulRestart, None)]
     {
         let speaker = speaker(&[2]).await;
-        let mut client = Client::establish(&speaker, 2).await;
+        let mut client = establish(&speaker, 2).await;
         until("it is up", async || state_of(&speaker, 2).await == State::Established).await;
         speaker.shutdown(how).await;
         let mut heard = None;
@@ -321,7 +220,7 @@ async fn the_first_listing_ends_with_end_of_rib() {
     let own = prefixes(20, 3000);
     let routes = own.iter().map(|p| (*p, PathAttributes::default())).collect();
     speaker.announce(routes).await.unwrap();
-    let mut client = Client::establish(&speaker, 2).await;
+    let mut client = establish(&speaker, 2).await;
     let mut seen = 0;
     loop {
         match client.receive().await {
