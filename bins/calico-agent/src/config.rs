@@ -7,6 +7,7 @@
 //! node = "node1"                      # default: NODENAME, the nodename file, the host name
 //! run_dir = "/var/run/calico"         # sockets: datastore.sock, cni.sock, control.sock
 //! state_dir = "/var/lib/calico"       # journal of the CNI service
+//! felix_config = "/etc/calico/felix.cfg"  # `Name = value`; wins over FelixConfiguration
 //! reconcile = "free"                  # addresses whose container is gone; or "log", or "off"
 //!
 //! [datastore]                         # exactly one of these; leave out for the environment
@@ -16,10 +17,12 @@
 //!
 //! [bgp]                               # leave out to run without BGP
 //! listen_port = 179                   # default: BGPConfiguration, else 179
+//! secrets_dir = "/etc/calico/secrets"   # passwords: <secret>/<key>, as a kubelet mounts them
 //! ```
 //!
 //! Without `[datastore]` the variables of upstream's node say which store it is: `DATASTORE_TYPE`,
 //! `ETCD_ENDPOINTS`, `ETCD_CA_CERT_FILE` and so on, with or without the prefix `CALICO_`.
+//! Variables `FELIX_<NAME>` win over everything that FelixConfiguration and its file say.
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +42,9 @@ pub struct Config {
     /// Directory of what must outlive the agent.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// File with parameters of FelixConfiguration that win over those of the datastore.
+    #[serde(default = "default_felix_config")]
+    pub felix_config: PathBuf,
     /// What to do about addresses whose container is proven to be gone.
     #[serde(default)]
     pub reconcile: Reconcile,
@@ -89,6 +95,17 @@ impl From<Store> for DatastoreConfig {
 pub struct Bgp {
     /// TCP port to listen on, instead of the one in BGPConfiguration.
     pub listen_port: Option<u16>,
+    /// Directory of the passwords that `secretKeyRef`s name: the file `<name>/<key>` in it, as a
+    /// kubelet mounts a Secret. `/etc/calico/secrets` if unset.
+    pub secrets_dir: Option<PathBuf>,
+}
+
+impl Bgp {
+    /// Directory of the passwords.
+    #[must_use]
+    pub fn secrets_dir(&self) -> PathBuf {
+        self.secrets_dir.clone().unwrap_or_else(|| "/etc/calico/secrets".into())
+    }
 }
 
 /// Why the file cannot be used.
@@ -116,6 +133,12 @@ pub enum ConfigError {
     NoDatastore {
         /// What the environment lacks.
         reason: String,
+    },
+    /// A parameter of the host is malformed without which it would not be protected as meant.
+    #[error("{problem}")]
+    Parameter {
+        /// Which, where, and what is expected.
+        problem: String,
     },
     /// Nothing says which node this is.
     #[error("the name of this node is unknown: set `node` in the configuration, or NODENAME")]
@@ -148,6 +171,7 @@ impl Config {
             node: None,
             run_dir: default_run_dir(),
             state_dir: default_state_dir(),
+            felix_config: default_felix_config(),
             reconcile: Reconcile::default(),
             datastore: None,
             bgp: matches!(backend, "" | "bird").then(Bgp::default),
@@ -228,6 +252,10 @@ impl Config {
 
 fn default_run_dir() -> PathBuf {
     "/var/run/calico".into()
+}
+
+fn default_felix_config() -> PathBuf {
+    "/etc/calico/felix.cfg".into()
 }
 
 fn default_state_dir() -> PathBuf {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::control::EndpointStatus;
 
@@ -26,6 +27,8 @@ pub struct Progress {
     pub dataplane_error: Option<String>,
     /// Why the datastore does not answer now, if so.
     pub store_error: Option<String>,
+    /// Since when the main loop is at work; `None` while it waits for something to do.
+    pub busy_since: Option<Instant>,
 }
 
 /// Why an endpoint's policy is not in force.
