@@ -6,10 +6,14 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use calico_core::dataplane::{Dataplane, Direction, Transaction, Update, VerdictEvent};
+use calico_core::dataplane::{
+    Dataplane, Direction, Transaction, Update, VerdictCause, VerdictEvent,
+};
 use calico_core::key::Key;
 use calico_netlink::dataplane::{LinuxDataplane, NoRoutes, Settings};
+use calico_netlink::nft::Tuple;
 use calico_policy::desired::Desired;
+use calico_policy::eval::Packet;
 use calico_policy::{Graph, Input, Object};
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
@@ -98,6 +102,7 @@ impl<'a> Rig<'a> {
             if !flows.insert(probe.packet.flow()) {
                 continue;
             }
+            self.judge(&probe.packet).await?;
             let number = self.next;
             self.next += 1;
             // A length of its own each, so that bytes show when two rules swap packets.
@@ -112,6 +117,25 @@ impl<'a> Rig<'a> {
             text if text.is_empty() => Ok(verdicts),
             text => Err(text),
         }
+    }
+
+    /// Whether the dataplane, which holds connections against a policy that changed, and the
+    /// evaluator agree.
+    async fn judge(&self, packet: &Packet) -> Result<(), String> {
+        let explained = self.desired.explain_packet(packet);
+        let early = [VerdictCause::Spoofed, VerdictCause::Encapsulated];
+        let mut decisions = explained.egress.iter().chain(&explained.ingress);
+        if decisions.any(|decision| early.contains(&decision.cause)) {
+            return Ok(());
+        }
+        let icmp = packet.icmp.map(|(kind, code)| (0, kind, code));
+        let Packet { source, destination, protocol, ports, .. } = *packet;
+        let tuple = Tuple { source, destination, protocol, ports, icmp };
+        let allowed = self.dataplane.allows(&tuple).await;
+        if allowed == explained.is_allowed() {
+            return Ok(());
+        }
+        Err(format!("a connection that begins with {packet} may go on: {allowed}\n{explained}"))
     }
 
     /// Whether the kernel has, rule by rule, what it was told.

@@ -82,8 +82,12 @@ pub(super) fn first_missing_policy(
 impl Rendered {
     /// What belongs to a connection that was let through goes on, what belongs to none does not.
     pub(super) fn connection(&mut self) {
-        let established = matches::ct_state(matches::CT_ESTABLISHED_RELATED);
-        self.push("established", then(established, Verdict::Accept));
+        let established = || matches::ct_state(matches::CT_ESTABLISHED_RELATED);
+        let go_on = [established(), matches::not_condemned()].concat();
+        self.push("established", then(go_on, Verdict::Accept));
+        let mut condemned = established();
+        condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
+        self.push("policy denies this connection by now", condemned);
         let mut invalid = matches::ct_state(matches::CT_INVALID);
         invalid.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
         self.push("invalid", invalid);

@@ -14,6 +14,7 @@ use super::causes::Causes;
 use super::check;
 use super::guard::Guard;
 use super::interfaces;
+use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
@@ -62,6 +63,7 @@ pub struct LinuxDataplane {
     verdicts: Verdicts,
     _guard: Option<Guard>,
     _interfaces: interfaces::Follower,
+    rechecker: Rechecker,
 }
 
 #[derive(Debug)]
@@ -126,6 +128,7 @@ impl LinuxDataplane {
         }
         let inner = Arc::new(Mutex::new(inner));
         let interfaces = interfaces::Follower::start(Arc::clone(&inner), source);
+        let rechecker = Rechecker::start(Arc::clone(&inner))?;
         let guard = match settings.guard_interval {
             Some(every) => {
                 let monitor = Monitor::open().map_err(unsupported)?;
@@ -139,6 +142,7 @@ impl LinuxDataplane {
             verdicts: Verdicts::start(causes),
             _guard: guard,
             _interfaces: interfaces,
+            rechecker,
         })
     }
 
@@ -157,6 +161,14 @@ impl LinuxDataplane {
         }
         let of = |(identity, (packets, bytes))| SourceCounter { identity, packets, bytes };
         Ok(sums.into_iter().map(of).collect())
+    }
+
+    /// Whether policy of now lets a connection that begins with this packet pass between
+    /// workloads: what connections that go on are held against.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn allows(&self, packet: &crate::nft::Tuple) -> bool {
+        let inner = self.inner.lock().await;
+        inner.state.allows(&inner.state.address_owners(), packet)
     }
 
     /// Removes our table and our routes; policy is no longer enforced. Removing what is not
@@ -206,6 +218,9 @@ impl Dataplane for LinuxDataplane {
             // Policy first: a route leads to a workload only once its policy is in force.
             inner.commit().await.map_err(failed)?;
             inner.forget_released().await;
+            if inner.state.asks_for_recheck() {
+                self.rechecker.changed.notify_one();
+            }
             let learned = inner.state.learned_in_sync();
             if inner.adopted && inner.swept == learned {
                 let (have, gone) = inner.state.route_changes();
@@ -241,6 +256,10 @@ impl Dataplane for LinuxDataplane {
 }
 
 impl Inner {
+    pub(super) fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     /// Brings the desired table into force with one batch.
     async fn commit(&mut self) -> Result<(), Error> {
         for attempt in 1..=ATTEMPTS {

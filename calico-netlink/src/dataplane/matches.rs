@@ -18,6 +18,9 @@ pub(super) const NOTED: u32 = 0x0004_0000;
 /// ... or it is judged at a host endpoint, not at a workload.
 pub(super) const HOST: u32 = 0x0008_0000;
 
+/// Bit of a connection's mark: policy changed and denies it now.
+pub(super) const CONDEMNED: u32 = 0x0010_0000;
+
 /// Bits of `ct state`.
 pub(super) const CT_INVALID: u32 = 1;
 pub(super) const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
@@ -214,6 +217,14 @@ pub(super) fn ct_state(bits: u32) -> Vec<Expr> {
     let mut match_ = vec![Expr::Ct { key: CtKey::State, dreg: Reg::R0 }];
     match_.extend(masked(bits));
     match_.push(compare(CmpOp::Neq, [0; 4]));
+    match_
+}
+
+/// The connection may go on.
+pub(super) fn not_condemned() -> Vec<Expr> {
+    let mut match_ = vec![Expr::Ct { key: CtKey::Mark, dreg: Reg::R0 }];
+    match_.extend(masked(CONDEMNED));
+    match_.push(compare(CmpOp::Eq, [0; 4]));
     match_
 }
 

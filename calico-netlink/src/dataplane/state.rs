@@ -17,6 +17,7 @@ use super::elements::{address_bytes, element, interface_key, net, net_elements};
 use super::host_state::OfHosts;
 use super::lower::{self, address_key};
 use super::matches::Constant;
+use super::recheck_state::Recheck;
 use super::{base, endpoint, names};
 use crate::nft::wire::{Element, KeyType, Verdict};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
@@ -38,16 +39,17 @@ pub(super) struct State {
     /// Members of sets of prefixes, which the kernel holds merged.
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
     pub(super) rules: BTreeMap<RuleOwner, RuleSet>,
-    endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
+    pub(super) endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
     /// Which endpoint has the chains of an interface, and the other way round.
     interfaces: BTreeMap<Arc<str>, EndpointId>,
     interface_of: BTreeMap<EndpointId, Arc<str>>,
     uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
-    users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
+    pub(super) users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
     failed: BTreeMap<EndpointId, String>,
-    addresses: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
+    pub(super) addresses: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
     /// Addresses that endpoints have lost.
     released: BTreeSet<IpAddr>,
+    pub(super) recheck: Recheck,
     /// For each set of the table, how many chains look it up; such a set cannot go.
     lookups: BTreeMap<String, usize>,
     /// Sets that go when their last chain does: constants, and described ones that were removed.
@@ -79,6 +81,7 @@ impl State {
             failed: BTreeMap::new(),
             addresses: BTreeMap::new(),
             released: BTreeSet::new(),
+            recheck: Recheck::default(),
             lookups: BTreeMap::new(),
             transient: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -147,6 +150,7 @@ impl State {
 
     /// Takes a transaction over that [`check`](super::check) found valid.
     pub(super) fn apply(&mut self, transaction: Transaction) {
+        let was_complete = self.in_sync;
         for update in transaction.updates {
             self.update(update);
         }
@@ -157,12 +161,22 @@ impl State {
         for key in mem::take(&mut self.dirty_rules) {
             self.render_rules(&key);
         }
+        // A new endpoint has no connections, unless an earlier run knew it.
+        if self.in_sync && !was_complete {
+            self.recheck.endpoints.extend(self.endpoints.keys().cloned());
+        }
     }
 
     fn update(&mut self, update: Update) {
         match update {
-            Update::Set { id, kind, members } => self.put_set(id, kind, members),
-            Update::SetDelta { id, added, removed } => self.change_set(&id, added, removed),
+            Update::Set { id, kind, members } => {
+                self.recheck_users_of_set(&id);
+                self.put_set(id, kind, members);
+            }
+            Update::SetDelta { id, added, removed } => {
+                self.recheck_users_of_set(&id);
+                self.change_set(&id, added, removed);
+            }
             Update::SetRemoved(id) => self.remove_set(&id),
             Update::Rules { owner, rules } => {
                 let new = self.rules.insert(owner.clone(), rules).is_none();
@@ -239,6 +253,9 @@ impl State {
         let addresses: BTreeSet<_> =
             endpoint.iter().flat_map(|e| &e.addresses).map(IpNet::addr).collect();
         let before = self.addresses.remove(id).unwrap_or_default();
+        if !before.is_empty() {
+            self.recheck.endpoints.insert(id.clone());
+        }
         self.released.extend(before.difference(&addresses));
         if !addresses.is_empty() {
             self.addresses.insert(id.clone(), addresses);
@@ -331,6 +348,7 @@ impl State {
         let Some(rules) = rules else {
             self.causes.forget(&chain);
             self.remove_chain(&chain);
+            self.recheck.set_rules(key, None);
             return;
         };
         let rules = match direction {
@@ -338,6 +356,10 @@ impl State {
             Direction::Egress => &rules.egress,
         };
         self.causes.rules(&chain, rules);
+        self.recheck.set_rules(key, Some(rules));
+        if let Some(users) = self.users.get(key) {
+            self.recheck.endpoints.extend(users.iter().cloned());
+        }
         let lower::Lowered { rules, constants } = lower::rules(rules);
         self.put_chain(&chain, ChainDef { base: None, rules }, constants);
     }

@@ -1,36 +1,197 @@
-//! Forgetting connections of an address, so that whoever gets it next inherits none.
+//! Connections that the kernel tracks (ctnetlink): listing, forgetting, marking.
 //!
 //! Layout: `linux/netfilter/nfnetlink_conntrack.h`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
 
 use super::error::{Error, Refusal, Subject};
 use super::socket::Socket;
-use super::wire::{Header, KernelError, Messages, Writer, flags, msg};
+use super::wire::{Attrs, Header, KernelError, Messages, Received, Writer, flags, msg};
 
-/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_DELETE`.
-const DELETE: u16 = 1 << 8 | 2;
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE`.
+const NEW: u16 = 1 << 8;
+const GET: u16 = NEW + 1;
+const DELETE: u16 = NEW + 2;
+/// Attributes of a connection (`enum ctattr_type`).
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const MARK: u16 = 8;
+const TUPLE_MASTER: u16 = 14;
+const ZONE: u16 = 18;
+const MARK_MASK: u16 = 21;
 const FILTER: u16 = 25;
 /// `CTA_FILTER_F_CTA_IP_SRC` of the kernel.
 const FILTER_SOURCE: u32 = 1;
+
+/// One direction of a connection, as its packets show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// From.
+    pub source: IpAddr,
+    /// To.
+    pub destination: IpAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Source and destination port, of protocols that have them.
+    pub ports: Option<(u16, u16)>,
+    /// Identifier, type and code, of ICMP and ICMPv6.
+    pub icmp: Option<(u16, u8, u8)>,
+}
+
+/// A connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// As whoever opened it sends it.
+    pub original: Tuple,
+    /// As it is answered: addresses that were translated differ.
+    pub reply: Tuple,
+    /// Its mark.
+    pub mark: u32,
+    /// Whether it belongs to another connection (such as data of FTP), by which it was let
+    /// through.
+    pub related: bool,
+}
+
+impl Connection {
+    /// The first packet as a forwarding host's policy sees it: after its destination was
+    /// translated, before its source is.
+    #[must_use]
+    pub fn as_forwarded(&self) -> Tuple {
+        let ports = self.original.ports.zip(self.reply.ports);
+        let ports = ports.map(|(original, reply)| (original.0, reply.0));
+        Tuple { destination: self.reply.source, ports, ..self.original }
+    }
+}
 
 impl Socket {
     /// Forgets every connection that one of these addresses opened or answered. The walk costs
     /// time in proportion to the connections of the network namespace.
     ///
     /// # Errors
-    /// [`Error::Refused`] with `EOPNOTSUPP` before Linux 6.10, which cannot filter a deletion.
+    /// When the kernel refuses.
     pub async fn forget_connections(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         for address in addresses {
             // The opener is the source of the original direction; who answered (even under
             // another address, by DNAT) the source of the reply.
             for tuple in [TUPLE_ORIG, TUPLE_REPLY] {
-                self.forget(*address, tuple).await?;
+                match self.forget(*address, tuple).await {
+                    Err(Error::Refused(refusals)) if is_unsupported(&refusals) => {
+                        return self.forget_listed(addresses).await;
+                    }
+                    result => result?,
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Every connection of the default zone, of both families. Those that come or go meanwhile
+    /// are listed or not.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn connections(&mut self) -> Result<Vec<Connection>, Error> {
+        let mut connections = Vec::new();
+        for family in [2, 10] {
+            let seq = self.next_sequence();
+            let flags = flags::REQUEST | flags::DUMP;
+            let mut w = Writer::new();
+            w.message(Header { kind: GET, flags, seq, family, res_id: 0 }, |_| {});
+            let mut answer = self.exchange(w.bytes()).await?;
+            'dump: loop {
+                for message in Messages::new(&answer) {
+                    let message = message?;
+                    match message.header.kind {
+                        _ if message.header.seq != seq => {}
+                        msg::DONE => break 'dump,
+                        msg::ERROR => {
+                            let error = KernelError::decode(&message)?;
+                            return Err(refused("list", "connections", String::new(), error));
+                        }
+                        _ => connections.extend(connection(&message)),
+                    }
+                }
+                answer = self.more().await?;
+            }
+        }
+        Ok(connections)
+    }
+
+    /// Sets or clears bits of a connection's mark. One that is gone is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn mark_connection(
+        &mut self,
+        connection: &Connection,
+        bits: u32,
+        set: bool,
+    ) -> Result<(), Error> {
+        self.about(NEW, &connection.original, |w| {
+            w.u32(MARK, if set { bits } else { 0 });
+            w.u32(MARK_MASK, bits);
+        })
+        .await
+    }
+
+    /// Forgets one connection. One that is gone is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn forget_connection(&mut self, connection: &Connection) -> Result<(), Error> {
+        self.about(DELETE, &connection.original, |_| {}).await
+    }
+
+    async fn about(
+        &mut self,
+        kind: u16,
+        tuple: &Tuple,
+        body: impl FnOnce(&mut Writer),
+    ) -> Result<(), Error> {
+        let family = if tuple.source.is_ipv4() { 2 } else { 10 };
+        let (seq, flags) = (self.next_sequence(), flags::REQUEST | flags::ACK);
+        let mut w = Writer::new();
+        w.message(Header { kind, flags, seq, family, res_id: 0 }, |w| {
+            w.nested(TUPLE_ORIG, |w| tuple.encode(w));
+            body(w);
+        });
+        self.answered(w.bytes(), seq, "change", tuple.source.to_string()).await
+    }
+
+    /// Sends a request that the kernel answers by an acknowledgement or an error.
+    async fn answered(
+        &mut self,
+        datagram: &[u8],
+        seq: u32,
+        verb: &'static str,
+        name: String,
+    ) -> Result<(), Error> {
+        let answer = self.exchange(datagram).await?;
+        for message in Messages::new(&answer).flatten() {
+            if message.header.kind != msg::ERROR || message.header.seq != seq {
+                continue;
+            }
+            let answer = KernelError::decode(&message)?;
+            // ENOENT: there are none.
+            if answer.errno != 0 && answer.errno != Errno::ENOENT as i32 {
+                return Err(refused(verb, "connections of", name, answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// Before Linux 6.10, which cannot filter a deletion, they are listed and forgotten one by
+    /// one.
+    async fn forget_listed(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let connections = self.connections().await?;
+        let concerned = |connection: &&Connection| {
+            addresses.contains(&connection.original.source)
+                || addresses.contains(&connection.reply.source)
+        };
+        for connection in connections.iter().filter(concerned) {
+            self.forget_connection(connection).await?;
         }
         Ok(())
     }
@@ -55,22 +216,98 @@ impl Socket {
         // With version 0 the kernel ignores the family.
         let mut datagram = w.bytes().to_vec();
         datagram[17] = 1;
-        let answer = self.exchange(&datagram).await?;
-        for message in Messages::new(&answer).flatten() {
-            if message.header.kind != msg::ERROR || message.header.seq != seq {
-                continue;
+        self.answered(&datagram, seq, "forget", address.to_string()).await
+    }
+}
+
+impl Tuple {
+    fn encode(&self, w: &mut Writer) {
+        let both = match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                [(1, source.octets().to_vec()), (2, destination.octets().to_vec())]
             }
-            let answer = KernelError::decode(&message)?;
-            // ENOENT: there were none.
-            if answer.errno != 0 && answer.errno != Errno::ENOENT as i32 {
-                let name = address.to_string();
-                return Err(Error::Refused(vec![Refusal {
-                    subject: Some(Subject { verb: "forget", kind: "connections of", name }),
-                    errno: Errno::from_raw(answer.errno),
-                    message: answer.message,
-                }]));
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                [(3, source.octets().to_vec()), (4, destination.octets().to_vec())]
+            }
+            // No connection is between families; the kernel refuses what lacks an address.
+            _ => return,
+        };
+        w.nested(1, |w| both.iter().for_each(|(kind, bytes)| w.attr(*kind, bytes)));
+        w.nested(2, |w| {
+            w.attr(1, &[self.protocol]);
+            if let Some((source, destination)) = self.ports {
+                w.u16(2, source);
+                w.u16(3, destination);
+            }
+            if let Some((id, kind, code)) = self.icmp {
+                let first = if self.source.is_ipv4() { 4 } else { 7 };
+                w.u16(first, id);
+                w.attr(first + 1, &[kind]);
+                w.attr(first + 2, &[code]);
+            }
+        });
+    }
+
+    fn decode(attrs: Attrs<'_>) -> Option<Self> {
+        let (mut source, mut destination, mut protocol) = (None, None, None);
+        let (mut ports, mut icmp) = ((None, None), (None, None, None));
+        for attr in attrs.flatten() {
+            for inner in attr.nested().flatten() {
+                match (attr.kind, inner.kind) {
+                    (1, 1 | 3) => source = address(inner.payload),
+                    (1, 2 | 4) => destination = address(inner.payload),
+                    (2, 1) => protocol = inner.u8().ok(),
+                    (2, 2) => ports.0 = inner.u16().ok(),
+                    (2, 3) => ports.1 = inner.u16().ok(),
+                    (2, 4 | 7) => icmp.0 = inner.u16().ok(),
+                    (2, 5 | 8) => icmp.1 = inner.u8().ok(),
+                    (2, 6 | 9) => icmp.2 = inner.u8().ok(),
+                    _ => {}
+                }
             }
         }
-        Ok(())
+        Some(Self {
+            source: source?,
+            destination: destination?,
+            protocol: protocol?,
+            ports: ports.0.zip(ports.1),
+            icmp: icmp.0.zip(icmp.1.zip(icmp.2)).map(|(id, (kind, code))| (id, kind, code)),
+        })
     }
+}
+
+fn connection(message: &Received<'_>) -> Option<Connection> {
+    let (mut original, mut reply, mut mark, mut related) = (None, None, 0, false);
+    for attr in message.attrs().flatten() {
+        match attr.kind {
+            TUPLE_ORIG => original = Tuple::decode(attr.nested()),
+            TUPLE_REPLY => reply = Tuple::decode(attr.nested()),
+            MARK => mark = attr.u32().unwrap_or_default(),
+            TUPLE_MASTER => related = true,
+            // Zones belong to whoever set them up.
+            ZONE if attr.u16().unwrap_or_default() != 0 => return None,
+            _ => {}
+        }
+    }
+    Some(Connection { original: original?, reply: reply?, mark, related })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
+        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
+        _ => None,
+    }
+}
+
+fn is_unsupported(refusals: &[Refusal]) -> bool {
+    refusals.iter().any(|refusal| refusal.errno == Errno::EOPNOTSUPP)
+}
+
+fn refused(verb: &'static str, kind: &'static str, name: String, answer: KernelError) -> Error {
+    Error::Refused(vec![Refusal {
+        subject: Some(Subject { verb, kind, name }),
+        errno: Errno::from_raw(answer.errno),
+        message: answer.message,
+    }])
 }

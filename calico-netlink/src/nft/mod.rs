@@ -27,6 +27,7 @@ pub(crate) mod test_support;
 mod tracker_tests;
 
 pub use batch::Batch;
+pub use conntrack::{Connection, Tuple};
 pub use error::{Error, Refusal, Subject};
 pub use monitor::Monitor;
 pub use read::RuleCounter;

@@ -214,6 +214,11 @@ impl Socket {
         self.receive().await
     }
 
+    /// Waits for a further answer.
+    pub(super) async fn more(&mut self) -> Result<Vec<u8>, Error> {
+        self.receive().await
+    }
+
     async fn request(
         &mut self,
         kind: u16,

@@ -53,8 +53,7 @@ pub(super) fn decode(message: &RouteMessage) -> Option<KernelRoute> {
         table: header.table.into(),
         target: KernelTarget::Other,
     };
-    let mut hop = Hop { gateway: None, index: 0 };
-    let mut hops = Vec::new();
+    let mut hops = hops(message);
     let mut plain = header.tos == 0 && header.source_prefix_length == 0;
     for attribute in &message.attributes {
         match attribute {
@@ -64,23 +63,14 @@ pub(super) fn decode(message: &RouteMessage) -> Option<KernelRoute> {
             }
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Oif(index) => hop.index = *index,
-            RouteAttribute::Gateway(address) => hop.gateway = Some(ip(address)?),
-            RouteAttribute::Via(via) => hop.gateway = via_address(via),
             RouteAttribute::MultiPath(parts) => {
-                for part in parts {
-                    plain &= part.hops == 0;
-                    hops.push(decode_hop(part, &mut plain));
-                }
+                plain &= parts.iter().all(|part| part.hops == 0 && !is_encapsulated(part));
             }
             RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) | RouteAttribute::NhId(_) => {
                 plain = false;
             }
             _ => {}
         }
-    }
-    if hops.is_empty() {
-        hops.push(hop);
     }
     hops.sort_unstable();
     route.target = match header.kind {
@@ -94,17 +84,41 @@ pub(super) fn decode(message: &RouteMessage) -> Option<KernelRoute> {
     Some(route)
 }
 
-fn decode_hop(part: &RouteNextHop, plain: &mut bool) -> Hop {
-    let mut hop = Hop { gateway: None, index: part.interface_index };
-    for attribute in &part.attributes {
+/// The next hops of a route, in its order; one at least.
+pub(super) fn hops(message: &RouteMessage) -> Vec<Hop> {
+    let mut only = Hop { gateway: None, index: 0 };
+    let mut hops = Vec::new();
+    for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Gateway(address) => hop.gateway = ip(address),
-            RouteAttribute::Via(via) => hop.gateway = via_address(via),
-            RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => *plain = false,
-            _ => {}
+            RouteAttribute::Oif(index) => only.index = *index,
+            RouteAttribute::MultiPath(parts) => {
+                hops.extend(parts.iter().map(|part| Hop {
+                    gateway: part.attributes.iter().find_map(gateway_of),
+                    index: part.interface_index,
+                }));
+            }
+            other => only.gateway = gateway_of(other).or(only.gateway),
         }
     }
-    hop
+    if hops.is_empty() {
+        hops.push(only);
+    }
+    hops
+}
+
+fn gateway_of(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(via) => via_address(via),
+        _ => None,
+    }
+}
+
+fn is_encapsulated(part: &RouteNextHop) -> bool {
+    let encapsulates = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::EncapType(_) | RouteAttribute::Encap(_))
+    };
+    part.attributes.iter().any(encapsulates)
 }
 
 fn encode(route: &KernelRoute, config: &RouteConfig) -> RouteMessage {

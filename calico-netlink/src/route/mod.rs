@@ -9,10 +9,14 @@
 //! workloads. Nothing else is ever changed or removed, and nothing is removed before the desired
 //! state is complete. Routes that an earlier run, upstream's agent or its BIRD left behind are
 //! ours by the same rule: identical ones stay untouched, so that no packet is lost.
+//!
+//! A next hop that is on no link of this host, as of a BGP peer several hops away, is replaced by
+//! the next hops of the route that leads to it, and follows that route.
 
 mod config;
 mod kernel;
 mod message;
+mod recursive;
 mod sync;
 mod table;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Carries the plan out, and follows the kernel.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::config::RouteConfig;
 use super::message;
+use super::recursive;
 use super::table::{Op, RouteTable, Standing};
 use crate::dataplane::RouteProgrammer;
 use crate::link::{self, LinkFilter};
@@ -51,6 +54,8 @@ pub struct RouteSync {
 struct Core {
     connection: Connection,
     table: RouteTable,
+    /// Whether what leads to gateways on no link may have changed.
+    moved: bool,
 }
 
 impl RouteSync {
@@ -67,7 +72,8 @@ impl RouteSync {
     pub fn open(config: RouteConfig) -> Result<Self, RtnlError> {
         // Follow first, read then: nothing falls between.
         let monitor = Monitor::open(Follow { routes: true })?;
-        let mut core = Core { connection: Connection::open()?, table: RouteTable::new(config) };
+        let mut core =
+            Core { connection: Connection::open()?, table: RouteTable::new(config), moved: false };
         core.read()?;
         let core = Arc::new(Mutex::new(core));
         let follower = tokio::spawn(follow(monitor, Arc::clone(&core)));
@@ -187,12 +193,27 @@ impl Core {
                 _ => None,
             }));
         }
+        self.moved = true;
         Ok(self.table.observe(&links, routes))
+    }
+
+    /// Looks at these gateways again.
+    fn look_up(&mut self, gateways: impl IntoIterator<Item = IpAddr>) -> Result<(), RtnlError> {
+        let learned = self.table.config().via_protocol;
+        for gateway in gateways {
+            let hops = recursive::look_up(&mut self.connection, gateway, learned)?;
+            self.table.gateway_seen(gateway, hops);
+        }
+        Ok(())
     }
 
     /// Carries out what there is to do.
     fn sync(&mut self) -> Result<RouteReport, RtnlError> {
         let mut changed = 0;
+        if std::mem::take(&mut self.moved) {
+            let gateways = self.table.far_gateways();
+            self.look_up(gateways)?;
+        }
         for round in 1..=ROUNDS {
             let ops = self.table.plan();
             if ops.is_empty() {
@@ -209,6 +230,7 @@ impl Core {
                 }
             };
             let mut surprised = false;
+            let mut refused = Vec::new();
             for (op, outcome) in ops.into_iter().zip(outcomes) {
                 match settle(&op, outcome) {
                     Ok(()) => {
@@ -218,16 +240,30 @@ impl Core {
                     Err(reason) => {
                         surprised |= matches!(op, Op::Add(_)) && reason.errno == Errno::EEXIST;
                         let text = explain(&op, &reason);
-                        tracing::warn!(route = %op.route(), reason = %text, "route not made");
-                        self.table.refused(&op, text);
+                        self.table.refused(&op, text.clone());
+                        refused.push((op, text));
                     }
                 }
             }
-            // Something is where nothing was known to be: ours (the CNI program's) or another's.
-            if !surprised || round == ROUNDS {
+            // Perhaps a next hop is on no link, but something leads to it.
+            let destinations = refused.iter().filter(|(op, _)| !matches!(op, Op::Remove(_)));
+            let gateways: BTreeSet<IpAddr> = destinations
+                .flat_map(|(op, _)| self.table.gateways(&op.route().destination))
+                .collect();
+            self.look_up(gateways)?;
+            let again = self.table.is_dirty();
+            for (op, text) in &refused {
+                if round == ROUNDS || !self.table.is_dirty_at(&op.route().destination) {
+                    tracing::warn!(route = %op.route(), reason = %text, "route not made");
+                }
+            }
+            if round == ROUNDS || !(surprised || again) {
                 break;
             }
-            self.read()?;
+            // Something is where nothing was known to be: ours (the CNI program's) or another's.
+            if surprised {
+                self.read()?;
+            }
         }
         Ok(RouteReport { changed, drift: Vec::new(), standing: self.standing() })
     }
@@ -237,6 +273,11 @@ impl Core {
     }
 
     fn digest(&mut self, event: Event) -> Result<(), RtnlError> {
+        if !matches!(&event, Event::Route(message) | Event::RouteGone(message)
+            if message::decode(message).is_some_and(|route| self.table.owns(&route)))
+        {
+            self.moved = true;
+        }
         match event {
             Event::Link(event) if event.change == LinkChange::Gone => {
                 self.table.link_gone(event.link.index);

@@ -1,12 +1,14 @@
 //! Desired routes, known routes, and what is between them. Pure: no kernel, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use calico_core::dataplane::{Route, RouteTarget};
 use ipnet::IpNet;
 
 use super::config::RouteConfig;
 use super::kernel::{Hop, KernelRoute, KernelTarget};
+use super::recursive::Detours;
 use crate::link::Link;
 
 /// One change of the kernel's routes.
@@ -65,6 +67,7 @@ pub struct RouteTable {
     /// Destinations that were desired in this run and are no longer.
     forgotten: BTreeSet<IpNet>,
     standing: BTreeMap<IpNet, Standing>,
+    detours: Detours,
     complete: bool,
     learned_complete: bool,
 }
@@ -82,6 +85,7 @@ impl RouteTable {
             dirty: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             standing: BTreeMap::new(),
+            detours: Detours::default(),
             complete: false,
             learned_complete: false,
         }
@@ -284,9 +288,50 @@ impl RouteTable {
         }
     }
 
+    /// Whether there is anything to look at.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Whether there is this destination to look at.
+    pub(super) fn is_dirty_at(&self, destination: &IpNet) -> bool {
+        self.dirty.contains(destination)
+    }
+
     /// Looks at what waits or was refused again.
     pub fn retry(&mut self) {
         self.dirty.extend(self.standing.keys());
+    }
+
+    /// The gateways, found by the kernel, of the desired route to a destination.
+    pub(super) fn gateways(&self, destination: &IpNet) -> Vec<IpAddr> {
+        match self.desired.get(destination) {
+            Some(RouteTarget::Via(hops)) => {
+                let found = hops.iter().filter(|hop| hop.interface.is_none());
+                found.map(|hop| hop.gateway).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Gateways of desired routes that are known to be on no link; forgets those that no desired
+    /// route has any more.
+    pub(super) fn far_gateways(&mut self) -> Vec<IpAddr> {
+        if self.detours.gateways().next().is_some() {
+            let desired = self.desired.keys();
+            let used: BTreeSet<IpAddr> = desired.flat_map(|at| self.gateways(at)).collect();
+            self.detours.forget(|gateway| !used.contains(&gateway));
+        }
+        self.detours.gateways().collect()
+    }
+
+    /// These hops lead to a gateway that is on no link; or it is on one.
+    pub(super) fn gateway_seen(&mut self, gateway: IpAddr, hops: Option<Vec<Hop>>) {
+        if self.detours.learn(gateway, hops) {
+            let through = self.desired.keys().filter(|at| self.gateways(at).contains(&gateway));
+            let through: Vec<IpNet> = through.copied().collect();
+            self.dirty.extend(through);
+        }
     }
 
     /// Whether this route is ours, by protocol and interface.
@@ -325,11 +370,14 @@ impl RouteTable {
                         let reason = format!("{} cannot be a router for IPv6", hop.gateway);
                         return Err(Standing::Refused { reason });
                     }
-                    let index = match &hop.interface {
-                        Some(name) => self.index_of(name)?,
-                        None => 0,
-                    };
-                    hops.push(Hop { gateway: Some(hop.gateway), index });
+                    match (&hop.interface, self.detours.of(hop.gateway)) {
+                        (Some(name), _) => {
+                            let index = self.index_of(name)?;
+                            hops.push(Hop { gateway: Some(hop.gateway), index });
+                        }
+                        (None, Some(detour)) => hops.extend(detour),
+                        (None, None) => hops.push(Hop { gateway: Some(hop.gateway), index: 0 }),
+                    }
                 }
                 if hops.is_empty() {
                     return Err(Standing::Refused { reason: "it has no next hop".into() });

@@ -383,3 +383,54 @@ fn learned_routes_of_an_earlier_run_wait_for_the_peers() {
         assert_eq!(shown(&net), [] as [&str; 0]);
     });
 }
+
+/// As of BGP peers several hops away: the kernel takes only gateways on a link.
+#[test]
+fn what_leads_to_a_gateway_stands_in_for_it() {
+    let Some(net) = node("route-far") else { return };
+    inside(&net, async |sync| {
+        let far = [
+            via("10.70.0.0/26", &["198.51.100.1"]),
+            via("10.71.0.0/26", &["198.51.100.1", "192.0.2.9"]),
+            via("fd00:70::/122", &["2001:db8:5::1"]),
+        ];
+        let report = sync.replace_all(&far, true).await.unwrap();
+        assert_eq!((report.changed, report.standing.len()), (0, 3), "{report:?}");
+
+        // Each comes as soon as something leads to its gateway.
+        ip(&net, "route add 198.51.100.1/32 via 192.0.2.7 proto static");
+        ip(&net, "-6 route add 2001:db8:5::/64 via 2001:db8::7 proto static");
+        let underlay = [
+            "198.51.100.1 via 192.0.2.7 dev fabric0 proto static",
+            "2001:db8:5::/64 via 2001:db8::7 dev fabric0 proto static",
+        ];
+        let ours = |hop: &str| {
+            [
+                format!("10.70.0.0/26 via {hop} dev fabric0 proto bird"),
+                format!(
+                    "10.71.0.0/26 proto bird + nexthop via {hop} dev fabric0 weight 1 + nexthop \
+                     via 192.0.2.9 dev fabric0 weight 1"
+                ),
+            ]
+        };
+        let [one, several] = ours("192.0.2.7");
+        let v6 = "fd00:70::/122 via 2001:db8::7 dev fabric0 proto bird";
+        eventually(&net, &[&one, &several, underlay[0], underlay[1], v6]).await;
+        assert_eq!(sync.standing(), []);
+        let again = sync.replace_all(&far, true).await.unwrap();
+        assert_eq!((again.changed, again.drift), (0, vec![]));
+
+        // They follow the way to the gateway.
+        ip(&net, "route replace 198.51.100.1/32 via 192.0.2.8 proto static");
+        let [one, several] = ours("192.0.2.8");
+        let moved = underlay[0].replace(".7", ".8");
+        eventually(&net, &[&one, &several, &moved, underlay[1], v6]).await;
+
+        // What is learned itself leads to no gateway.
+        let circle =
+            [via("198.51.100.0/24", &["192.0.2.7"]), via("10.70.0.0/26", &["198.51.100.9"])];
+        let report = sync.replace_all(&circle, true).await.unwrap();
+        assert_eq!(report.standing.len(), 1, "{report:?}");
+        assert_eq!(report.standing[0].0, "10.70.0.0/26".parse().unwrap());
+    });
+}

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, setns};
 
 /// A packet between two namespaces of one kernel takes microseconds; one not there by then was
 /// dropped, however busy the machine is.
-pub(super) const PATIENCE: Duration = Duration::from_millis(700);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A namespace that lives as long as its process.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Host {
 
     pub(super) fn pings(&self, to: IpAddr) -> bool {
         let to = to.to_string();
-        let arguments = ["-n", "-q", "-c", "1", "-W", "0.7", &to];
+        let arguments = ["-n", "-q", "-c", "1", "-W", "0.5", &to];
         self.run(|| {
             let mut ping = Command::new("ping");
             ping.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());

@@ -6,6 +6,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod policy;
+mod recheck;
 
 use std::sync::Arc;
 use std::time::Duration;
