@@ -1,18 +1,18 @@
-//! BGPFilter resources and prefix advertisements, as rules of the speaker.
+//! BGPFilter resources as rules of the speaker.
 
 use std::collections::BTreeMap;
 
-use calico_bgp::filter::{Action, AnyCommunity, Condition, Filter, Operation, PrefixMatch, Rule};
+use calico_bgp::filter::{Action, AnyCommunity, Condition, Operation, PrefixMatch, Rule};
 use calico_core::key::Family;
 use calico_core::resource::{
-    BgpConfigurationSpec, BgpFilterAction, BgpFilterOperation, BgpFilterRule, BgpFilterSpec,
-    MatchOperator, PeerType,
+    BgpFilterAction, BgpFilterOperation, BgpFilterRule, BgpFilterSpec, MatchOperator, PeerType,
 };
 use ipnet::IpNet;
-use tracing::warn;
+
+use crate::notes::{Note, Problem};
 
 /// A kernel route's priority and LOCAL_PREF add up to this, as upstream.
-const PRIORITY_BASE: u32 = i32::MAX as u32;
+pub(crate) const PRIORITY_BASE: u32 = i32::MAX as u32;
 
 /// Which way routes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,35 +21,39 @@ pub(crate) enum Direction {
     Export,
 }
 
-/// The filters of a session, one after the other; `None` if they have no rule.
-pub(crate) fn filter(
+/// The rules of a session's filters, one after the other. As upstream, a filter that does not
+/// exist has no rules.
+pub(crate) fn rules(
     names: &[String],
     known: &BTreeMap<String, BgpFilterSpec>,
     family: Family,
     direction: Direction,
-) -> Option<Filter> {
-    let mut filter = Filter::default();
+    resource: &str,
+    notes: &mut Vec<Note>,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
     for name in names {
         let Some(spec) = known.get(name) else {
-            warn!(filter = name, "a BGPPeer names a BGPFilter that does not exist");
+            notes.push(Note::new(resource, Problem::NoSuchFilter(name.clone())));
             continue;
         };
-        let rules = match (direction, family) {
-            (Direction::Import, Family::V4) => &spec.import_v4,
-            (Direction::Import, Family::V6) => &spec.import_v6,
-            (Direction::Export, Family::V4) => &spec.export_v4,
-            (Direction::Export, Family::V6) => &spec.export_v6,
+        let (field, of_filter) = match (direction, family) {
+            (Direction::Import, Family::V4) => ("importV4", &spec.import_v4),
+            (Direction::Import, Family::V6) => ("importV6", &spec.import_v6),
+            (Direction::Export, Family::V4) => ("exportV4", &spec.export_v4),
+            (Direction::Export, Family::V6) => ("exportV6", &spec.export_v6),
         };
-        for (at, rule) in rules.iter().enumerate() {
+        for (at, rule) in of_filter.iter().enumerate() {
             match self::rule(rule) {
-                Ok(rule) => filter.rules.push(rule),
+                Ok(rule) => rules.push(rule),
                 Err(error) => {
-                    warn!(filter = name, rule = at, %error, "a rule of a BGPFilter is ignored");
+                    let why = format!("rule {at}: {error}");
+                    notes.push(Note::bad(format!("BGPFilter {name}"), field, why));
                 }
             }
         }
     }
-    (!filter.rules.is_empty()).then_some(filter)
+    rules
 }
 
 fn rule(spec: &BgpFilterRule) -> Result<Rule, String> {
@@ -126,38 +130,4 @@ fn community(text: &str) -> Result<AnyCommunity, String> {
 
 const fn local_pref(priority: u32) -> u32 {
     PRIORITY_BASE.saturating_sub(priority)
-}
-
-/// What the prefixes inside of a range are announced with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advertisement {
-    /// The range.
-    pub cidr: IpNet,
-    /// Their communities.
-    pub communities: Vec<AnyCommunity>,
-}
-
-/// The advertisements of a node: its own, or else the global ones. Names of communities may be of
-/// either.
-pub(crate) fn advertisements(
-    own: Option<&BgpConfigurationSpec>,
-    global: &BgpConfigurationSpec,
-) -> Vec<Advertisement> {
-    let source = own.filter(|own| !own.prefix_advertisements.is_empty()).unwrap_or(global);
-    let named = |name: &str| {
-        let mut all = own.into_iter().chain([global]).flat_map(|c| &c.communities);
-        all.find(|c| c.name == name).map(|c| c.value.clone())
-    };
-    let community = |text: &String| match named(text).unwrap_or_else(|| text.clone()).parse() {
-        Ok(community) => Some(community),
-        Err(error) => {
-            warn!(community = text, %error, "a community of a prefix advertisement is ignored");
-            None
-        }
-    };
-    let advertisement = |a: &calico_core::resource::PrefixAdvertisement| {
-        let communities = a.communities.iter().filter_map(community).collect();
-        Some(Advertisement { cidr: a.cidr?, communities })
-    };
-    source.prefix_advertisements.iter().filter_map(advertisement).collect()
 }

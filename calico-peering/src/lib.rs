@@ -30,13 +30,23 @@
 //! # Ok::<(), calico_core::datastore::StoreError>(())
 //! ```
 
+mod export;
 mod filters;
+mod kernel;
+mod node;
+mod notes;
 mod peering;
 mod plan;
+mod secrets;
+mod services;
 mod session;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
-pub use filters::Advertisement;
-pub use peering::{Peering, SpeakerPlan};
+pub use kernel::KernelFilter;
+pub use notes::{Note, Problem};
+pub use peering::{Options, Peering, RouterId};
+pub use plan::{Identity, SpeakerPlan};
+pub use secrets::{Secret, SecretRef};
 pub use session::{PeerType, Session};

@@ -1,107 +1,191 @@
-//! The resources that sessions follow from.
+//! The resources that sessions and exports follow from, as they come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use calico_core::datastore::{Entry, StoreError};
-use calico_core::key::Key;
+use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer, BgpPeerSpec, Node,
+    AffinityState, BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer,
+    BlockAffinityValue, IpPool, IpPoolSpec, Node, Profile, WorkloadEndpoint,
 };
+use ipnet::IpNet;
 
-use crate::filters::Advertisement;
-use crate::session::{PeerType, Session};
+use crate::secrets::{Secret, SecretRef};
 
-/// Everything a speaker of this node needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpeakerPlan {
-    /// AS of this node.
-    pub local_as: u32,
-    /// Router id: the node's IPv4 address, else a number made from its name.
-    pub router_id: Ipv4Addr,
-    /// TCP port to listen on.
-    pub listen_port: u16,
-    /// Cluster id, if this node reflects routes (RFC 4456).
-    pub cluster_id: Option<Ipv4Addr>,
-    /// Next hop of this node's own IPv4 prefixes.
-    pub ipv4: Option<IpAddr>,
-    /// Next hop of this node's own IPv6 prefixes.
-    pub ipv6: Option<IpAddr>,
-    /// What this node's own prefixes are announced with.
-    pub advertisements: Vec<Advertisement>,
-    /// Sessions, sorted by address.
-    pub sessions: Vec<Session>,
+/// What no resource says: upstream has it from the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `CALICO_ROUTER_ID`.
+    pub router_id: RouterId,
+    /// `CALICO_ADVERTISE_CLUSTER_IPS`: ranges of cluster addresses to announce, whatever
+    /// `serviceClusterIPs` of the BGPConfiguration says.
+    pub cluster_ips: Option<Vec<IpNet>>,
 }
 
-/// The resources that sessions follow from.
+/// Where the BGP identifier is from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RouterId {
+    /// The node's IPv4 address; a number made from its name if it has none.
+    #[default]
+    NodeAddress,
+    /// A number made from the node's name.
+    NodeName,
+    /// This one.
+    Fixed(Ipv4Addr),
+}
+
+/// A block of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockState {
+    /// Announced, and nothing beneath it.
+    Confirmed,
+    /// On its way out: announced, and so is what lies beneath it.
+    PendingDeletion,
+}
+
+/// The resources that sessions and exports of one node follow from.
 #[derive(Debug)]
 pub struct Peering {
     pub(crate) node: String,
+    pub(crate) options: Options,
     pub(crate) nodes: BTreeMap<String, Node>,
     pub(crate) peers: BTreeMap<String, BgpPeer>,
     pub(crate) configurations: BTreeMap<String, BgpConfigurationSpec>,
     pub(crate) filters: BTreeMap<String, BgpFilterSpec>,
+    pub(crate) pools: BTreeMap<String, IpPoolSpec>,
+    pub(crate) blocks: BTreeMap<IpNet, BlockState>,
+    /// Endpoints of this node, by namespace and name.
+    pub(crate) workloads: BTreeMap<(String, String), WorkloadEndpoint>,
+    /// Labels that profiles pass on.
+    pub(crate) profiles: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) secrets: BTreeMap<SecretRef, Secret>,
+    /// What names of this node's endpoints begin with.
+    workload_prefix: String,
 }
 
 impl Peering {
     /// Of the node of this name.
     #[must_use]
-    pub const fn new(node: String) -> Self {
+    pub fn new(node: impl Into<String>) -> Self {
+        Self::with_options(node, Options::default())
+    }
+
+    /// Of the node of this name, with settings that are in no resource.
+    #[must_use]
+    pub fn with_options(node: impl Into<String>, options: Options) -> Self {
+        let node = node.into();
         Self {
+            workload_prefix: format!("{}-", node.replace('-', "--")),
             node,
+            options,
             nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             configurations: BTreeMap::new(),
             filters: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            secrets: BTreeMap::new(),
         }
     }
 
-    /// Takes a resource; others than those that matter here are ignored. Says whether the plan
-    /// may have changed.
+    /// Takes an object of the datastore; others than those that matter here are ignored. Says
+    /// whether the plan may have changed.
     ///
     /// # Errors
     ///
     /// [`StoreError::BadObject`]; what was known of the object stays in force.
     pub fn put(&mut self, entry: &Entry) -> Result<bool, StoreError> {
-        let Key::Resource { kind, name, .. } = &entry.key else { return Ok(false) };
-        match kind {
+        let (kind, namespace, name) = match &entry.key {
+            Key::Affinity { block, .. } if self.is_own(&entry.key) => {
+                let value: BlockAffinityValue = entry.decode()?;
+                return Ok(self.set_block(*block, &value));
+            }
+            Key::Resource { kind, namespace, name } => (kind, namespace, name.clone()),
+            _ => return Ok(false),
+        };
+        Ok(match kind {
             Kind::Node => {
                 let node: Node = entry.decode()?;
-                let old = self.nodes.insert(name.clone(), node);
-                let new = &self.nodes[name];
-                Ok(!old.is_some_and(|old| {
-                    old.spec == new.spec && old.metadata.labels == new.metadata.labels
-                }))
+                let same = |old: &Node| {
+                    old.spec == node.spec && old.metadata.labels == node.metadata.labels
+                };
+                let changed = !self.nodes.get(&name).is_some_and(same);
+                self.nodes.insert(name, node);
+                changed
             }
             Kind::BgpPeer => {
-                self.peers.insert(name.clone(), entry.decode()?);
-                Ok(true)
+                let peer: BgpPeer = entry.decode()?;
+                let changed = self.peers.get(&name).is_none_or(|old| old.spec != peer.spec);
+                self.peers.insert(name, peer);
+                changed
             }
             Kind::BgpFilter => {
                 let filter: BgpFilter = entry.decode()?;
-                self.filters.insert(name.clone(), filter.spec);
-                Ok(true)
+                replace(&mut self.filters, name, filter.spec)
             }
             Kind::BgpConfiguration => {
                 let configuration: BgpConfiguration = entry.decode()?;
-                self.configurations.insert(name.clone(), configuration.spec);
-                Ok(true)
+                replace(&mut self.configurations, name, configuration.spec)
             }
-            _ => Ok(false),
-        }
+            Kind::IpPool => {
+                let pool: IpPool = entry.decode()?;
+                replace(&mut self.pools, name, pool.spec)
+            }
+            Kind::Profile => {
+                let profile: Profile = entry.decode()?;
+                let labels = profile.spec.labels_to_apply;
+                replace(&mut self.profiles, name, labels) && self.has_workload_peers()
+            }
+            Kind::WorkloadEndpoint if name.starts_with(&self.workload_prefix) => {
+                let endpoint: WorkloadEndpoint = entry.decode()?;
+                let key = (namespace.clone().unwrap_or_default(), name);
+                self.workloads.insert(key, endpoint);
+                self.has_workload_peers()
+            }
+            _ => false,
+        })
     }
 
-    /// Forgets a resource. Says whether the plan may have changed.
+    /// Forgets an object. Says whether the plan may have changed.
     pub fn gone(&mut self, key: &Key) -> bool {
-        let Key::Resource { kind, name, .. } = key else { return false };
+        let (kind, namespace, name) = match key {
+            Key::Affinity { block, .. } if self.is_own(key) => {
+                return self.blocks.remove(block).is_some();
+            }
+            Key::Resource { kind, namespace, name } => (kind, namespace, name),
+            _ => return false,
+        };
         match kind {
             Kind::Node => self.nodes.remove(name).is_some(),
             Kind::BgpPeer => self.peers.remove(name).is_some(),
             Kind::BgpFilter => self.filters.remove(name).is_some(),
             Kind::BgpConfiguration => self.configurations.remove(name).is_some(),
+            Kind::IpPool => self.pools.remove(name).is_some(),
+            Kind::Profile => self.profiles.remove(name).is_some() && self.has_workload_peers(),
+            Kind::WorkloadEndpoint => {
+                let key = (namespace.clone().unwrap_or_default(), name.clone());
+                self.workloads.remove(&key).is_some() && self.has_workload_peers()
+            }
             _ => false,
         }
+    }
+
+    /// The passwords that resources refer to, to be brought with
+    /// [`set_secret`](Self::set_secret). A changed BGPPeer or BGPConfiguration may change them.
+    #[must_use]
+    pub fn wanted_secrets(&self) -> BTreeSet<SecretRef> {
+        let own = self.peers.values().filter_map(|peer| peer.spec.password.as_ref());
+        let mesh = self.global().and_then(|global| global.node_mesh_password.as_ref());
+        own.chain(mesh).filter_map(SecretRef::of).collect()
+    }
+
+    /// Brings a password, or why there is none. Says whether the plan may have changed.
+    pub fn set_secret(&mut self, reference: SecretRef, secret: Secret) -> bool {
+        replace(&mut self.secrets, reference, secret)
     }
 
     /// The addresses of all nodes.
@@ -112,25 +196,56 @@ impl Peering {
         })
     }
 
-    pub(crate) fn global(&self) -> BgpConfigurationSpec {
-        self.configurations.get("default").cloned().unwrap_or_default()
+    pub(crate) fn global(&self) -> Option<&BgpConfigurationSpec> {
+        self.configurations.get("default")
     }
 
-    pub(crate) fn listen_port(&self, node: &str) -> u16 {
-        let own = self.configurations.get(&format!("node.{node}"));
-        own.and_then(|own| own.listen_port).unwrap_or_else(|| self.global().listen_port())
+    pub(crate) fn own_configuration(&self) -> Option<&BgpConfigurationSpec> {
+        self.configuration_of(&self.node)
+    }
+
+    /// The port that a node is told to listen on, if it is.
+    pub(crate) fn listen_port(&self, node: &str) -> Option<u16> {
+        let own = self.configuration_of(node).and_then(|own| own.listen_port);
+        own.or_else(|| self.global()?.listen_port)
+    }
+
+    pub(crate) fn global_as(&self) -> u32 {
+        self.global().map_or(BgpConfigurationSpec::DEFAULT_AS_NUMBER, |g| g.as_number()).0
     }
 
     pub(crate) fn as_number(&self, node: &Node) -> u32 {
         let own = node.spec.bgp.as_ref().and_then(|bgp| bgp.as_number);
-        own.unwrap_or_else(|| self.global().as_number()).0
+        own.map_or_else(|| self.global_as(), |own| own.0)
+    }
+
+    fn configuration_of(&self, node: &str) -> Option<&BgpConfigurationSpec> {
+        self.configurations.get(&format!("node.{node}"))
+    }
+
+    fn is_own(&self, key: &Key) -> bool {
+        matches!(key, Key::Affinity { owner_type: OwnerType::Host, owner, .. }
+            if *owner == self.node)
+    }
+
+    fn has_workload_peers(&self) -> bool {
+        self.peers.values().any(|peer| !peer.spec.local_workload_selector.is_empty())
+    }
+
+    fn set_block(&mut self, block: IpNet, value: &BlockAffinityValue) -> bool {
+        let state = match value.state {
+            // As upstream: without a state, the claim was made when there was none to go through.
+            None | Some(AffinityState::Confirmed) if !value.deleted => BlockState::Confirmed,
+            Some(AffinityState::Pending) => return self.blocks.remove(&block).is_some(),
+            _ => BlockState::PendingDeletion,
+        };
+        replace(&mut self.blocks, block, state)
     }
 }
 
-pub(crate) fn type_of(spec: &BgpPeerSpec) -> PeerType {
-    if spec.node.is_empty() && spec.node_selector.is_empty() {
-        PeerType::GlobalPeer
-    } else {
-        PeerType::NodePeer
-    }
+/// Inserts a value; says whether it was not there before.
+fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    let changed = map.get(&key) != Some(&value);
+    map.insert(key, value);
+    changed
 }

@@ -1,19 +1,79 @@
-//! The plan: every session of the node.
+//! The plan: what the speaker of a node is to be, as a value.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use calico_core::key::Family;
-use calico_core::resource::{
-    BgpPeer, BgpPeerSpec, Cidr, NextHopMode, Node, ReversePeering, SourceAddress,
-};
-use calico_core::selector::Selector;
+use calico_core::resource::{BindMode, LogSeverity, Node};
 use ipnet::IpNet;
-use tracing::warn;
 
-use crate::filters::{Direction, advertisements, filter};
-use crate::peering::{Peering, SpeakerPlan, type_of};
-use crate::session::{PeerType, Session};
+use crate::export::{Exports, advertisements};
+use crate::kernel::KernelFilter;
+use crate::node::{self, address, cluster_id};
+use crate::notes::Note;
+use crate::peering::{Peering, RouterId};
+use crate::services::services;
+use crate::session::Session;
+use crate::sessions::Sessions;
+
+/// The port of BGP (RFC 4271).
+pub(crate) const BGP_PORT: u16 = 179;
+
+/// Everything a speaker of a node needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpeakerPlan {
+    /// The speaker itself: a change of it needs another speaker.
+    pub identity: Identity,
+    /// Sessions, sorted by address.
+    pub sessions: Vec<Session>,
+    /// Ranges of services that the node announces as they are.
+    pub services: Vec<IpNet>,
+    /// Ways to peers that no subnet leads to: a route for each, via its gateway.
+    pub gateways: BTreeMap<IpNet, IpAddr>,
+    /// Which learned routes go into the kernel.
+    pub kernel: KernelFilter,
+    /// Addresses that the node has on the interfaces of workloads it peers with.
+    pub workload_addresses: BTreeMap<String, Vec<IpAddr>>,
+    /// Least severity that is logged, if a resource says so.
+    pub log_severity: Option<LogSeverity>,
+    /// What resources ask for in vain. Report each once.
+    pub notes: Vec<Note>,
+    exports: Exports,
+}
+
+/// What a speaker is for as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// AS of the node.
+    pub local_as: u32,
+    /// BGP identifier.
+    pub router_id: Ipv4Addr,
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// Cluster id, if the node reflects routes (RFC 4456).
+    pub cluster_id: Option<Ipv4Addr>,
+}
+
+impl SpeakerPlan {
+    /// LOCAL_PREF that a prefix of this node is announced with (RFC 4271, section 5.1.5). As
+    /// upstream, 2147483647 less the kernel metric of its routes.
+    #[must_use]
+    pub fn local_pref(&self, prefix: &IpNet) -> u32 {
+        self.exports.local_pref(Family::of_net(prefix))
+    }
+
+    /// Whether prefixes of the node are announced in the same way by both plans.
+    #[must_use]
+    pub fn announces_like(&self, other: &Self) -> bool {
+        self.exports.local_pref == other.exports.local_pref
+    }
+
+    /// Whether peers without filters of their own are told of a prefix of this node.
+    #[must_use]
+    pub fn tells(&self, prefix: &IpNet) -> bool {
+        self.exports.tells(prefix)
+    }
+}
 
 impl Peering {
     /// The plan, or `None` while this node has no BGP address.
@@ -24,224 +84,78 @@ impl Peering {
         if ipv4.is_none() && ipv6.is_none() {
             return None;
         }
-        let mut sessions = BTreeMap::new();
-        // A session that somebody asked for by name wins over one that merely follows.
-        for (_, peer) in self.selected(|peer| type_of(&peer.spec) == PeerType::NodePeer) {
-            self.add_peer(me, peer, &mut sessions);
-        }
-        for (_, peer) in self.selected(|peer| type_of(&peer.spec) == PeerType::GlobalPeer) {
-            self.add_peer(me, peer, &mut sessions);
-        }
-        for peer in self.peers.values() {
-            self.add_mirror(me, peer, &mut sessions);
-        }
-        self.add_mesh(me, &mut sessions);
-        Some(SpeakerPlan {
-            local_as: self.as_number(me),
-            router_id: router_id(ipv4, &self.node),
-            listen_port: self.listen_port(&self.node),
-            cluster_id: cluster_id(me),
-            ipv4,
-            ipv6,
-            advertisements: advertisements(
-                self.configurations.get(&format!("node.{}", self.node)),
-                &self.global(),
-            ),
-            sessions: sessions.into_values().collect(),
-        })
-    }
-
-    fn selected(
-        &self,
-        wanted: impl Fn(&BgpPeer) -> bool,
-    ) -> impl Iterator<Item = (&String, &BgpPeer)> {
-        let me = self.nodes.get(&self.node);
-        self.peers.iter().filter(move |(_, peer)| {
-            wanted(peer) && me.is_some_and(|me| is_local_end(me, &peer.spec))
-        })
-    }
-
-    fn add_peer(&self, me: &Node, peer: &BgpPeer, sessions: &mut BTreeMap<IpAddr, Session>) {
-        let spec = &peer.spec;
-        if !spec.peer_selector.is_empty() {
-            for other in self.others().filter(|other| selects(&spec.peer_selector, other)) {
-                self.add_node(me, other, spec, sessions);
-            }
-        } else if let Some((address, port)) = spec.peer_address() {
-            // The peer may be a node of the cluster, named by its address.
-            let node = self.others().find(|node| {
-                [Family::V4, Family::V6].iter().any(|f| self::address(node, *f) == Some(address))
-            });
-            let node_port = node.map_or(179, |node| self.listen_port(node.name()));
-            let mut session =
-                self.session(me, address, port.unwrap_or(node_port), spec.as_number.0);
-            session.peer_type = type_of(spec);
-            self.apply_spec(me, spec, node, &mut session);
-            sessions.entry(address).or_insert(session);
-        }
-    }
-
-    /// The other end of a BGPPeer whose `peerSelector` selects this node.
-    fn add_mirror(&self, me: &Node, peer: &BgpPeer, sessions: &mut BTreeMap<IpAddr, Session>) {
-        let spec = &peer.spec;
-        let automatic = spec.reverse_peering.unwrap_or_default() == ReversePeering::Auto;
-        if spec.peer_selector.is_empty() || !automatic || !selects(&spec.peer_selector, me) {
-            return;
-        }
-        for other in self.others().filter(|other| is_local_end(other, spec)) {
-            self.add_node(me, other, spec, sessions);
-        }
-    }
-
-    fn add_node(
-        &self,
-        me: &Node,
-        other: &Node,
-        spec: &BgpPeerSpec,
-        sessions: &mut BTreeMap<IpAddr, Session>,
-    ) {
-        for mut session in self.node_sessions(me, other) {
-            session.peer_type = type_of(spec);
-            self.apply_spec(me, spec, Some(other), &mut session);
-            sessions.entry(session.address).or_insert(session);
-        }
-    }
-
-    fn add_mesh(&self, me: &Node, sessions: &mut BTreeMap<IpAddr, Session>) {
+        let mut notes = Vec::new();
         let global = self.global();
-        if !global.node_to_node_mesh_enabled() || cluster_id(me).is_some() {
-            return;
+        let cluster_ips = self.options.cluster_ips.as_deref();
+        let services = services(global, cluster_ips, node::excludes_services(me), &mut notes);
+        let cluster_id = cluster_id(me);
+        let mut told = services.announced.clone();
+        if cluster_id.is_some() {
+            told.extend(&services.reflected);
         }
-        for other in self.others().filter(|other| cluster_id(other).is_none()) {
-            for mut session in self.node_sessions(me, other) {
-                session.restart_time = global.node_mesh_max_restart_time.map(|time| time.0);
-                sessions.entry(session.address).or_insert(session);
-            }
-        }
-    }
-
-    fn node_sessions(&self, me: &Node, other: &Node) -> impl Iterator<Item = Session> {
-        Family::BOTH.into_iter().filter_map(|family| {
-            let (own, theirs) = (address(me, family)?, address(other, family)?);
-            let port = self.listen_port(other.name());
-            let mut session = self.session(me, theirs, port, self.as_number(other));
-            // As upstream: the texts are compared, not the numbers, and both ends must agree.
-            session.passive = theirs.to_string() > own.to_string();
-            session.reflector_client = is_client(me, other) && session.is_internal();
-            Some(session)
+        let own = self.own_configuration();
+        let advertisements = advertisements(own, global, &self.node, &mut notes);
+        let exports = Exports::new(&self.pools, &self.blocks, told, advertisements, global);
+        self.note_per_node(&mut notes);
+        let sessions = Sessions::new(self, me, &exports, notes).all();
+        let program = global.and_then(|global| global.program_cluster_routes);
+        let mut notes = sessions.notes;
+        notes.sort_unstable();
+        notes.dedup();
+        Some(SpeakerPlan {
+            identity: Identity {
+                local_as: self.as_number(me),
+                router_id: self.router_id(ipv4),
+                listen: self.listen(me),
+                cluster_id,
+            },
+            sessions: sessions.found.into_values().collect(),
+            services: services.announced,
+            gateways: sessions.gateways,
+            kernel: KernelFilter::new(services.ranges, self.pools.values(), program),
+            workload_addresses: sessions.workload_addresses,
+            log_severity: own
+                .and_then(|own| own.log_severity_screen)
+                .or_else(|| global?.log_severity_screen),
+            notes,
+            exports,
         })
     }
 
-    fn session(&self, me: &Node, address: IpAddr, port: u16, remote_as: u32) -> Session {
-        Session {
-            address,
-            port,
-            remote_as,
-            local_as: self.as_number(me),
-            local_address: self::address(me, Family::of(address)),
-            passive: false,
-            reflector_client: false,
-            next_hop: NextHopMode::Auto,
-            subnet: subnet(me, Family::of(address)).filter(|subnet| subnet.contains(&address)),
-            keepalive: None,
-            restart_time: None,
-            allowed_own_as: 0,
-            secured_hops: None,
-            import: None,
-            export: None,
-            peer_type: PeerType::NodeMesh,
+    fn router_id(&self, ipv4: Option<IpAddr>) -> Ipv4Addr {
+        match (self.options.router_id, ipv4) {
+            (RouterId::Fixed(id), _) => id,
+            (RouterId::NodeAddress, Some(IpAddr::V4(address))) => address,
+            _ => node::id_of_name(&self.node),
         }
     }
 
-    fn apply_spec(
-        &self,
-        me: &Node,
-        spec: &BgpPeerSpec,
-        node: Option<&Node>,
-        session: &mut Session,
-    ) {
-        if let Some(local_as) = spec.local_as_number {
-            session.local_as = local_as.0;
+    /// All addresses, or those of the node. As upstream, only the global configuration says so.
+    fn listen(&self, me: &Node) -> Vec<SocketAddr> {
+        let port = self.listen_port(&self.node).unwrap_or(BGP_PORT);
+        let bind = self.global().and_then(|global| global.bind_mode).unwrap_or_default();
+        if bind == BindMode::NodeIp {
+            let own = Family::BOTH.into_iter().filter_map(|family| address(me, family));
+            return own.map(|address| SocketAddr::new(address, port)).collect();
         }
-        if spec.source_address == Some(SourceAddress::None) {
-            session.local_address = None;
-        }
-        session.next_hop = spec.next_hop_mode();
-        let allowed = spec.num_allowed_local_as_numbers.unwrap_or_default();
-        session.allowed_own_as = u8::try_from(allowed.max(0)).unwrap_or(u8::MAX);
-        // As upstream, no hops at all means no security.
-        session.secured_hops = spec.ttl_security.filter(|hops| *hops > 0);
-        let family = Family::of(session.address);
-        let filter = |direction| filter(&spec.filters, &self.filters, family, direction);
-        (session.import, session.export) = (filter(Direction::Import), filter(Direction::Export));
-        session.keepalive = spec.keepalive_time.map(|time| time.0);
-        session.restart_time = spec.max_restart_time.map(|time| time.0);
-        session.reflector_client = session.is_internal()
-            && match node {
-                Some(node) => is_client(me, node),
-                None => cluster_id(me).is_some(),
-            };
+        vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)]
     }
 
-    fn others(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|(name, _)| **name != self.node).map(|(_, node)| node)
-    }
-}
-
-/// The node's BGP address of a family.
-fn address(node: &Node, family: Family) -> Option<IpAddr> {
-    cidr(node, family).map(|cidr| cidr.addr())
-}
-
-fn subnet(node: &Node, family: Family) -> Option<IpNet> {
-    cidr(node, family).map(|cidr| cidr.trunc())
-}
-
-fn cidr(node: &Node, family: Family) -> Option<Cidr> {
-    let bgp = node.spec.bgp.as_ref()?;
-    match family {
-        Family::V4 => bgp.ipv4_address,
-        Family::V6 => bgp.ipv6_address,
-    }
-}
-
-fn cluster_id(node: &Node) -> Option<Ipv4Addr> {
-    let text = &node.spec.bgp.as_ref()?.route_reflector_cluster_id;
-    text.parse().ok()
-}
-
-/// A reflector's clients are the nodes of another cluster, or of none.
-fn is_client(me: &Node, other: &Node) -> bool {
-    cluster_id(me).is_some() && cluster_id(me) != cluster_id(other)
-}
-
-fn is_local_end(node: &Node, spec: &BgpPeerSpec) -> bool {
-    if !spec.node.is_empty() {
-        spec.node == node.name()
-    } else {
-        spec.node_selector.is_empty() || selects(&spec.node_selector, node)
-    }
-}
-
-fn selects(selector: &str, node: &Node) -> bool {
-    match selector.parse::<Selector>() {
-        Ok(selector) => selector.matches(&node.metadata.labels),
-        Err(error) => {
-            warn!(selector, %error, "a BGPPeer is ignored: bad selector");
-            false
-        }
-    }
-}
-
-fn router_id(ipv4: Option<IpAddr>, node: &str) -> Ipv4Addr {
-    match ipv4 {
-        Some(IpAddr::V4(address)) => address,
-        // FNV-1a: any stable number that is not zero will do (RFC 6286).
-        _ => {
-            let hash = node.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-                (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-            });
-            Ipv4Addr::from(hash.max(1))
+    /// Fields that only `default` may have.
+    fn note_per_node(&self, notes: &mut Vec<Note>) {
+        let Some(own) = self.own_configuration() else { return };
+        let fields = [
+            ("bindMode", own.bind_mode.is_some()),
+            ("ignoredInterfaces", !own.ignored_interfaces.is_empty()),
+            ("programClusterRoutes", own.program_cluster_routes.is_some()),
+            ("ipv4NormalRoutePriority", own.ipv4_normal_route_priority.is_some()),
+            ("ipv6NormalRoutePriority", own.ipv6_normal_route_priority.is_some()),
+            ("localWorkloadPeeringIPV4", own.local_workload_peering_ip_v4.is_some()),
+            ("localWorkloadPeeringIPV6", own.local_workload_peering_ip_v6.is_some()),
+        ];
+        for (field, _) in fields.iter().filter(|(_, set)| *set) {
+            let resource = format!("BGPConfiguration node.{}", self.node);
+            notes.push(Note::no_effect(resource, field, "only `default` may say so"));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use calico_bgp::filter::Filter;
 use calico_bgp::rib::{self, Policy};
-use calico_bgp::speaker::{Distance, PeerConfig};
+use calico_bgp::speaker::{Distance, Password, PeerConfig};
 use calico_core::resource::NextHopMode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub enum PeerType {
     NodePeer,
     /// A BGPPeer for every node.
     GlobalPeer,
+    /// A workload of this node.
+    LocalWorkload,
 }
 
 impl PeerType {
@@ -32,6 +34,7 @@ impl PeerType {
             Self::NodeMesh => "node-to-node mesh",
             Self::NodePeer => "node specific",
             Self::GlobalPeer => "global",
+            Self::LocalWorkload => "local workload",
         }
     }
 }
@@ -65,10 +68,12 @@ pub struct Session {
     pub allowed_own_as: u8,
     /// How many hops away the peer is, if packets from further away are to be dropped.
     pub secured_hops: Option<u8>,
+    /// Password of the signatures (RFC 2385).
+    pub password: Option<Password>,
     /// Which routes of the peer are used, and how they are changed; all if absent.
-    pub import: Option<Filter>,
-    /// Which routes the peer is told, and how they are changed; all if absent.
-    pub export: Option<Filter>,
+    pub import: Option<Arc<Filter>>,
+    /// Which routes the peer is told, and how they are changed.
+    pub export: Arc<Filter>,
     /// Where the session comes from.
     pub peer_type: PeerType,
 }
@@ -96,21 +101,26 @@ impl Session {
             NextHopMode::SelfNextHop => rib::NextHopMode::OwnAddress,
             NextHopMode::Keep => rib::NextHopMode::Keep,
         };
-        let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
+        let seconds = |time: Duration| {
+            // As upstream: to the nearest second.
+            let rounded = (time + Duration::from_millis(500)).as_secs();
+            u16::try_from(rounded).unwrap_or(u16::MAX)
+        };
         if let Some(time) = self.restart_time {
             // 12 bits on the wire (RFC 4724, section 3).
             peer.graceful_restart = Some(seconds(time).min(0x0FFF));
         }
         peer.allow_own_as = self.allowed_own_as;
         peer.distance = self.secured_hops.map_or(Distance::Anywhere, Distance::Secured);
-        let policy = |filter: &Option<Filter>| match filter {
-            Some(filter) => Policy::Filter(Arc::new(filter.clone())),
-            None => Policy::AcceptAll,
-        };
-        (peer.import, peer.export) = (policy(&self.import), policy(&self.export));
+        peer.password.clone_from(&self.password);
+        if let Some(import) = &self.import {
+            peer.import = Policy::Filter(Arc::clone(import));
+        }
+        peer.export = Policy::Filter(Arc::clone(&self.export));
         if let Some(time) = self.keepalive {
-            peer.keepalive_time = Some(seconds(time));
-            peer.hold_time = seconds(time * 3).max(3);
+            let keepalive = seconds(time).max(1);
+            peer.keepalive_time = Some(keepalive);
+            peer.hold_time = keepalive.saturating_mul(3);
         }
         peer
     }

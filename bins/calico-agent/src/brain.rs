@@ -3,21 +3,22 @@
 //! Events come in with [`Brain::handle_store`] and [`Brain::handle_route`]; [`Brain::flush`] says
 //! what to do about all of them at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use calico_core::dataplane::{EndpointId, Transaction, Update};
 use calico_core::datastore::{Entry, Revision, WatchEvent};
+use calico_core::felix::Local;
 use calico_core::key::{Key, OwnerType};
-use calico_core::kind::Kind;
-use calico_core::resource::{AffinityState, BlockAffinityValue, IpPool, IpPoolSpec};
+use calico_core::resource::{AffinityState, BlockAffinityValue, FelixConfigurationSpec};
 use calico_core::routes::RouteEvent;
-use calico_peering::{Peering, SpeakerPlan};
+use calico_peering::{Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
 use calico_policy::{Graph, Rejected};
 use ipnet::IpNet;
 use tracing::warn;
 
 use crate::mirror::{Change, Mirror};
-use crate::routing::{ExportPool, Routing};
+use crate::routing::Routing;
+use crate::settings::Unsupported;
 
 /// What to do.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub struct Work {
     pub withdraw: Vec<IpNet>,
     /// How the BGP speaker is to be, if that may have changed.
     pub speaker: Option<Option<SpeakerPlan>>,
+    /// The node agent's settings, if they may have changed.
+    pub settings: Option<Box<FelixConfigurationSpec>>,
     /// Everything that the datastore said up to here is in this work or was before.
     pub store: Revision,
     /// Endpoints of this node that come or change.
@@ -46,9 +49,11 @@ pub struct Brain {
     graph: Graph,
     routing: Routing,
     peering: Peering,
-    pools: BTreeMap<String, IpPoolSpec>,
-    pools_dirty: bool,
     peering_dirty: bool,
+    /// What was said of the resources already.
+    noted: Vec<Note>,
+    settings: Option<FelixConfigurationSpec>,
+    unsupported: Unsupported,
     told_in_sync: bool,
     told_learned: bool,
     revision: u64,
@@ -57,20 +62,26 @@ pub struct Brain {
 impl Brain {
     /// Of the node of this name.
     #[must_use]
-    pub fn new(node: &str) -> Self {
+    pub fn new(node: &str, options: Options) -> Self {
         Self {
             node: node.to_owned(),
             mirror: Mirror::default(),
             graph: Graph::for_node(node),
             routing: Routing::default(),
-            peering: Peering::new(node.to_owned()),
-            pools: BTreeMap::new(),
-            pools_dirty: true,
+            peering: Peering::with_options(node, options),
             peering_dirty: true,
+            noted: Vec::new(),
+            settings: None,
+            unsupported: Unsupported::default(),
             told_in_sync: false,
             told_learned: false,
             revision: 0,
         }
+    }
+
+    /// Settings that hold on this host whatever the datastore says.
+    pub fn set_local(&mut self, local: Local) {
+        self.graph.set_local(local);
     }
 
     /// Whether the datastore was listed once: only then there is anything to do.
@@ -100,6 +111,18 @@ impl Brain {
                 Change::Gone(key) => self.gone(&key),
             }
         }
+    }
+
+    /// The passwords that resources refer to; to be brought with [`set_secret`](Self::set_secret)
+    /// before [`flush`](Self::flush).
+    #[must_use]
+    pub fn wanted_secrets(&self) -> BTreeSet<SecretRef> {
+        self.peering.wanted_secrets()
+    }
+
+    /// Takes a password, or why there is none.
+    pub fn set_secret(&mut self, reference: SecretRef, secret: Secret) {
+        self.peering_dirty |= self.peering.set_secret(reference, secret);
     }
 
     /// Takes news from other routers.
@@ -132,15 +155,15 @@ impl Brain {
                 _ => {}
             }
         }
-        if std::mem::take(&mut self.pools_dirty) {
-            self.routing.set_pools(self.export_pools());
+        if std::mem::take(&mut self.peering_dirty) {
+            let plan = self.peering.plan();
+            self.follow(plan.as_ref());
+            work.speaker = Some(plan);
         }
         let routes = self.routing.flush();
         updates.extend(routes.routes);
         (work.announce, work.withdraw) = (routes.announce, routes.withdraw);
-        if std::mem::take(&mut self.peering_dirty) {
-            work.speaker = Some(self.peering.plan());
-        }
+        work.settings = self.new_settings();
         if !std::mem::replace(&mut self.told_in_sync, true) {
             updates.push(Update::InSync);
         }
@@ -152,46 +175,54 @@ impl Brain {
         Some(work)
     }
 
+    /// Takes over what of a plan is not the speaker's business.
+    fn follow(&mut self, plan: Option<&SpeakerPlan>) {
+        let Some(plan) = plan else {
+            self.routing.set_services([]);
+            self.routing.set_gateways(BTreeMap::new());
+            return;
+        };
+        self.routing.set_services(plan.services.iter().copied());
+        self.routing.set_gateways(plan.gateways.clone());
+        self.routing.set_kernel(plan.kernel.clone());
+        for note in plan.notes.iter().filter(|note| !self.noted.contains(note)) {
+            warn!(%note, "a part of a resource is not in force");
+        }
+        self.noted.clone_from(&plan.notes);
+    }
+
+    fn new_settings(&mut self) -> Option<Box<FelixConfigurationSpec>> {
+        let settings = self.graph.settings();
+        if self.settings.as_ref() == Some(&settings.spec) {
+            return None;
+        }
+        for setting in self.unsupported.news(settings) {
+            warn!(setting, "a setting is not supported and has no effect");
+        }
+        self.settings = Some(settings.spec.clone());
+        Some(Box::new(settings.spec.clone()))
+    }
+
     fn put(&mut self, entry: &Entry) -> Result<(), Rejected> {
-        match &entry.key {
-            Key::Affinity { owner_type: OwnerType::Host, owner, block } if *owner == self.node => {
-                let value: BlockAffinityValue = entry.decode()?;
-                self.routing.set_block(
-                    *block,
-                    value.state == Some(AffinityState::Confirmed) && !value.deleted,
-                );
-                return Ok(());
-            }
-            Key::Resource { kind: Kind::IpPool, name, .. } => {
-                let pool: IpPool = entry.decode()?;
-                self.pools.insert(name.clone(), pool.spec);
-                self.pools_dirty = true;
-            }
-            _ => {}
+        if let Key::Affinity { owner_type: OwnerType::Host, owner, block } = &entry.key
+            && *owner == self.node
+        {
+            let value: BlockAffinityValue = entry.decode()?;
+            // A block on its way out is routed and told until it is gone.
+            self.routing.set_block(*block, value.state != Some(AffinityState::Pending));
         }
         self.peering_dirty |= self.peering.put(entry)?;
         self.graph.handle_entry(entry)
     }
 
     fn gone(&mut self, key: &Key) {
-        match key {
-            Key::Affinity { owner_type: OwnerType::Host, owner, block } if *owner == self.node => {
-                self.routing.set_block(*block, false);
-            }
-            Key::Resource { kind: Kind::IpPool, name, .. } => {
-                self.pools.remove(name);
-                self.pools_dirty = true;
-            }
-            _ => {}
+        if let Key::Affinity { owner_type: OwnerType::Host, owner, block } = key
+            && *owner == self.node
+        {
+            self.routing.set_block(*block, false);
         }
         self.peering_dirty |= self.peering.gone(key);
         self.graph.handle_gone(key);
-    }
-
-    fn export_pools(&self) -> Vec<ExportPool> {
-        let export =
-            |pool: &IpPoolSpec| ExportPool { cidr: pool.cidr, exported: !pool.disable_bgp_export };
-        self.pools.values().map(export).collect()
     }
 }
 
@@ -199,6 +230,7 @@ impl Brain {
 mod tests {
     use std::sync::Arc;
 
+    use calico_core::kind::Kind;
     use serde_json::{Value, json};
 
     use super::*;
@@ -209,7 +241,7 @@ mod tests {
     }
 
     fn listed() -> Brain {
-        let mut brain = Brain::new("n1");
+        let mut brain = Brain::new("n1", Options::default());
         assert!(brain.flush().is_none(), "nothing before the datastore is listed");
         brain.handle_store(WatchEvent::Begin);
         brain.handle_store(WatchEvent::Ready(Revision(1)));

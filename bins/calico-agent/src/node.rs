@@ -7,6 +7,7 @@ use std::time::Duration;
 use calico_core::dataplane::{Applied, Dataplane, EndpointId, Transaction};
 use calico_core::datastore::{Datastore, Revision, WatchEvent, WatchStream};
 use calico_core::key::Scope;
+use calico_core::resource::FelixConfigurationSpec;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -16,6 +17,8 @@ use crate::brain::{Brain, Work};
 use crate::control::EndpointStatus;
 use crate::progress::Progress;
 use crate::router::Router;
+use crate::secrets::{self, SecretFiles};
+use crate::workload_addresses::WorkloadAddresses;
 
 /// Events taken in before the kernel is asked again, so that a flood of them cannot starve it.
 const BATCH: usize = 4096;
@@ -37,6 +40,12 @@ pub struct Node {
     pub dataplane: Arc<dyn Dataplane>,
     /// Where routes are told and learned.
     pub router: Router,
+    /// Where passwords are read from.
+    pub secrets: SecretFiles,
+    /// Addresses towards workloads that routes are exchanged with.
+    pub workload_addresses: WorkloadAddresses,
+    /// For those who do what the settings say.
+    pub settings: watch::Sender<FelixConfigurationSpec>,
     /// For those who wait.
     pub progress: watch::Sender<Progress>,
 }
@@ -59,9 +68,13 @@ impl Node {
         let mut watch = self.store.watch(Scope::All, None);
         let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut housekeeping = interval_at(Instant::now(), secrets::INTERVAL);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = Pending::default();
         loop {
+            self.set_busy(None);
             let retry = pending.retry.map(|(at, _)| at);
+            let (mut look, mut keep_house) = (false, false);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
@@ -71,14 +84,33 @@ impl Node {
                 },
                 event = self.router.next() => self.brain.handle_route(event),
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
-                _ = resync.tick() => self.resync().await,
+                _ = housekeeping.tick() => keep_house = true,
+                _ = resync.tick() => look = true,
+            }
+            self.set_busy(Some(Instant::now()));
+            if look {
+                self.resync().await;
+            }
+            if keep_house {
+                self.keep_house().await;
             }
             self.drain(&mut watch);
+            for (reference, secret) in self.secrets.read_new(self.brain.wanted_secrets()) {
+                self.brain.set_secret(reference, secret);
+            }
             if let Some(work) = self.brain.flush() {
                 self.carry_out(work, &mut pending).await;
             }
         }
         self.router.shutdown().await;
+    }
+
+    /// For the watchdog, who asks; nobody is woken.
+    fn set_busy(&self, since: Option<Instant>) {
+        self.progress.send_if_modified(|progress| {
+            progress.busy_since = since;
+            false
+        });
     }
 
     /// Takes in what is there already, so that it becomes one transaction.
@@ -114,7 +146,10 @@ impl Node {
         self.brain.handle_store(event);
     }
 
-    async fn carry_out(&mut self, work: Work, pending: &mut Pending) {
+    async fn carry_out(&mut self, mut work: Work, pending: &mut Pending) {
+        if let Some(settings) = work.settings {
+            self.settings.send_replace(*settings);
+        }
         pending.store = work.store;
         pending.endpoints.retain(|id| !work.gone.contains(id));
         pending.endpoints.extend(work.endpoints);
@@ -125,10 +160,29 @@ impl Node {
         if pending.retry.is_none() {
             self.acknowledge(pending);
         }
-        // Peers learn of a prefix after the kernel has it: nobody is sent where nothing is.
-        self.router.announce(work.announce, work.withdraw).await;
+        // Peers learn of a prefix after the kernel has it: nobody is sent where nothing is. They
+        // are told by the new rules at once, and a speaker that starts knows everything before
+        // its first session.
+        if !self.router.is_running() {
+            self.router.announce(std::mem::take(&mut work.announce), Vec::new()).await;
+        }
         if let Some(plan) = work.speaker {
+            let addresses = plan.as_ref().map(|plan| plan.workload_addresses.clone());
+            self.workload_addresses.want(&addresses.unwrap_or_default());
+            self.workload_addresses.sync();
             self.router.configure(plan).await;
+        }
+        self.router.announce(work.announce, work.withdraw).await;
+    }
+
+    /// What nobody tells us of when it changes.
+    async fn keep_house(&mut self) {
+        for (reference, secret) in self.secrets.read_all() {
+            self.brain.set_secret(reference, secret);
+        }
+        self.workload_addresses.sync();
+        if self.router.retry_at().is_some_and(|at| at <= Instant::now()) {
+            self.router.retry().await;
         }
     }
 

@@ -1,20 +1,22 @@
 //! The node's BGP speaker, started and changed as its [`SpeakerPlan`] says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use calico_bgp::rib::RouteSource;
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
 use calico_bgp::speaker::Config;
 use calico_bgp::wire::PathAttributes;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
-use calico_peering::{Advertisement, PeerType, Session, SpeakerPlan};
+use calico_peering::{Identity, PeerType, Session, SpeakerPlan};
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::config::Bgp;
@@ -23,6 +25,10 @@ use crate::control::{BgpStatus, LearnedStatus, PeerStatus};
 /// The file in the run directory that says that a speaker ran here since the host started: its
 /// successor asks the peers for their routes before it drops what the kernel has (RFC 4724).
 const MARKER: &str = "bgp-running";
+
+/// Time after which a speaker that could not start is tried again: an address to listen on may be
+/// on its way.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Events that wait for the agent; the speaker waits when there are more.
 const QUEUE: usize = 1024;
@@ -41,16 +47,18 @@ pub struct Router {
     /// What is to be told without a speaker.
     silence: VecDeque<RouteEvent>,
     announced: BTreeSet<IpNet>,
-    advertisements: Vec<Advertisement>,
+    /// What was asked for last.
+    plan: Option<Arc<SpeakerPlan>>,
     running: Option<Running>,
+    retry: Option<Instant>,
     view: watch::Sender<Option<Arc<View>>>,
 }
 
 #[derive(Debug)]
 struct Running {
-    /// The plan without its sessions: a change of it needs another speaker.
-    identity: SpeakerPlan,
+    identity: Identity,
     handle: SpeakerHandle,
+    started: SystemTime,
     forward: JoinHandle<()>,
 }
 
@@ -63,9 +71,10 @@ impl Drop for Running {
 #[derive(Debug)]
 struct View {
     handle: SpeakerHandle,
-    as_number: u32,
-    router_id: String,
-    types: BTreeMap<IpAddr, PeerType>,
+    plan: Arc<SpeakerPlan>,
+    types: BTreeMap<SocketAddr, PeerType>,
+    started: SystemTime,
+    configured: SystemTime,
 }
 
 /// What others may ask about the speaker; cheap to clone.
@@ -92,8 +101,9 @@ impl Router {
             speaker: 0,
             silence: VecDeque::new(),
             announced: BTreeSet::new(),
-            advertisements: Vec::new(),
+            plan: None,
             running: None,
+            retry: None,
             view: watch::channel(None).0,
         }
     }
@@ -119,41 +129,74 @@ impl Router {
         }
     }
 
+    /// Whether there is a speaker.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// When [`retry`](Self::retry) wants to be called.
+    #[must_use]
+    pub const fn retry_at(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Tries again to start the speaker.
+    pub async fn retry(&mut self) {
+        self.retry = None;
+        if let Some(plan) = self.plan.clone() {
+            self.follow(plan).await;
+        }
+    }
+
     /// Makes the speaker as the plan says; sessions that the change does not concern go on.
     pub async fn configure(&mut self, plan: Option<SpeakerPlan>) {
-        let plan = plan.filter(|_| self.enabled);
-        let Some(plan) = plan else { return self.stop("BGP was turned off").await };
-        let identity =
-            SpeakerPlan { sessions: Vec::new(), advertisements: Vec::new(), ..plan.clone() };
-        let advertise_again = self.advertisements != plan.advertisements;
-        self.advertisements.clone_from(&plan.advertisements);
+        let Some(plan) = plan.filter(|_| self.enabled) else {
+            (self.plan, self.retry) = (None, None);
+            return self.stop("BGP was turned off").await;
+        };
+        let plan = Arc::new(plan);
+        let before = self.plan.replace(Arc::clone(&plan));
+        let running = self.running.is_some();
+        self.follow(Arc::clone(&plan)).await;
+        let told_otherwise = before.is_some_and(|before| !before.announces_like(&plan));
+        if running && told_otherwise {
+            self.announce(self.announced.iter().copied().collect(), Vec::new()).await;
+        }
+    }
+
+    async fn follow(&mut self, plan: Arc<SpeakerPlan>) {
+        let mut identity = plan.identity.clone();
+        if let Some(port) = self.listen_port {
+            identity.listen.iter_mut().for_each(|address| address.set_port(port));
+        }
         if self.running.as_ref().is_some_and(|running| running.identity != identity) {
             self.stop("the configuration of this speaker changed").await;
         }
         if self.running.is_none() && !self.start(identity).await {
+            self.retry = Some(Instant::now() + RETRY);
             return;
-        }
-        if advertise_again {
-            self.announce(self.announced.iter().copied().collect(), Vec::new()).await;
         }
         let Some(running) = &self.running else { return };
         let peers = plan.sessions.iter().map(Session::peer_config).collect();
         match running.handle.set_peers(peers).await {
             Ok(Ok(changes)) => info!(
                 added = ?changes.added, removed = ?changes.removed, restarted = ?changes.restarted,
-                "configured BGP sessions"
+                adjusted = changes.adjusted.len(), "configured BGP sessions"
             ),
             Ok(Err(error)) => {
                 error!(%error, "the BGP sessions stay as they are: bad configuration")
             }
             Err(error) => error!(%error, "the BGP sessions stay as they are"),
         }
-        let types = plan.sessions.iter().map(|session| (session.address, session.peer_type));
+        let key = |session: &Session| SocketAddr::new(session.address, session.port);
+        let types = plan.sessions.iter().map(|session| (key(session), session.peer_type)).collect();
         self.view.send_replace(Some(Arc::new(View {
             handle: running.handle.clone(),
-            as_number: plan.local_as,
-            router_id: plan.router_id.to_string(),
-            types: types.collect(),
+            plan,
+            types,
+            started: running.started,
+            configured: SystemTime::now(),
         })));
     }
 
@@ -180,11 +223,8 @@ impl Router {
     }
 
     fn attributes(&self, prefix: &IpNet) -> PathAttributes {
-        let mut attributes = PathAttributes::default();
-        for advertisement in self.advertisements.iter().filter(|a| a.cidr.contains(prefix)) {
-            advertisement.communities.iter().for_each(|c| c.put_on(&mut attributes));
-        }
-        attributes
+        let local_pref = self.plan.as_ref().map(|plan| plan.local_pref(prefix));
+        PathAttributes { local_pref, ..PathAttributes::default() }
     }
 
     /// Ends the speaker so that the peers keep our routes for its successor.
@@ -194,10 +234,9 @@ impl Router {
         }
     }
 
-    async fn start(&mut self, identity: SpeakerPlan) -> bool {
+    async fn start(&mut self, identity: Identity) -> bool {
         let mut config = Config::new(identity.local_as, identity.router_id);
-        let port = self.listen_port.unwrap_or(identity.listen_port);
-        config.listen = vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)];
+        config.listen.clone_from(&identity.listen);
         config.cluster_id = identity.cluster_id;
         config.restarting = self.marker.exists();
         let restarting = config.restarting;
@@ -206,14 +245,14 @@ impl Router {
             Err(error) => {
                 error!(
                     error = &error as &dyn std::error::Error,
-                    port, "cannot start the BGP speaker"
+                    listen = ?identity.listen, again_in = ?RETRY, "cannot start the BGP speaker"
                 );
                 return false;
             }
         };
         info!(
-            as_number = identity.local_as, router_id = %identity.router_id, port, restarting,
-            "started the BGP speaker"
+            as_number = identity.local_as, router_id = %identity.router_id,
+            listen = ?identity.listen, restarting, "started the BGP speaker"
         );
         if let Err(error) = std::fs::write(&self.marker, []) {
             warn!(%error, path = %self.marker.display(), "a restart will drop learned routes");
@@ -222,7 +261,8 @@ impl Router {
         self.silence.clear();
         let learned = RouteDistributor::learned(&handle);
         let forward = tokio::spawn(forward(learned, self.speaker, self.sender.clone()));
-        self.running = Some(Running { identity, handle, forward });
+        let started = SystemTime::now();
+        self.running = Some(Running { identity, handle, started, forward });
         let announced = self.announced.iter().copied().collect();
         self.announce(announced, Vec::new()).await;
         true
@@ -248,8 +288,8 @@ impl RouterView {
         let peers = view.handle.peers().await.ok()?;
         let routes = view.handle.routes().await.ok()?;
         let mut status = BgpStatus {
-            as_number: view.as_number,
-            router_id: view.router_id.clone(),
+            as_number: view.plan.identity.local_as,
+            router_id: view.plan.identity.router_id.to_string(),
             ..BgpStatus::default()
         };
         status.peers = peers
@@ -257,7 +297,7 @@ impl RouterView {
             .map(|peer| PeerStatus {
                 address: peer.config.address,
                 as_number: peer.config.remote_as,
-                peer_type: view.types.get(&peer.config.address).copied().unwrap_or_default(),
+                peer_type: view.types.get(&peer.config.key()).copied().unwrap_or_default(),
                 state: peer.state.to_string(),
                 since_seconds: peer.since.elapsed().as_secs(),
                 received: peer.prefixes_received as u64,
@@ -267,7 +307,9 @@ impl RouterView {
         for route in routes {
             let carrying = route.paths.iter().filter(|path| path.multipath);
             if route.paths.iter().any(|path| path.best && path.source == RouteSource::Local) {
-                status.announced.push(route.prefix);
+                if view.plan.tells(&route.prefix) {
+                    status.announced.push(route.prefix);
+                }
             } else {
                 let next_hops = carrying.filter_map(|path| path.attributes.next_hop);
                 let next_hops = next_hops.map(|hop| hop.address()).collect();

@@ -4,10 +4,12 @@
 //!
 //! 1. an address of an endpoint of this node: to its interface;
 //! 2. a block that this node owns: a blackhole, so that an unused address of it loops nowhere;
-//! 3. a prefix learned from other routers: to their next hops.
+//! 3. a peer that no subnet leads to: via its gateway;
+//! 4. a prefix learned from other routers, unless it is to stay out of the kernel: to their next
+//!    hops.
 //!
-//! Announced are the own blocks, and addresses of own endpoints that lie in no own block (borrowed
-//! ones), as far as they lie in a pool that is exported (upstream: `calico_export_to_bgp_peers`).
+//! The speaker is told of the own blocks, of every address of own endpoints and of ranges of
+//! services. What of it a peer hears is the business of the peer's export filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 
 use calico_core::dataplane::{EndpointId, NextHop, Route, RouteTarget, Update, WorkloadEndpoint};
 use calico_core::routes::RouteEvent;
+use calico_peering::KernelFilter;
 use ipnet::IpNet;
 
 /// What changed since the last [`Routing::flush`].
@@ -28,20 +31,13 @@ pub struct Changes {
     pub withdraw: Vec<IpNet>,
 }
 
-/// A pool, as far as export is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExportPool {
-    /// Its addresses.
-    pub cidr: IpNet,
-    /// Whether prefixes in it may be announced.
-    pub exported: bool,
-}
-
 /// Desired routes and announcements of one node. Work per flush follows what changed.
 #[derive(Debug, Default)]
 pub struct Routing {
     blocks: BTreeSet<IpNet>,
-    pools: Vec<ExportPool>,
+    services: BTreeSet<IpNet>,
+    gateways: BTreeMap<IpNet, IpAddr>,
+    kernel: KernelFilter,
     endpoints: BTreeMap<EndpointId, (Arc<str>, Vec<IpNet>)>,
     addresses: BTreeMap<IpNet, Arc<str>>,
     learned: BTreeMap<IpNet, Vec<IpAddr>>,
@@ -53,23 +49,37 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// This node owns (or no longer owns) a block.
+    /// This node owns (or no longer owns) a block. One of a single address is no route of its
+    /// own: the address is, once an endpoint has it.
     pub fn set_block(&mut self, block: IpNet, owned: bool) {
+        let owned = owned && block.prefix_len() < block.max_prefix_len();
         let changed = if owned { self.blocks.insert(block) } else { self.blocks.remove(&block) };
         if changed {
             self.dirty.insert(block);
-            // Addresses inside are announced one by one exactly when the block is not.
-            let inside = self.addresses.keys().filter(|address| block.contains(*address));
-            self.dirty.extend(inside.copied());
         }
     }
 
-    /// The pools of the cluster; a block outside of all of them is not announced.
-    pub fn set_pools(&mut self, pools: Vec<ExportPool>) {
-        if self.pools != pools {
-            self.pools = pools;
-            self.dirty.extend(&self.blocks);
-            self.dirty.extend(self.addresses.keys());
+    /// The ranges of services that this node announces.
+    pub fn set_services(&mut self, services: impl IntoIterator<Item = IpNet>) {
+        let services: BTreeSet<IpNet> = services.into_iter().collect();
+        self.dirty.extend(self.services.symmetric_difference(&services));
+        self.services = services;
+    }
+
+    /// Ways to peers that no subnet leads to.
+    pub fn set_gateways(&mut self, gateways: BTreeMap<IpNet, IpAddr>) {
+        if self.gateways != gateways {
+            self.dirty.extend(self.gateways.keys().chain(gateways.keys()));
+            self.gateways = gateways;
+        }
+    }
+
+    /// Which learned routes go into the kernel.
+    pub fn set_kernel(&mut self, kernel: KernelFilter) {
+        if self.kernel != kernel {
+            let moved = |prefix: &&IpNet| kernel.programs(prefix) != self.kernel.programs(prefix);
+            self.dirty.extend(self.learned.keys().filter(moved));
+            self.kernel = kernel;
         }
     }
 
@@ -172,18 +182,19 @@ impl Routing {
         if self.blocks.contains(destination) {
             return Some(RouteTarget::Blackhole);
         }
-        let hops = self.learned.get(destination)?;
         let hop = |gateway: &IpAddr| NextHop { gateway: *gateway, interface: None };
-        Some(RouteTarget::Via(hops.iter().map(hop).collect()))
+        if let Some(gateway) = self.gateways.get(destination) {
+            return Some(RouteTarget::Via(vec![hop(gateway)]));
+        }
+        let hops = self.learned.get(destination)?;
+        let programmed = self.kernel.programs(destination);
+        programmed.then(|| RouteTarget::Via(hops.iter().map(hop).collect()))
     }
 
     fn is_announced(&self, prefix: &IpNet) -> bool {
-        let own = self.blocks.contains(prefix)
-            || (self.addresses.contains_key(prefix)
-                && !self.blocks.iter().any(|block| block.contains(prefix)));
-        // The most specific pool decides, should pools ever overlap.
-        let pool = self.pools.iter().filter(|pool| pool.cidr.contains(prefix));
-        own && pool.max_by_key(|pool| pool.cidr.prefix_len()).is_some_and(|pool| pool.exported)
+        self.blocks.contains(prefix)
+            || self.addresses.contains_key(prefix)
+            || self.services.contains(prefix)
     }
 }
 
@@ -208,46 +219,62 @@ mod tests {
         }
     }
 
-    fn with_pool() -> Routing {
-        let mut routing = Routing::default();
-        routing.set_pools(vec![ExportPool { cidr: net("10.65.0.0/16"), exported: true }]);
-        routing
-    }
-
     fn learn(prefix: &str, hop: &str) -> RouteEvent {
         RouteEvent::Put(LearnedRoute { prefix: net(prefix), next_hops: vec![hop.parse().unwrap()] })
     }
 
     #[test]
-    fn an_own_block_is_blackholed_and_announced() {
-        let mut routing = with_pool();
+    fn an_own_block_is_blackholed_and_told_with_the_addresses_in_it() {
+        let mut routing = Routing::default();
         routing.set_block(net("10.65.0.0/26"), true);
         routing.set_endpoint(&endpoint("a", "cali1", "10.65.0.1/32"));
         let changes = routing.flush();
-        assert_eq!(changes.announce, [net("10.65.0.0/26")], "no address of an own block");
+        assert_eq!(changes.announce, [net("10.65.0.0/26"), net("10.65.0.1/32")]);
         assert_eq!(changes.routes.len(), 2);
         assert_eq!(routing.flush(), Changes::default());
 
         routing.set_block(net("10.65.0.0/26"), false);
         let changes = routing.flush();
         assert_eq!(changes.withdraw, [net("10.65.0.0/26")]);
-        assert_eq!(changes.announce, [net("10.65.0.1/32")], "now a borrowed address");
+        assert_eq!(changes.announce, []);
     }
 
     #[test]
-    fn what_lies_in_no_exported_pool_stays_secret() {
-        let mut routing = with_pool();
-        routing.set_block(net("10.66.0.0/26"), true);
-        assert_eq!(routing.flush().announce, []);
-        routing.set_pools(vec![ExportPool { cidr: net("10.66.0.0/16"), exported: false }]);
-        assert_eq!(routing.flush().announce, []);
-        routing.set_pools(vec![ExportPool { cidr: net("10.66.0.0/16"), exported: true }]);
-        assert_eq!(routing.flush().announce, [net("10.66.0.0/26")]);
+    fn a_block_of_one_address_is_no_route() {
+        let mut routing = Routing::default();
+        routing.set_block(net("10.65.0.7/32"), true);
+        assert_eq!(routing.flush(), Changes::default());
+        routing.set_endpoint(&endpoint("a", "cali1", "10.65.0.7/32"));
+        assert_eq!(routing.flush().announce, [net("10.65.0.7/32")]);
+    }
+
+    #[test]
+    fn services_are_announced_and_not_routed() {
+        let mut routing = Routing::default();
+        routing.set_services([net("10.96.0.0/12"), net("203.0.113.0/24")]);
+        let changes = routing.flush();
+        assert_eq!(changes.announce, [net("10.96.0.0/12"), net("203.0.113.0/24")]);
+        assert_eq!(changes.routes, []);
+        routing.set_services([net("10.96.0.0/12")]);
+        assert_eq!(routing.flush().withdraw, [net("203.0.113.0/24")]);
+    }
+
+    #[test]
+    fn a_far_peer_is_reached_by_its_gateway() {
+        let mut routing = Routing::default();
+        let (peer, gateway) = (net("10.9.0.1/32"), "192.0.2.1".parse().unwrap());
+        routing.handle_route(learn("10.9.0.1/32", "192.0.2.2"));
+        routing.set_gateways([(peer, gateway)].into());
+        let via = |gateway| RouteTarget::Via(vec![NextHop { gateway, interface: None }]);
+        let route = |gateway| Update::Route(Route { destination: peer, target: via(gateway) });
+        assert_eq!(routing.flush().routes, [route(gateway)]);
+        routing.set_gateways(BTreeMap::new());
+        assert_eq!(routing.flush().routes, [route("192.0.2.2".parse().unwrap())]);
     }
 
     #[test]
     fn own_addresses_and_blocks_win_over_learned_routes() {
-        let mut routing = with_pool();
+        let mut routing = Routing::default();
         routing.handle_route(learn("10.65.0.0/26", "192.0.2.2"));
         assert_eq!(routing.flush().routes.len(), 1);
         routing.set_block(net("10.65.0.0/26"), true);
@@ -261,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_new_listing_drops_what_it_lacks() {
-        let mut routing = with_pool();
+        let mut routing = Routing::default();
         routing.handle_route(learn("10.65.1.0/26", "192.0.2.2"));
         routing.handle_route(learn("10.65.2.0/26", "192.0.2.3"));
         routing.flush();
@@ -274,7 +301,7 @@ mod tests {
 
     #[test]
     fn an_address_that_moved_to_another_endpoint_stays() {
-        let mut routing = with_pool();
+        let mut routing = Routing::default();
         routing.set_endpoint(&endpoint("old", "cali1", "10.65.0.1/32"));
         routing.set_endpoint(&endpoint("new", "cali2", "10.65.0.1/32"));
         routing.remove_endpoint(&EndpointId { namespace: "default".into(), name: "old".into() });

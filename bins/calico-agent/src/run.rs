@@ -9,6 +9,7 @@ use calico_cni::protocol;
 use calico_core::Datastore;
 use calico_core::dataplane::{Dataplane, DataplaneError, VerdictEvent};
 use calico_core::datastore::StoreError;
+use calico_core::resource::FelixConfigurationSpec;
 use calico_datastore::config::{self, DatastoreConfig};
 use calico_datastore::remote::{LocalListener, Server};
 use calico_netlink::dataplane::LinuxDataplane;
@@ -24,9 +25,12 @@ use crate::brain::Brain;
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::node::Node;
+use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
-use crate::{cni, init};
+use crate::secrets::SecretFiles;
+use crate::workload_addresses::WorkloadAddresses;
+use crate::{cni, environment, init, probes, settings};
 
 /// Verdicts kept for slow listeners of the control service.
 const VERDICTS: usize = 1024;
@@ -67,6 +71,7 @@ pub enum RunError {
 /// [`RunError`] if it cannot start. Once it runs, it keeps trying.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let node = config.node_name()?;
+    let local = settings::local(&config.felix_config)?;
     for directory in [&config.run_dir, &config.state_dir] {
         std::fs::create_dir_all(directory).map_err(file(directory))?;
     }
@@ -82,6 +87,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (progress, watcher) = watch::channel(Progress::default());
     let watcher = Watcher::new(watcher);
     let router = Router::new(config.bgp.as_ref(), &config.run_dir);
+    let probes = Arc::new(Probes::new(&node, watcher.clone(), std::time::Instant::now()));
     let verdicts = broadcast::Sender::new(VERDICTS);
     services.spawn(publish(Arc::clone(&dataplane), verdicts.clone()));
     let control =
@@ -97,8 +103,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let calls = tokio::spawn(protocol::serve(listen(&config.cni_socket())?, engine, async move {
         drop(stopped.await)
     }));
-    let brain = Brain::new(&node);
-    Node { brain, store, dataplane, router, progress }.run(shutdown).await;
+    let mut brain = Brain::new(&node, environment::options());
+    brain.set_local(local);
+    let settings = watch::Sender::new(FelixConfigurationSpec::default());
+    services.spawn(probes::serve(probes, settings.subscribe()));
+    let secrets = SecretFiles::new(config.bgp.clone().unwrap_or_default().secrets_dir());
+    let workload_addresses = WorkloadAddresses::default();
+    Node { brain, store, dataplane, router, secrets, workload_addresses, settings, progress }
+        .run(shutdown)
+        .await;
     info!("the agent stops; traffic and routes stay");
     drop(stop_calls);
     if let Err(error) = calls.await {
