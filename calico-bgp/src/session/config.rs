@@ -26,8 +26,9 @@ pub struct SessionConfig {
     pub hold_time: u16,
     /// Seconds between KEEPALIVEs; a third of the agreed hold time if `None`.
     pub keepalive_time: Option<u16>,
-    /// Pause between attempts to connect; shortened at random by up to a quarter (RFC 4271,
-    /// section 10).
+    /// Longest pause between attempts to connect (RFC 4271, section 8.1.3, ConnectRetryTime): the
+    /// first is one second, each further one twice as long. All are shortened at random by up to
+    /// a quarter (section 10).
     pub connect_retry: Duration,
     /// Advertise graceful restart with this restart time in seconds (RFC 4724).
     pub graceful_restart: Option<u16>,

@@ -11,8 +11,9 @@ use crate::wire::{
 
 /// Longest time a TCP connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before connecting again after an established session was lost.
-const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// First pause before connecting again; it doubles up to the configured one. Two neighbours that
+/// start together meet at once, and one that is away is not asked more often than configured.
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Bounds of the pause after a protocol error; it doubles in between.
 pub(super) const ERROR_WAIT: (Duration, Duration) =
     (Duration::from_secs(5), Duration::from_secs(30));
@@ -181,6 +182,7 @@ impl Peering {
             self.close(now, other, collision());
         }
         self.error_wait = ERROR_WAIT.0;
+        self.retry_wait = FIRST_RETRY;
         self.retry_at = None;
         self.config.forwarding_preserved = true;
         let Some(c) = self.connection(serial) else { return };
@@ -232,8 +234,11 @@ impl Peering {
                 self.held_until = Some(now + self.error_wait);
                 self.error_wait = (self.error_wait * 2).min(ERROR_WAIT.1);
             }
-            let base = if was_established { RECONNECT_DELAY } else { self.config.connect_retry };
-            let at = now + self.jittered(base);
+            let wait = self.retry_wait.min(self.config.connect_retry);
+            if !was_established && gone.direction == Direction::Outgoing {
+                self.retry_wait = wait * 2;
+            }
+            let at = now + self.jittered(wait);
             self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
         }
         self.events.push_back(if was_established {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::connection::{Connection, Direction, Expired, Phase};
-use super::machine::{ERROR_WAIT, collision, sent};
+use super::machine::{ERROR_WAIT, FIRST_RETRY, collision, sent};
 use super::{Action, DownReason, Negotiated, PeeringEvent, Refused, SessionConfig, State};
 use crate::wire::{Family, Message, Notification, NotificationCode, RouteRefresh, Update};
 
@@ -19,6 +19,8 @@ pub struct Peering {
     pub(super) connections: Vec<Connection>,
     pub(super) next_serial: u32,
     pub(super) retry_at: Option<Instant>,
+    /// Next pause before connecting again, if the configured one is not shorter.
+    pub(super) retry_wait: Duration,
     pub(super) held_until: Option<Instant>,
     pub(super) error_wait: Duration,
     pub(super) random: u64,
@@ -36,6 +38,7 @@ impl Peering {
             connections: Vec::new(),
             next_serial: 0,
             retry_at: None,
+            retry_wait: FIRST_RETRY,
             held_until: None,
             error_wait: ERROR_WAIT.0,
             random: seed | 1,
@@ -73,6 +76,7 @@ impl Peering {
     /// Starts the peering (ManualStart).
     pub fn start(&mut self, now: Instant) {
         self.started = true;
+        self.retry_wait = FIRST_RETRY;
         self.retry_at = Some(now);
         self.connect_if_due(now);
         self.note_state();

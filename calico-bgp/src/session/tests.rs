@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::simulator::Simulator;
+use proptest::prelude::*;
+
+use super::simulator::{Simulator, Weather};
 use super::*;
 use crate::wire::{CeaseCode, Family, Notification, NotificationCode, OpenErrorCode};
 
@@ -267,4 +269,117 @@ fn the_passive_side_is_chosen_by_text() {
     check("10.0.0.1", "10.0.0.2", true);
     check("10.0.0.10", "10.0.0.9", true);
     check("192.168.1.1", "20.0.0.1", true);
+}
+
+/// When a side has tried to connect, in milliseconds from the start, while nobody answers.
+fn attempts(connect_retry: Duration, time: Duration) -> Vec<u128> {
+    let mut peering = Peering::new(SessionConfig { connect_retry, ..config(1, 64512, 64512) }, 7);
+    let start = std::time::Instant::now();
+    let mut now = start;
+    let mut tried = Vec::new();
+    peering.start(now);
+    while now < start + time {
+        while let Some(action) = peering.poll_action() {
+            if let Action::Connect { serial } = action {
+                tried.push((now - start).as_millis());
+                peering.handle_connect_failed(now, serial, "refused");
+            }
+        }
+        now = peering.poll_timeout().unwrap();
+        peering.handle_timeout(now);
+    }
+    tried
+}
+
+#[test]
+fn attempts_to_connect_grow_apart_up_to_the_configured_time() {
+    let gaps = |connect_retry| {
+        let tried = attempts(connect_retry, secs(300));
+        tried.windows(2).map(|w| w[1] - w[0]).collect::<Vec<_>>()
+    };
+    let found = gaps(secs(30));
+    for (gap, expected) in found.iter().zip([1000, 2000, 4000, 8000, 16000, 30000, 30000]) {
+        assert!((expected * 3 / 4..=expected).contains(gap), "{found:?}");
+    }
+    assert!((10..20).contains(&found.len()), "{found:?}");
+    let found = gaps(Duration::from_millis(500));
+    assert!(found.iter().all(|gap| (375..=500).contains(gap)), "never longer than configured");
+}
+
+#[test]
+fn a_neighbour_that_starts_late_is_met_soon() {
+    for late in [200, 700, 1500, 2500] {
+        let mut sim = Simulator::new(
+            config(1, 64512, 64512),
+            SessionConfig { passive: true, ..config(2, 64512, 64512) },
+        );
+        let now = sim.now;
+        sim.sides[0].start(now);
+        sim.run(Duration::from_millis(late));
+        let now = sim.now;
+        sim.sides[1].start(now);
+        sim.run(Duration::from_millis(late.max(1000) + 200));
+        assert_eq!(sim.states(), UP, "{late} ms late");
+    }
+}
+
+#[test]
+fn a_session_that_was_up_is_back_as_soon_as_the_first_time() {
+    let mut sim = Simulator::new(
+        config(1, 64512, 64512),
+        SessionConfig { passive: true, ..config(2, 64512, 64512) },
+    );
+    let now = sim.now;
+    sim.sides[0].start(now);
+    sim.run(secs(60));
+    let now = sim.now;
+    sim.sides[1].start(now);
+    sim.run(secs(6));
+    assert_eq!(sim.states(), UP);
+    sim.cut();
+    sim.run(Duration::from_millis(1200));
+    assert_eq!(sim.states(), UP, "the pause begins anew");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    /// However bad the network was, once it is good there is one session and it stays.
+    #[test]
+    fn bad_weather_passes(
+        seed: u64,
+        jitter in 0u64..3000,
+        refused in 0u64..60,
+        breaks in 0u64..100,
+        passive: bool,
+        graceful: bool,
+        storm in 10u64..200,
+    ) {
+        let side = |id, passive| SessionConfig {
+            passive,
+            hold_time: 9,
+            graceful_restart: graceful.then_some(120),
+            ..config(id, 64512, 64512)
+        };
+        let mut sim = Simulator::new(side(1, false), side(2, passive));
+        sim.seed(seed);
+        sim.weather = Weather { jitter: Duration::from_millis(jitter), refused, breaks };
+        sim.start();
+        for _ in 0..storm {
+            sim.run(secs(1));
+            for side in &sim.sides {
+                prop_assert!(side.connections.len() <= 3);
+            }
+        }
+        sim.weather = Weather::default();
+        sim.run(secs(90));
+        prop_assert_eq!(sim.states(), UP);
+        let before = (established(&sim, 0), established(&sim, 1));
+        sim.run(secs(600));
+        prop_assert_eq!(sim.states(), UP);
+        prop_assert_eq!((established(&sim, 0), established(&sim, 1)), before);
+        for side in &sim.sides {
+            prop_assert_eq!(side.connections.len(), 1);
+        }
+    }
 }

@@ -132,7 +132,7 @@ pub struct PeerConfig {
     pub hold_time: u16,
     /// Seconds between KEEPALIVEs; a third of the hold time if `None`.
     pub keepalive_time: Option<u16>,
-    /// Pause between attempts to connect.
+    /// Longest pause between attempts to connect; the first is one second, if this is not shorter.
     pub connect_retry: Duration,
     /// Long-lived graceful restart with this stale time in seconds (RFC 9494); needs
     /// `graceful_restart`.
