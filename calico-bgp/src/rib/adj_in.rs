@@ -110,6 +110,7 @@ impl Rib {
             self.withdraw_list(id, list);
             return;
         }
+        peer.routing.as_rules.enter(&mut attributes.as_path, &peer.facts);
         let attributes = self.store.numbered(attributes);
         for (path_id, prefix) in list {
             if is_routable(&prefix) {

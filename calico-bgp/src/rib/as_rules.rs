@@ -29,6 +29,9 @@ pub struct AsRules {
     /// Behind the AS number of the session, paths sent to it also show this one: the speaker's
     /// own, when the session uses another and does not hide it.
     pub behind: Option<u32>,
+    /// Paths received from an external peer show this side's AS number of the session in front:
+    /// the speaker's other peers see the AS that the peer believes it is connected to.
+    pub prepend_received: bool,
     /// Paths of an external peer must begin with its AS number (RFC 4271, section 6.3); those of a
     /// route server do not.
     pub enforce_first: bool,
@@ -52,6 +55,13 @@ impl AsRules {
             || (from.speaker_as != from.local_as
                 && from.speaker_as != from.asn
                 && too_often(from.speaker_as))
+    }
+
+    /// A path as it is taken in from a peer.
+    pub(super) fn enter(&self, path: &mut AsPath, from: &PeerFacts) {
+        if self.prepend_received && !from.kind.is_internal() {
+            *path = path.prepend(from.local_as, 1);
+        }
     }
 
     /// The path as an external peer is told it.

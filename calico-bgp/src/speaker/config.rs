@@ -145,6 +145,8 @@ pub struct PeerConfig {
     pub distance: Distance,
     /// With `local_as`: whether the speaker's own AS number shows behind it.
     pub local_as_mode: LocalAsMode,
+    /// With `local_as`: paths that the peer sends show it in front, for the other peers to see.
+    pub local_as_prepend: bool,
     /// How often this side's AS number may be in a path that the peer sends.
     pub allow_own_as: u8,
     /// Paths of an external peer must begin with its AS number. A route server's do not, so it is
@@ -202,6 +204,7 @@ impl PeerConfig {
             password: None,
             distance: Distance::Anywhere,
             local_as_mode: LocalAsMode::Replace,
+            local_as_prepend: false,
             allow_own_as: 0,
             enforce_first_as: false,
             override_as: false,
@@ -253,6 +256,7 @@ impl PeerConfig {
             add_path: self.add_path.clone(),
             as_rules: AsRules {
                 allow_own: self.allow_own_as,
+                prepend_received: self.local_as_prepend && self.local_as.is_some(),
                 enforce_first: self.enforce_first_as,
                 override_peer: self.override_as,
                 private: self.private_as,

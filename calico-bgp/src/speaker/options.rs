@@ -67,6 +67,11 @@ fn as_numbers_as_the_peer_is_to_see_them() {
         p.local_as_mode = LocalAsMode::Show;
     };
     check([65001, 7, 65003], show, |p| p.remote_as = 8, Some("8 7 65001"));
+    let prepend: fn(&mut PeerConfig) = |p| {
+        p.local_as = Some(8);
+        p.local_as_prepend = true;
+    };
+    check([65001, 7, 65003], prepend, |p| p.remote_as = 8, Some("8 8 65001"));
 }
 
 fn limited(action: LimitAction) -> Network {
