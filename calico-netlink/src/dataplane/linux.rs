@@ -19,7 +19,7 @@ use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation};
-use crate::nft::{Batch, Error, Monitor, Socket, Tracker};
+use crate::nft::{Batch, Counts, Error, Monitor, Socket, Tracker};
 
 /// Name of our table, in family `inet`.
 pub const TABLE: &str = "calico";
@@ -146,7 +146,8 @@ impl LinuxDataplane {
         })
     }
 
-    /// What every source rule counted since its chain was last changed.
+    /// What every source rule counted since it was made. A change of other rules does not disturb
+    /// its count, but for packets of the instant of the change.
     ///
     /// # Errors
     /// When the kernel cannot be read.
@@ -263,7 +264,8 @@ impl Inner {
     /// Brings the desired table into force with one batch.
     async fn commit(&mut self) -> Result<(), Error> {
         for attempt in 1..=ATTEMPTS {
-            let batch = self.state.table().batch();
+            let counts = self.counts().await;
+            let batch = self.state.table().batch_keeping(&counts);
             if batch.is_empty() {
                 return Ok(());
             }
@@ -291,6 +293,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// What rules counted whose chains are about to be written anew. Best effort: what cannot be
+    /// read, and what is counted between here and the commit, is lost.
+    async fn counts(&mut self) -> Counts {
+        let chains = self.state.table().replaced_chains();
+        if chains.is_empty() {
+            return Counts::default();
+        }
+        let counts = self.socket.counts(Family::Inet, TABLE, &chains).await;
+        counts.unwrap_or_else(|error| {
+            tracing::debug!(%error, "rules that change count from zero");
+            Counts::default()
+        })
     }
 
     /// Best effort: a connection that stays is let through only between endpoints that are

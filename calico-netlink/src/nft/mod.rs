@@ -10,6 +10,7 @@
 
 mod batch;
 mod conntrack;
+mod counts;
 mod error;
 mod monitor;
 pub mod nflog;
@@ -28,6 +29,7 @@ mod tracker_tests;
 
 pub use batch::Batch;
 pub use conntrack::{Connection, Tuple};
+pub use counts::Counts;
 pub use error::{Error, Refusal, Subject};
 pub use monitor::Monitor;
 pub use read::RuleCounter;

@@ -1,7 +1,9 @@
 //! Reading a table back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use super::counts::Counts;
 use super::error::Error;
 use super::ruleset::Ruleset;
 use super::socket::Socket;
@@ -12,6 +14,9 @@ const ATTEMPTS: usize = 20;
 
 /// A set of so few members fits one datagram of a dump, during which its table does not grow.
 const SURELY_WHOLE: usize = 256;
+/// Of more chains, one dump of all rules is cheaper.
+const FEW_CHAINS: usize = 64;
+
 /// Pause for a hash table to finish growing.
 const GROWING: Duration = Duration::from_millis(5);
 
@@ -76,6 +81,39 @@ impl Socket {
             }
         }
         Err(Error::GenerationChanged)
+    }
+
+    /// What the rules of these chains counted. One that is not there counted nothing.
+    ///
+    /// # Errors
+    /// See [`Socket::read_table`].
+    pub async fn counts(
+        &mut self,
+        family: Family,
+        table: &str,
+        chains: &[&str],
+    ) -> Result<Counts, Error> {
+        let mut counts = Counts::default();
+        let rules = |objects: Vec<Object>| {
+            objects.into_iter().filter_map(|object| match object {
+                Object::Rule(rule) => Some(rule),
+                _ => None,
+            })
+        };
+        if chains.len() > FEW_CHAINS {
+            let all = self.dump(msg::GET_RULE, family, |w| w.string(1, table)).await?;
+            let wanted: HashSet<&str> = chains.iter().copied().collect();
+            rules(all).filter(|r| wanted.contains(r.chain.as_str())).for_each(|r| counts.add(r));
+            return Ok(counts);
+        }
+        for chain in chains {
+            let of_chain = |w: &mut super::wire::Writer| {
+                w.string(1, table);
+                w.string(2, chain);
+            };
+            rules(self.dump(msg::GET_RULE, family, of_chain).await?).for_each(|r| counts.add(r));
+        }
+        Ok(counts)
     }
 
     async fn read_once(

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::batch::Batch;
+use super::counts::Counts;
 use super::ruleset::{ChainDef, Ruleset, SetDef, SetSpec};
 use super::wire::{BaseChain, Element, Family};
 
@@ -119,8 +120,25 @@ impl Tracker {
         }
     }
 
-    /// The batch that makes the kernel's table equal to the desired one; empty if it is.
+    /// The batch that makes the kernel's table equal to the desired one; empty if it is. Rules
+    /// of chains that change count from zero.
     pub fn batch(&self) -> Batch {
+        self.batch_keeping(&Counts::default())
+    }
+
+    /// Chains whose rules the next batch replaces. What these counted until now is for
+    /// [`batch_keeping`](Self::batch_keeping).
+    pub fn replaced_chains(&self) -> Vec<&str> {
+        let Some(kernel) = &self.kernel else { return Vec::new() };
+        let replaced = |name: &&String| {
+            kernel.chains.contains_key(*name) && self.desired.chains.contains_key(*name)
+        };
+        self.dirty_chains.iter().filter(replaced).map(String::as_str).collect()
+    }
+
+    /// As [`batch`](Self::batch), but a rule that stays in a chain that changes goes on counting
+    /// from what it counted.
+    pub fn batch_keeping(&self, counts: &Counts) -> Batch {
         let mut batch = Batch::new(self.family, self.table.clone());
         match &self.kernel {
             None => self.build_all(&mut batch),
@@ -129,7 +147,7 @@ impl Tracker {
                 batch.delete_table();
                 self.build_all(&mut batch);
             }
-            Some(kernel) => self.build_changes(kernel, &mut batch),
+            Some(kernel) => self.build_changes(kernel, counts, &mut batch),
         }
         batch
     }
@@ -225,7 +243,7 @@ impl Tracker {
     }
 
     /// Order matters: what is used is made before its users and unmade after them.
-    fn build_changes(&self, kernel: &Kernel, batch: &mut Batch) {
+    fn build_changes(&self, kernel: &Kernel, counts: &Counts, batch: &mut Batch) {
         let desired = &self.desired;
         for name in self.dirty_sets.keys().filter(|name| !kernel.sets.contains_key(*name)) {
             if let Some(set) = desired.sets.get(name) {
@@ -249,7 +267,13 @@ impl Tracker {
         }
         for name in dirty_chains() {
             if let Some(chain) = desired.chains.get(name) {
-                add_rules(batch, name, chain);
+                let mut counted = counts.of_chain(name);
+                for rule in &chain.rules {
+                    match counted.take(rule) {
+                        Some(expressions) => batch.add_rule(name, &expressions, &rule.identity),
+                        None => batch.add_rule(name, &rule.expressions, &rule.identity),
+                    }
+                }
             }
         }
         let gone_sets = self.dirty_sets.keys().filter(|name| !desired.sets.contains_key(*name));

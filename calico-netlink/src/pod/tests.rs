@@ -290,7 +290,17 @@ fn a_pod_that_is_cut_off_is_silent_and_goes_with_others() {
 
     assert!(host.run(|| cut_off("cali-third")).unwrap());
     assert!(host.run(|| cut_off("cali-second")).unwrap());
-    assert!(host.run(remove_cut_off).unwrap());
+    let names = ["cali-second".to_owned(), "cali-third".to_owned()];
+    assert!(!host.run(|| wait_removed(&names, || true)).unwrap(), "nobody removes them");
+    host.run(|| {
+        let removal = std::thread::spawn(remove_cut_off);
+        assert!(wait_removed(&names, || removal.is_finished()).unwrap());
+        // Out of sight on both sides, though the kernel may still be at it.
+        for net in [&host, &pod, &other] {
+            assert_eq!(links(net), ["lo"]);
+        }
+        assert!(removal.join().unwrap().unwrap());
+    });
     assert!(!host.run(remove_cut_off).unwrap());
     for net in [&host, &pod, &other] {
         assert_eq!(links(net), ["lo"]);

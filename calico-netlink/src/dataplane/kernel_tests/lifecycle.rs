@@ -316,6 +316,45 @@ fn connections_of_a_removed_endpoint_are_forgotten() {
 }
 
 #[test]
+fn rules_that_stay_go_on_counting() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        let web = |port: u16| {
+            let to = move |rule: &mut Rule| {
+                rule.protocol = Some(17);
+                rule.destination.ports = ports(port, port);
+            };
+            ingress_policy("web", &[(Action::Deny, &to), (Action::Allow, &|_| {})])
+        };
+        let updates = vec![
+            open_profile(),
+            web(7),
+            Update::Endpoint(endpoint(&server, &["web"], &[])),
+            Update::Endpoint(endpoint(&client, &[], &[])),
+            Update::InSync,
+        ];
+        apply(&dataplane, updates).await;
+        let counted = async |index: u16| {
+            let identity = format!("NetworkPolicy prod/web ingress rule {index}");
+            let counters = dataplane.rule_counters().await.unwrap();
+            counters.into_iter().find(|c| c.identity == identity).map(|c| (c.packets, c.bytes))
+        };
+        let listener = server.host.udp(server.v4, 8);
+        let sender = client.host.udp(client.v4, 9);
+        for port in [7, 8] {
+            sender.send_to(b"12345678", (server.v4, port)).unwrap();
+        }
+        listener.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!((counted(0).await, counted(1).await), (Some((1, 36)), Some((1, 36))));
+        apply(&dataplane, vec![web(77)]).await;
+        assert_eq!((counted(0).await, counted(1).await), (Some((0, 0)), Some((1, 36))));
+        assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+    });
+}
+
+#[test]
 fn routes_follow_policy() {
     in_new_netns(async || {
         forward();

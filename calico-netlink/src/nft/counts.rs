@@ -1,0 +1,50 @@
+//! What rules counted, to be carried over when their chain is written anew. Pure.
+
+use std::collections::HashMap;
+
+use super::ruleset::RuleDef;
+use super::wire::{Expr, Rule};
+
+/// What the rules of some chains counted.
+#[derive(Debug, Clone, Default)]
+pub struct Counts(HashMap<String, Vec<Counted>>);
+
+#[derive(Debug, Clone)]
+struct Counted {
+    rule: RuleDef,
+    expressions: Vec<Expr>,
+}
+
+/// What the rules of one chain counted and no new rule has taken over yet.
+#[derive(Debug)]
+pub(super) struct OfChain<'a>(Vec<&'a Counted>);
+
+impl Counts {
+    /// Adds a rule as the kernel has it. One that counted nothing has nothing to carry over.
+    pub(super) fn add(&mut self, rule: Rule) {
+        let counts = |e: &Expr| matches!(e, Expr::Counter { packets: 1.., .. });
+        if !rule.expressions.iter().any(counts) {
+            return;
+        }
+        let zeroed = rule.expressions.iter().map(|expression| match expression {
+            Expr::Counter { .. } => Expr::COUNTER,
+            other => other.clone(),
+        });
+        let identity = rule.userdata.identity;
+        let definition = RuleDef { identity, expressions: zeroed.collect() };
+        let counted = Counted { rule: definition, expressions: rule.expressions };
+        self.0.entry(rule.chain).or_default().push(counted);
+    }
+
+    pub(super) fn of_chain(&self, chain: &str) -> OfChain<'_> {
+        OfChain(self.0.get(chain).into_iter().flatten().collect())
+    }
+}
+
+impl OfChain<'_> {
+    /// The expressions of this rule with what its equal counted; of several equals, in order.
+    pub(super) fn take(&mut self, rule: &RuleDef) -> Option<Vec<Expr>> {
+        let at = self.0.iter().position(|counted| counted.rule == *rule)?;
+        Some(self.0.remove(at).expressions.clone())
+    }
+}
