@@ -12,7 +12,7 @@ use crate::spec::{Call, NetConf};
 /// Prefix of the host's interfaces.
 const INTERFACE_PREFIX: &str = "cali";
 /// The interface that almost every pod has, and the only one whose host side upstream names.
-const FIRST_INTERFACE: &str = "eth0";
+pub(crate) const FIRST_INTERFACE: &str = "eth0";
 /// Namespace of containers that no orchestrator runs.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -48,7 +48,7 @@ impl Identity {
         let mut label = |key: &str, value: &str| {
             labels.insert(format!("projectcalico.org/{key}"), value.to_owned());
         };
-        let handle = handle(&conf.name, container);
+        let handle = handle(&conf.name, container, ifname);
         match pod {
             Some((pod, namespace)) => {
                 label("namespace", namespace);
@@ -99,14 +99,28 @@ impl Identity {
     }
 }
 
-/// The IPAM handle of a container in a network.
+/// The IPAM handle of an attachment: as upstream for `eth0`. Further interfaces of a container have
+/// handles of their own, so that the DEL of one leaves the addresses of the others.
 #[must_use]
-pub fn handle(network: &str, container: &str) -> String {
+pub fn handle(network: &str, container: &str, ifname: &str) -> String {
+    let first = container_handle(network, container);
+    if ifname == FIRST_INTERFACE { first } else { format!("{first}.{ifname}") }
+}
+
+/// The IPAM handle that upstream gives to all interfaces of a container in a network.
+#[must_use]
+pub fn container_handle(network: &str, container: &str) -> String {
     format!("{network}.{container}")
 }
 
 /// As upstream for `eth0`. Further interfaces, which upstream does not have, get their own name.
-fn host_interface(namespace: &str, pod: &str, container: &str, ifname: &str, k8s: bool) -> String {
+pub(crate) fn host_interface(
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    ifname: &str,
+    k8s: bool,
+) -> String {
     match (k8s, ifname == FIRST_INTERFACE) {
         (true, true) => pod_interface_name(INTERFACE_PREFIX, namespace, pod),
         (false, true) => container_interface_name(container),
@@ -169,10 +183,9 @@ mod tests {
             ("kns.default", "net.0123456789abcdef")
         );
         assert_eq!(id.labels["projectcalico.org/orchestrator"], "k8s");
-        assert_ne!(
-            identify("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0", "net1").host_interface,
-            id.host_interface
-        );
+        let other = identify("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0", "net1");
+        assert_ne!(other.host_interface, id.host_interface);
+        assert_eq!(other.handle, "net.0123456789abcdef.net1");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use calico_cni::engine::{Evidence, NetworkError, PodNetwork as _, Verdict};
 use calico_cni::protocol::{PROTOCOL, Plugin, Request};
-use calico_cni::spec::Verb;
+use calico_cni::spec::{Call, Verb};
 use calico_core::datastore::StoreError;
 use calico_core::key::{Key, Scope};
 use calico_core::memory::MemoryStore;
@@ -110,6 +110,42 @@ async fn a_repeated_add_answers_the_same() {
     assert_eq!((node.endpoints().await.len(), node.network.names().len()), (1, 1));
     *node.policy.refuse.lock().unwrap() = None;
     node.call(Verb::Del, &config("1.1.0"), &pod).await.unwrap();
+    node.assert_clean().await;
+}
+
+#[tokio::test]
+async fn interfaces_of_one_container_come_and_go_on_their_own() {
+    let node = Node::new().await;
+    let conf = config("1.1.0");
+    let first = node.pod("sandbox", "web-0");
+    let second = Call { ifname: "net1".into(), ..first.clone() };
+    let own = addresses(&node.call(Verb::Add, &conf, &first).await.unwrap());
+    let others = addresses(&node.call(Verb::Add, &conf, &second).await.unwrap());
+    assert!(own.iter().all(|address| !others.contains(address)), "{own:?} {others:?}");
+    assert_eq!(node.handles().await, ["net.sandbox", "net.sandbox.net1"]);
+    assert_eq!(node.endpoints().await.len(), 2);
+
+    // Nothing of one is garbage while the other is there, nor for a GC that keeps both.
+    node.later(Duration::from_secs(3600));
+    assert_eq!(reconcile(&node, false).await, []);
+    let keep = json!([
+        { "containerID": "sandbox", "ifname": "eth0" }, { "containerID": "sandbox", "ifname": "net1" },
+    ]);
+    let collect = with(conf.clone(), "cni.dev/valid-attachments", keep);
+    node.call(Verb::Gc, &collect, &Call::default()).await.unwrap();
+    assert_eq!(node.handles().await.len(), 2);
+
+    node.call(Verb::Del, &conf, &second).await.unwrap();
+    assert_eq!(node.handles().await, ["net.sandbox"]);
+    assert_eq!(addresses(&node.call(Verb::Add, &conf, &first).await.unwrap()), own);
+
+    // Upstream had given a further interface the handle of all: its addresses go, ours stay.
+    let ipam = node.engine.addresses().ipam();
+    let upstreams = calico_ipam::AssignRequest::new("node1").handle("net.sandbox").v4(1);
+    ipam.auto_assign(upstreams).await.unwrap();
+    node.call(Verb::Del, &conf, &second).await.unwrap();
+    assert_eq!(ipam.addresses_by_handle("net.sandbox").await.unwrap().len(), own.len());
+    node.call(Verb::Del, &conf, &first).await.unwrap();
     node.assert_clean().await;
 }
 
@@ -382,9 +418,19 @@ async fn an_add_is_one_write_and_a_burst_is_few() {
     let adds = calls.iter().map(|call| node.call(Verb::Add, &conf, call));
     let results = futures_util::future::join_all(adds).await;
     assert!(results.iter().all(Result::is_ok));
-    let writes = writes.load(Ordering::Relaxed);
-    assert!(writes <= 5, "{writes} writes for 50 ADDs at once");
+    let adds = writes.load(Ordering::Relaxed);
+    assert!(adds <= 5, "{adds} writes for 50 ADDs at once");
     assert_eq!(node.endpoints().await.len(), 52);
+
+    writes.store(0, Ordering::Relaxed);
+    node.call(Verb::Del, &conf, &node.pod("second", "second")).await.unwrap();
+    assert_eq!(writes.swap(0, Ordering::Relaxed), 1, "endpoint, blocks and handle together");
+    let dels = calls.iter().map(|call| node.call(Verb::Del, &conf, call));
+    assert!(futures_util::future::join_all(dels).await.iter().all(Result::is_ok));
+    let writes = writes.swap(0, Ordering::Relaxed);
+    assert!(writes <= 5, "{writes} writes for 50 DELs at once");
+    node.call(Verb::Del, &conf, &node.pod("first", "first")).await.unwrap();
+    node.assert_clean().await;
 }
 
 #[tokio::test]

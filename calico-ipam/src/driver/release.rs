@@ -15,7 +15,7 @@ use super::claim::is_race;
 use super::job::{Counts, subtract};
 use super::view::{self, View};
 use crate::error::IpamError;
-use crate::plan::block::{Block, Cooldown, NotReleased, ReleaseCheck, json};
+use crate::plan::block::{Allocation, Block, Cooldown, NotReleased, ReleaseCheck, json};
 use crate::request::{Release, Released, describe_owner, sane_handle};
 
 impl Ipam {
@@ -135,13 +135,27 @@ impl Ipam {
     ///
     /// [`IpamError::Store`].
     pub async fn addresses_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
+        let found = self.allocations_by_handle(handle).await?;
+        Ok(found.into_iter().map(|allocation| allocation.address).collect())
+    }
+
+    /// Every address of `handle`, with what is recorded of its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`IpamError::Store`].
+    pub async fn allocations_by_handle(&self, handle: &str) -> Result<Vec<Allocation>, IpamError> {
         let handle = sane_handle(handle)?;
         let Some((stored, _)) = view::handle(&self.store, handle).await? else {
             return Ok(Vec::new());
         };
         let blocks = nets(stored.block.keys());
         let read = try_join_all(blocks.iter().map(|cidr| view::block(&self.store, *cidr))).await?;
-        Ok(read.iter().flatten().flat_map(|(block, _)| block.of_handle(handle)).collect())
+        let blocks = read.iter().flatten().map(|(block, _)| block);
+        let ips = blocks.flat_map(|block| {
+            block.of_handle(handle).into_iter().filter_map(|ip| block.allocation(ip))
+        });
+        Ok(ips.collect())
     }
 
     /// Releases `handle` by what `view` knows of it, and by reading what it does not know.

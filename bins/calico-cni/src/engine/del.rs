@@ -65,9 +65,15 @@ impl Engine {
                 Err(_elapsed) => Err(self.slow()),
             }
         };
-        // Nothing leads to the address any more, so it may go to another while the kernel, which
-        // is slow at this, removes the interface.
-        let (removed, forgotten) = tokio::join!(self.network.remove_cut_off(), forget);
+        let remove = async {
+            match host {
+                Some(host) => self.network.remove_cut_off(host).await,
+                None => Ok(()),
+            }
+        };
+        // Nothing leads to the address any more, so it may go to another while the kernel removes
+        // the interface.
+        let (removed, forgotten) = tokio::join!(remove, forget);
         let forgotten = forgotten.or_else(|error| self.postpone(conf, request, &error));
         removed?;
         if forgotten.is_ok() {
@@ -86,7 +92,7 @@ impl Engine {
         let unreadable = |error: std::io::Error| {
             CniError::new(Code::Io, "the journal cannot be read").details(error.to_string())
         };
-        self.network.remove_cut_off().await?;
+        self.network.remove_all_cut_off().await?;
         self.journal.sweep().map_err(unreadable)?;
         let (pending, bad) = self.journal.pending().map_err(unreadable)?;
         let mut replayed = Replayed { unreadable: bad, ..Replayed::default() };
@@ -182,12 +188,12 @@ impl Engine {
         // All in one write, together with other deletions; if anything is in the way, one by one.
         let first = expected.map(|revision| Write::delete(id.key(), Some(revision)));
         let mut endings: Vec<Ending> =
-            handles(conf, call, id).map(|handle| Ending { handle, first: Vec::new() }).collect();
+            handles(call, id).map(|handle| Ending { handle, first: Vec::new() }).collect();
         if let Some(ending) = endings.first_mut() {
             ending.first.extend(first);
         }
         if self.queue.release(&self.addresses, endings).await.is_ok() {
-            return Ok(());
+            return self.release_shared(conf, call).await;
         }
         while let Some(revision) = expected {
             match self.store.delete(id.key(), Some(revision)).await {

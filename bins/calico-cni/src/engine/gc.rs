@@ -6,7 +6,7 @@ use calico_core::resource::WorkloadEndpoint;
 use tracing::{info, warn};
 
 use super::Engine;
-use crate::naming::handle;
+use crate::naming::{container_handle, handle};
 use crate::spec::{Attachment, CniError, Code, NetConf};
 
 impl Engine {
@@ -27,14 +27,15 @@ impl Engine {
         let endpoints = self.store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await?;
         let mut kept = BTreeSet::new();
         for attachment in &valid {
-            kept.insert(handle(&conf.name, &attachment.container));
+            kept.insert(handle(&conf.name, &attachment.container, &attachment.ifname));
         }
         for entry in endpoints.entries {
             let Ok(endpoint) = entry.decode::<WorkloadEndpoint>() else { continue };
             let spec = &endpoint.spec;
             let attachment =
                 Attachment { container: spec.container_id.clone(), ifname: spec.endpoint.clone() };
-            let ours = handles.contains(&handle(&conf.name, &attachment.container));
+            let ours =
+                handles.contains(&handle(&conf.name, &attachment.container, &attachment.ifname));
             if spec.node != self.node || !ours || valid.contains(&attachment) {
                 continue;
             }
@@ -56,7 +57,7 @@ impl Engine {
             if let Err(error) = gone.await {
                 warn!(%error, endpoint = %entry.key, "cannot be collected");
                 // Its address must not go to another while the interface is there.
-                kept.insert(handle(&conf.name, &attachment.container));
+                kept.insert(handle(&conf.name, &attachment.container, &attachment.ifname));
                 failed.get_or_insert(error);
             }
         }
@@ -71,7 +72,7 @@ impl Engine {
 
     /// Handles of the network that have addresses for this node.
     async fn handles_of(&self, network: &str) -> Result<BTreeSet<String>, CniError> {
-        let prefix = handle(network, "");
+        let prefix = container_handle(network, "");
         let blocks = self.addresses.ipam().blocks().await?;
         Ok(blocks
             .into_iter()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use calico_core::datastore::Revision;
 use calico_ipam::plan::time::rfc3339;
-use calico_ipam::{AssignIp, AssignRequest};
+use calico_ipam::{AssignIp, AssignRequest, Release};
 use ipnet::IpNet;
 use tokio::time::timeout;
 use tracing::warn;
@@ -13,12 +13,14 @@ use tracing::warn;
 use super::batch::Along;
 use super::{Engine, Gone, still_there};
 use crate::facts::{PodFacts, PodInfo};
-use crate::naming::{Identity, handle};
+use crate::naming::{FIRST_INTERFACE, Identity, container_handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
 
 /// Attribute of an address: the container that has it.
 pub(super) const SANDBOX: &str = "sandbox";
+/// Attribute of an address: the interface inside that has it.
+pub(super) const INTERFACE: &str = "interface";
 /// Attribute of an address: where the container's network namespace is.
 pub(super) const NETNS: &str = "netns";
 /// Attribute of an address: the pod, told from others of the same name.
@@ -114,6 +116,7 @@ impl Engine {
         }
         // What upstream does not record, and what proves later that the owner is gone.
         note(SANDBOX, &call.container);
+        note(INTERFACE, &call.ifname);
         note(NETNS, &call.netns.display().to_string());
         if let Some(uid) = call.args.get("K8S_POD_UID") {
             note(POD_UID, uid);
@@ -182,9 +185,24 @@ impl Engine {
         call: &Call,
         id: &Identity,
     ) -> Result<(), CniError> {
-        for handle in handles(conf, call, id) {
+        for handle in handles(call, id) {
             self.addresses.release_by_handle(&handle).await?;
         }
+        self.release_shared(conf, call).await
+    }
+
+    /// Releases what upstream assigned to a further interface, under the handle of all of the
+    /// container's interfaces. What we assigned under it is `eth0`'s.
+    pub(super) async fn release_shared(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        if call.ifname == FIRST_INTERFACE {
+            return Ok(());
+        }
+        let ipam = self.addresses.ipam();
+        let shared = container_handle(&conf.name, &call.container);
+        let mut found = ipam.allocations_by_handle(&shared).await?;
+        found.retain(|allocation| !allocation.attributes.secondary.contains_key(SANDBOX));
+        let releases: Vec<Release> = found.iter().map(Release::exactly).collect();
+        ipam.release_ips(&releases).await?;
         Ok(())
     }
 
@@ -209,7 +227,8 @@ impl Engine {
 }
 
 /// Handles that an attachment may have addresses under: its own, and that of older versions.
-pub(super) fn handles(conf: &NetConf, call: &Call, id: &Identity) -> impl Iterator<Item = String> {
-    let older = id.pod.as_ref().map(|pod| format!("{}.{pod}", id.namespace));
-    [handle(&conf.name, &call.container)].into_iter().chain(older)
+pub(super) fn handles(call: &Call, id: &Identity) -> impl Iterator<Item = String> {
+    let older = id.pod.as_ref().filter(|_| call.ifname == FIRST_INTERFACE);
+    let older = older.map(|pod| format!("{}.{pod}", id.namespace));
+    [id.handle.clone()].into_iter().chain(older)
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::naming::handle;
+use crate::naming::container_handle;
 use crate::protocol::Request;
 use crate::spec::{Call, NetConf};
 
@@ -112,7 +112,7 @@ impl Journal {
 
     fn path(&self, network: &str, call: &Call) -> PathBuf {
         // Container and network have safe characters; an interface may have all but '/'.
-        let name = format!("{}-{}.json", handle(network, &call.container), call.ifname);
+        let name = format!("{}-{}.json", container_handle(network, &call.container), call.ifname);
         self.directory.join(name)
     }
 

@@ -131,7 +131,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
 ) -> Result<T, NetworkError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(NetworkError::Failed(format!("the work broke off: {error}"))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(broke_off(&error)))
+}
+
+/// What became of a removal.
+pub(super) async fn joined(
+    removal: tokio::task::JoinHandle<Result<bool, PodError>>,
+) -> Result<(), NetworkError> {
+    match removal.await {
+        Ok(removed) => Ok(removed.map(drop)?),
+        Err(error) => Err(broke_off(&error)),
+    }
+}
+
+fn broke_off(error: &tokio::task::JoinError) -> NetworkError {
+    NetworkError::Failed(format!("the work broke off: {error}"))
 }

@@ -15,14 +15,15 @@ use std::time::{Duration, SystemTime};
 use calico_core::datastore::Entry;
 use calico_core::key::Scope;
 use calico_core::kind::Kind;
-use calico_core::resource::{WorkloadEndpoint, container_interface_name, pod_interface_name};
+use calico_core::resource::{WorkloadEndpoint, WorkloadEndpointSpec};
 use calico_ipam::Release;
 use calico_ipam::plan::block::Allocation;
 use calico_ipam::plan::time::parse_rfc3339;
 use tracing::{info, warn};
 
 use super::Engine;
-use super::ipam::{NETNS, SANDBOX};
+use super::ipam::{INTERFACE, NETNS, SANDBOX};
+use crate::naming::{FIRST_INTERFACE, host_interface};
 use crate::spec::CniError;
 
 /// An address younger than this is left alone: whoever assigned it may be at work yet.
@@ -169,12 +170,13 @@ impl Engine {
     ) -> Evidence {
         let secondary = &allocation.attributes.secondary;
         let container = container(allocation).unwrap_or_default();
-        let own = endpoints.of_container(container);
+        let ifname = secondary.get(INTERFACE).map_or(FIRST_INTERFACE, String::as_str);
+        let own = endpoints.of(container, ifname);
         let name = match own.first() {
             Some((_, endpoint)) => endpoint.spec.interface_name.clone(),
             None => match secondary.get("pod").zip(secondary.get("namespace")) {
-                Some((pod, namespace)) => pod_interface_name("cali", namespace, pod),
-                None => container_interface_name(container),
+                Some((pod, namespace)) => host_interface(namespace, pod, container, ifname, true),
+                None => host_interface("", "", container, ifname, false),
             },
         };
         // A pod's next container has the same interface name as the one before.
@@ -194,8 +196,10 @@ impl Engine {
 
     /// Removes endpoints and addresses, each only as it was when the evidence was taken.
     async fn free(&self, owned: &[Allocation], endpoints: &Endpoints) -> Result<(), CniError> {
-        let container = owned.first().and_then(container).unwrap_or_default();
-        for (entry, _) in endpoints.of_container(container) {
+        let Some(first) = owned.first() else { return Ok(()) };
+        let ifname =
+            first.attributes.secondary.get(INTERFACE).map_or(FIRST_INTERFACE, String::as_str);
+        for (entry, _) in endpoints.of(container(first).unwrap_or_default(), ifname) {
             match self.store.delete(entry.key.clone(), Some(entry.revision)).await {
                 Err(error) if !error.is_not_found() => return Err(error.into()),
                 _ => {}
@@ -232,8 +236,10 @@ impl Endpoints {
         Self(entries.into_iter().filter_map(read).collect())
     }
 
-    fn of_container(&self, container: &str) -> Vec<&(Entry, WorkloadEndpoint)> {
-        self.0.iter().filter(|(_, endpoint)| endpoint.spec.container_id == container).collect()
+    fn of(&self, container: &str, ifname: &str) -> Vec<&(Entry, WorkloadEndpoint)> {
+        let is =
+            |spec: &WorkloadEndpointSpec| spec.container_id == container && spec.endpoint == ifname;
+        self.0.iter().filter(|(_, endpoint)| is(&endpoint.spec)).collect()
     }
 
     fn has_interface(&self, name: &str) -> bool {

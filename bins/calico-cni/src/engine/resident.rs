@@ -1,48 +1,43 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use calico_netlink::pod::{self, PodInterfaces, PodSpec};
 use tokio::sync::Mutex;
 
-use super::netlink::{NetlinkPods, blocking};
+use super::netlink::{NetlinkPods, blocking, joined};
 use super::traits::{NetworkError, PodNetwork};
 
-/// [`NetlinkPods`] for a program that stays: pods that go at the same time are removed together.
-/// The kernel takes as long for one as for a hundred, some 20 ms; and what else a deletion has to do
-/// is done meanwhile, as a pod is cut off first.
+/// [`NetlinkPods`] for a program that stays: pods that go at the same time are removed together,
+/// and nobody waits until the kernel has freed their memory, which takes ten times as long as
+/// everything else. What else a deletion has to do is done meanwhile, as a pod is cut off first.
 ///
-/// What a crash leaves between the two is marked in the kernel, carries no packets, and is removed
-/// by the next [`remove_cut_off`](PodNetwork::remove_cut_off).
+/// What a crash leaves of a removal is marked in the kernel, carries no packets, and is removed by
+/// the next [`remove_all_cut_off`](PodNetwork::remove_all_cut_off).
 #[derive(Debug, Clone, Default)]
 pub struct ResidentPods {
     kernel: NetlinkPods,
-    removal: Arc<Removal>,
+    /// Held by who removes, or sees whether another's removal has removed his own.
+    turn: Arc<Mutex<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Removal {
-    /// Whether something was cut off since the last removal began.
-    wanted: AtomicBool,
-    turn: Mutex<()>,
-}
-
-impl Removal {
-    /// Removes all that is cut off by now; at most one removal is under way, and one waits.
-    async fn run(&self) -> Result<(), NetworkError> {
-        self.wanted.store(true, Ordering::Release);
+impl ResidentPods {
+    async fn remove(&self, name: &str) -> Result<(), NetworkError> {
         let _turn = self.turn.lock().await;
-        if !self.wanted.swap(false, Ordering::AcqRel) {
+        let names = [name.to_owned()];
+        let look = names.clone();
+        if blocking(move || Ok(pod::wait_removed(&look, || true)?)).await? {
+            // By the removal before, which took all that were cut off by then.
             return Ok(());
         }
-        let removed = blocking(|| Ok(pod::remove_cut_off().map(drop)?)).await;
-        if removed.is_err() {
-            // Whoever waits for the same is to try, too.
-            self.wanted.store(true, Ordering::Release);
+        let removal = tokio::task::spawn_blocking(pod::remove_cut_off);
+        let end = removal.abort_handle();
+        if blocking(move || Ok(pod::wait_removed(&names, || end.is_finished())?)).await? {
+            return Ok(());
         }
-        removed
+        joined(removal).await?;
+        Err(NetworkError::Failed(format!("{name} is still there after its removal")))
     }
 }
 
@@ -75,8 +70,12 @@ impl PodNetwork for ResidentPods {
         Ok(())
     }
 
-    async fn remove_cut_off(&self) -> Result<(), NetworkError> {
-        self.removal.run().await
+    async fn remove_cut_off(&self, host_interface: &str) -> Result<(), NetworkError> {
+        self.remove(host_interface).await
+    }
+
+    async fn remove_all_cut_off(&self) -> Result<(), NetworkError> {
+        blocking(|| Ok(pod::remove_cut_off().map(drop)?)).await
     }
 
     async fn check(&self, spec: PodSpec) -> Result<(), NetworkError> {

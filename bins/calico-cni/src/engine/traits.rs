@@ -61,12 +61,22 @@ pub trait PodNetwork: fmt::Debug + Send + Sync {
         self.teardown(Some(host_interface), netns, ifname).await
     }
 
-    /// Removes everything that was cut off before this call, whoever cut it off.
+    /// The second half of [`teardown`](Self::teardown): removes what was cut off.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    async fn remove_cut_off(&self) -> Result<(), NetworkError> {
+    async fn remove_cut_off(&self, host_interface: &str) -> Result<(), NetworkError> {
+        let _ = host_interface;
+        Ok(())
+    }
+
+    /// Removes whatever was cut off and is still there, such as after a crash.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    async fn remove_all_cut_off(&self) -> Result<(), NetworkError> {
         Ok(())
     }
 
