@@ -101,7 +101,8 @@ pub trait Datastore: fmt::Debug + Send + Sync {
     ///
     /// Each write is atomic, the sequence is not: those before a failing one stay done (see
     /// [`WriteFailed::done`]). Sending them together saves round trips and disk syncs. A store may
-    /// carry out several at one revision; each of their events then has it.
+    /// carry out several at one revision; each of their events then has it. What it says of a
+    /// deletion may be later than the deletion's own revision, where others write to the store, too.
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 
 mod api_config;
 mod etcd;
+mod kubernetes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::api_config::{ApiConfig, ApiConfigSpec};
 pub use self::etcd::{EtcdConfig, Pem, Secret};
+pub use self::kubernetes::KubernetesConfig;
 use crate::embedded::{Durability, Options};
 use crate::remote::RemoteStore;
 
@@ -50,8 +52,9 @@ pub enum DatastoreConfig {
     /// An etcd cluster. Opened only by programs that are built with the feature `etcd`.
     #[serde(rename = "etcdv3")]
     Etcd(EtcdConfig),
-    /// A Kubernetes API server (upstream's `DATASTORE_TYPE`). Known, and not supported yet.
-    Kubernetes,
+    /// A Kubernetes API server. Opened only by programs that are built with the feature
+    /// `kubernetes`.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 impl Default for DatastoreConfig {
@@ -80,20 +83,30 @@ pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> 
         }
         #[cfg(not(feature = "etcd"))]
         DatastoreConfig::Etcd(_) => Err(unsupported("etcdv3")),
-        DatastoreConfig::Kubernetes => Err(unsupported("kubernetes")),
+        #[cfg(feature = "kubernetes")]
+        DatastoreConfig::Kubernetes(config) => {
+            Ok(Arc::new(crate::kubernetes::KubernetesStore::connect(config)?))
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        DatastoreConfig::Kubernetes(_) => Err(unsupported("kubernetes")),
     }
 }
 
+#[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
 fn unsupported(name: &str) -> StoreError {
     StoreError::Unsupported {
         what: format!("datastore type {name:?}; this program has {}", built_in().join(", ")),
     }
 }
 
+#[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
 fn built_in() -> Vec<&'static str> {
     let mut names = vec!["embedded", "remote"];
     if cfg!(feature = "etcd") {
         names.push("etcdv3");
+    }
+    if cfg!(feature = "kubernetes") {
+        names.push("kubernetes");
     }
     names
 }
@@ -129,8 +142,10 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_says_what_is() {
-        let error = open(&DatastoreConfig::Kubernetes).unwrap_err().to_string();
-        assert!(error.contains("kubernetes") && error.contains("embedded"), "{error}");
+        let kubernetes = parse(r#"{"type": "kubernetes", "endpoint": "no url"}"#).unwrap();
+        let error = open(&kubernetes).unwrap_err().to_string();
+        let reason = if cfg!(feature = "kubernetes") { "no url" } else { "embedded" };
+        assert!(error.contains(reason), "{error}");
         let etcd = parse(r#"{"type": "etcdv3", "endpoints": ["unix:///x"]}"#).unwrap();
         let error = open(&etcd).unwrap_err().to_string();
         let reason = if cfg!(feature = "etcd") { "unix:///x" } else { "embedded" };

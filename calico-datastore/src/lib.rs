@@ -3,6 +3,7 @@
 //! - [`embedded`]: one durable file, for a node or a lab that needs no other database.
 //! - [`remote`]: a store served by another process over a unix socket, and the server for it.
 //! - `etcd` (feature of that name): an etcd v3 cluster, in upstream's layout.
+//! - `kubernetes` (feature of that name): the API server of a Kubernetes cluster.
 //! - [`conversion`]: Calico's view of Kubernetes' own objects, without a client.
 //! - [`config`]: picks a backend from typed settings.
 //!
@@ -31,10 +32,14 @@ pub mod conversion;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod remote;
 
 pub use config::{DatastoreConfig, open};
 pub use embedded::EmbeddedStore;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::KubernetesStore;
 pub use remote::RemoteStore;

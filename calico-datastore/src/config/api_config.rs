@@ -4,7 +4,7 @@ use calico_core::kind::API_VERSION;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{DatastoreConfig, EtcdConfig, Pem, Secret, default_socket};
+use super::{DatastoreConfig, EtcdConfig, KubernetesConfig, Pem, Secret, default_socket};
 
 /// The settings file of upstream's clients, kind `CalicoAPIConfig`: YAML or JSON, read strictly.
 ///
@@ -187,7 +187,7 @@ impl ApiConfigSpec {
         match self.datastore_type.as_str() {
             "" if !self.etcd_endpoints.is_empty() => self.etcd().map(DatastoreConfig::Etcd),
             "etcdv3" => self.etcd().map(DatastoreConfig::Etcd),
-            "" | "kubernetes" => Ok(DatastoreConfig::Kubernetes),
+            "" | "kubernetes" => self.kubernetes().map(|config| DatastoreConfig::Kubernetes(Box::new(config))),
             "remote" => Ok(DatastoreConfig::Remote {
                 socket: self.socket.clone().unwrap_or_else(default_socket),
             }),
@@ -202,6 +202,34 @@ impl ApiConfigSpec {
                 "datastore type {other:?} is none of etcdv3, kubernetes, embedded, remote"
             )),
         }
+    }
+
+    fn kubernetes(&self) -> Result<KubernetesConfig, String> {
+        let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let file = |file: &String| text(file).map(Into::into);
+        let api_group = match self.calico_api_group.as_str() {
+            "" => None,
+            group => Some(group.parse().map_err(|error| format!("CALICO_API_GROUP: {error}"))?),
+        };
+        let config = KubernetesConfig {
+            kubeconfig: text(&self.kubeconfig),
+            kubeconfig_inline: self.kubeconfig_inline.clone().filter(|text| !text.reveal().is_empty()),
+            context: text(&self.k8s_current_context),
+            endpoint: text(&self.k8s_api_endpoint),
+            ca: file(&self.k8s_ca_file),
+            certificate: file(&self.k8s_cert_file),
+            key: file(&self.k8s_key_file),
+            token: self.k8s_api_token.clone(),
+            token_file: None,
+            insecure_skip_tls_verify: self.k8s_insecure_skip_tls_verify,
+            qps: self.k8s_client_qps,
+            burst: self.k8s_client_burst,
+            api_group,
+            use_pod_cidr: self.use_pod_cidr,
+            interface_prefix: String::new(),
+        };
+        config.check()?;
+        Ok(config)
     }
 
     fn etcd(&self) -> Result<EtcdConfig, String> {
@@ -289,10 +317,11 @@ mod tests {
     #[test]
     fn the_type_follows_from_the_rest() {
         let datastore = |variables: &[(&str, &str)]| of_env(variables)?.datastore();
-        assert_eq!(datastore(&[]), Ok(DatastoreConfig::Kubernetes));
+        let kubernetes = || Ok(DatastoreConfig::Kubernetes(Box::default()));
+        assert_eq!(datastore(&[]), kubernetes());
         assert_eq!(
             datastore(&[("DATASTORE_TYPE", "kubernetes"), ("ETCD_ENDPOINTS", "http://a:1")]),
-            Ok(DatastoreConfig::Kubernetes)
+            kubernetes()
         );
         assert_eq!(datastore(&[("DATASTORE_TYPE", "remote")]), Ok(DatastoreConfig::default()));
         assert!(!of_env(&[("KUBECONFIG", "/k"), ("ETCD_ENDPOINTS", "")]).unwrap().names_one());
@@ -312,6 +341,8 @@ mod tests {
         check(&[("ETCD_ENDPOINTS", "http://a:1"), ("ETCD_DISCOVERY_SRV", "x")], "exclude");
         check(&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_DISCOVERY_SRV", "x")], "ETCD_ENDPOINTS");
         check(&[("USE_POD_CIDR", "maybe")], "USE_POD_CIDR");
+        check(&[("CALICO_API_GROUP", "calico.org")], "neither");
+        check(&[("DATASTORE_TYPE", "kubernetes"), ("K8S_CERT_FILE", "/c")], "K8S_KEY_FILE");
         check(&[("K8S_CLIENT_QPS", "fast")], "K8S_CLIENT_QPS");
     }
 
@@ -334,13 +365,17 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let everything = r#"{"datastoreType": "kubernetes", "kubeconfig": "/k",
-            "k8sAPIEndpoint": "e", "k8sKeyFile": "k", "k8sCertFile": "c", "k8sCAFile": "ca",
+            "k8sAPIEndpoint": "https://e", "k8sKeyFile": "k", "k8sCertFile": "c", "k8sCAFile": "ca",
             "k8sAPIToken": "t", "k8sInsecureSkipTLSVerify": true, "k8sDisableNodePoll": true,
             "usePodCIDR": true, "kubeconfigInline": "i", "k8sClientQPS": 7.5,
-            "k8sCurrentContext": "x", "calicoAPIGroup": "g", "etcdDiscoverySrv": "",
+            "k8sCurrentContext": "x", "calicoAPIGroup": "projectcalico.org/v3", "etcdDiscoverySrv": "",
             "etcdUsername": "", "etcdPassword": "", "etcdKeyFile": "", "etcdCertFile": "",
             "etcdCACertFile": ""}"#;
-        assert_eq!(read(everything), Ok(DatastoreConfig::Kubernetes));
+        let Ok(DatastoreConfig::Kubernetes(config)) = read(everything) else { panic!("kubernetes") };
+        assert_eq!(config.api_group, Some(crate::conversion::ApiGroup::V3));
+        assert_eq!(config.ca, Some("ca".into()));
+        assert_eq!((config.qps, config.use_pod_cidr), (7.5, true));
+        assert_eq!(config.kubeconfig_inline, Some(Secret::new("i")));
         let mixed = inline.replace('}', r#", "etcdCACertFile": "/f"}"#);
         assert!(read(&mixed).unwrap_err().contains("decide"));
         assert!(read(r#"{"etcdEndpoint": "x"}"#).unwrap_err().contains("etcdEndpoint"));

@@ -49,7 +49,8 @@ pub(super) async fn refuses_a_write_whose_expectation_fails(store: Store) {
         .await;
     check(Write::delete(absent.clone(), None), StoreError::NotFound { key: absent.clone() }).await;
     assert_eq!(store.get(&key).await.map(|e| e.revision), Ok(second), "nothing was changed");
-    assert_eq!(store.list(&Scope::All).await.map(|l| l.revision), Ok(second));
+    let listing = store.list(&Scope::All).await.expect("list");
+    assert!(listing.revision >= second, "a listing is not older than the last write");
 }
 
 pub(super) async fn stops_a_sequence_at_the_first_failure(store: Store) {
@@ -95,9 +96,16 @@ pub(super) async fn lists_exactly_the_scope_in_order_of_paths(store: Store) {
         Key::IpamHost("n1".into()),
         Key::IpamConfig,
     ];
-    for key in &keys {
-        put(&*store, key.clone(), "{}").await;
+    let mut kept = Vec::new();
+    for key in keys {
+        match store.put(key.clone(), "{}".into()).await {
+            Ok(_) => kept.push(key),
+            // Where nodes are somebody else's objects, there is no place to mark them.
+            Err(StoreError::Unsupported { .. }) if key == Key::IpamHost("n1".into()) => {}
+            Err(error) => panic!("{key}: {error}"),
+        }
     }
+    let keys = kept;
     let check = async |scope: Scope, expected: &[Key]| {
         let found = store.list(&scope).await.expect("list").entries;
         let mut expected: Vec<String> = expected.iter().map(Key::to_string).collect();

@@ -22,7 +22,7 @@ pub(super) async fn brackets_the_first_listing(store: Store) {
     let (entries, ready) = listing(&mut store.watch(pools(), None)).await;
     assert_eq!(entries, store.list(&pools()).await.expect("list").entries);
     assert_eq!(entries.len(), 2);
-    assert_eq!(ready, last, "the listing is as of the store's revision");
+    assert!(ready >= last, "the listing is as of the store's revision");
 }
 
 pub(super) async fn follows_changes_in_order(store: Store) {
@@ -33,7 +33,19 @@ pub(super) async fn follows_changes_in_order(store: Store) {
     let entry = |value: &str, revision| Entry { key: pool("a"), value: value.into(), revision };
     assert_eq!(next(&mut watch).await, WatchEvent::Put(entry("1", first)));
     assert_eq!(next(&mut watch).await, WatchEvent::Put(entry("2", second)));
-    assert_eq!(next(&mut watch).await, WatchEvent::Gone { key: pool("a"), revision: third });
+    is_gone(&next(&mut watch).await, &pool("a"), second, third);
+}
+
+/// A deletion is told with its own revision. To the writer, a store may have told a later one, as
+/// of which the object is known to be gone.
+fn is_gone(event: &WatchEvent, expected: &Key, after: Revision, by: Revision) {
+    match event {
+        WatchEvent::Gone { key, revision } => {
+            assert_eq!(key, expected);
+            assert!(after < *revision && *revision <= by, "{after} < {revision} <= {by}");
+        }
+        other => panic!("{other:?} instead of the deletion of {expected}"),
+    }
 }
 
 pub(super) async fn yields_only_the_scope(store: Store) {
@@ -59,7 +71,7 @@ pub(super) async fn resumes_after_a_revision(store: Store) {
         WatchEvent::Put(entry) => assert_eq!((entry.key, entry.revision), (pool("b"), second)),
         other => panic!("{other:?}: no listing is due"),
     }
-    assert_eq!(next(&mut watch).await, WatchEvent::Gone { key: pool("a"), revision: third });
+    is_gone(&next(&mut watch).await, &pool("a"), second, third);
 
     let mut at_end = store.watch(pools(), Some(third));
     let fourth = put(&*store, pool("c"), "1").await;
@@ -81,7 +93,8 @@ pub(super) async fn relists_when_history_is_forgotten(store: Store) {
 pub(super) async fn relists_for_a_revision_of_the_future(store: Store) {
     let last = put(&*store, pool("a"), "1").await;
     let (entries, ready) = listing(&mut store.watch(pools(), Some(Revision(last.0 + 1000)))).await;
-    assert_eq!((entries.len(), ready), (1, last));
+    assert_eq!(entries.len(), 1);
+    assert!(ready >= last);
 }
 
 pub(super) async fn brings_a_slow_watcher_up_to_date(store: Store) {

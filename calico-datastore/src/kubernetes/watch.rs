@@ -1,0 +1,321 @@
+//! A watch that outlives connections, restarts of the server, and what it forgets.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use calico_core::datastore::{Entry, Revision, WatchEvent, WatchStream};
+use calico_core::key::Scope;
+use calico_core::resource::Profile;
+use futures_util::stream::{SelectAll, Stream, StreamExt as _, iter, unfold};
+use tokio::time::timeout;
+
+use super::Inner;
+use super::failure::{Failure, FailureKind};
+use super::feed::{Feed, Told, Pause, Start};
+use super::listing::{Pages, now};
+use super::server::Lines;
+use super::source::{Event, Read, Reading, Source};
+
+/// Malformed objects that are remembered as reported.
+const REPORTED: usize = 1_000;
+
+/// How long a server may take for the next object of a streamed listing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Follows `scope`; see [`calico_core::Datastore::watch`].
+///
+/// Nothing is read ahead but what the connections hold: a caller that is too slow for the server
+/// loses its connection, goes on at its revision, and if that is forgotten is given a new listing.
+pub(super) fn stream(inner: Arc<Inner>, scope: Scope, from: Option<Revision>) -> WatchStream {
+    let watch = Watch {
+        inner,
+        scope,
+        from: from.filter(|from| from.0 > 0),
+        state: State::Idle,
+        ready: VecDeque::new(),
+        reported: HashSet::new(),
+        told: false,
+        down: HashSet::new(),
+        pause: Pause::new(),
+    };
+    let answers = unfold(watch, async |mut watch| {
+        let events = watch.next().await;
+        Some((iter(events), watch))
+    });
+    Box::pin(answers.flatten())
+}
+
+type Feeds = SelectAll<Pin<Box<dyn Stream<Item = (usize, Told)> + Send>>>;
+
+enum State {
+    Idle,
+    Listing(Box<Listing>),
+    Following(Feeds),
+}
+
+/// A listing under way: of one source after the other.
+struct Listing {
+    reading: Reading,
+    /// Those that are still to be listed, the next one last.
+    left: Vec<Source>,
+    current: Option<(Source, Current)>,
+    done: Vec<Start>,
+    begun: bool,
+}
+
+enum Current {
+    Pages(Pages),
+    /// Objects come as events, and the changes after them on the same connection.
+    Streamed(Lines),
+}
+
+struct Watch {
+    inner: Arc<Inner>,
+    scope: Scope,
+    from: Option<Revision>,
+    state: State,
+    ready: VecDeque<WatchEvent>,
+    /// Paths of malformed objects that the caller was told of.
+    reported: HashSet<String>,
+    /// Whether the caller was told of an interruption of a listing that has not ended.
+    told: bool,
+    /// Feeds that are interrupted; the caller was told of the first.
+    down: HashSet<usize>,
+    pause: Pause,
+}
+
+impl Watch {
+    /// The next events; at least one.
+    async fn next(&mut self) -> VecDeque<WatchEvent> {
+        while self.ready.is_empty() {
+            if let Err(failure) = self.step().await {
+                self.state = State::Idle;
+                if failure.kind == FailureKind::Expired {
+                    continue;
+                }
+                if !std::mem::replace(&mut self.told, true) {
+                    let reason = failure.into_error().to_string();
+                    self.ready.push_back(WatchEvent::Interrupted { reason });
+                }
+            }
+        }
+        std::mem::take(&mut self.ready)
+    }
+
+    async fn step(&mut self) -> Result<(), Failure> {
+        match &mut self.state {
+            State::Idle => {
+                if self.told {
+                    self.pause.wait().await;
+                }
+                self.begin().await
+            }
+            State::Listing(_) => self.list().await,
+            State::Following(feeds) => {
+                let Some((feed, told)) = feeds.next().await else {
+                    // Nothing in Kubernetes can ever belong to the scope.
+                    return std::future::pending().await;
+                };
+                self.heard(feed, told);
+                Ok(())
+            }
+        }
+    }
+
+    /// Goes on where the caller is, or starts a listing.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        let reading = self.inner.reading().await?;
+        let mut sources = self.inner.sources(&self.scope).await?;
+        // Revisions of several collections come in no order: only of one is a revision enough
+        // to know what was missed.
+        if let (Some(from), [source]) = (self.from.take(), sources.as_slice())
+            && now(&self.inner.server, source, &reading).await? >= from
+        {
+            self.follow(reading, vec![Start::at(source.clone(), from)]);
+            return Ok(());
+        }
+        sources.reverse();
+        let listing =
+            Listing { reading, left: sources, current: None, done: Vec::new(), begun: false };
+        self.state = State::Listing(Box::new(listing));
+        Ok(())
+    }
+
+    fn follow(&mut self, reading: Reading, starts: Vec<Start>) {
+        let mut feeds = SelectAll::new();
+        for (number, start) in starts.into_iter().enumerate() {
+            let feed = Feed::new(Arc::clone(&self.inner), reading.clone(), start);
+            let told = unfold(feed, move |mut feed| async move {
+                let told = feed.next().await;
+                Some(((number, told), feed))
+            });
+            feeds.push(Box::pin(told) as Pin<Box<dyn Stream<Item = _> + Send>>);
+        }
+        self.down.clear();
+        self.state = State::Following(feeds);
+        (self.told, self.pause) = (false, Pause::new());
+    }
+
+    async fn list(&mut self) -> Result<(), Failure> {
+        let State::Listing(listing) = &mut self.state else { return Ok(()) };
+        let Listing { reading, left, current, done, begun } = &mut **listing;
+        match current {
+            None => match left.pop() {
+                Some(source) => {
+                    let opened = open(&self.inner, reading, &source).await?;
+                    *current = Some((source, opened));
+                    if !std::mem::replace(begun, true) {
+                        self.ready.push_back(WatchEvent::Begin);
+                    }
+                }
+                None => {
+                    if !*begun {
+                        self.ready.push_back(WatchEvent::Begin);
+                    }
+                    let (reading, done) = (reading.clone(), std::mem::take(done));
+                    self.listed(reading, done);
+                }
+            },
+            Some((source, Current::Pages(pages))) => {
+                match pages.next(&self.inner.server, reading).await? {
+                    Some(page) => page.items.into_iter().for_each(|item| self.found(item, None)),
+                    None => {
+                        done.push(Start::after(source.clone(), pages.revision));
+                        *current = None;
+                    }
+                }
+            }
+            Some((source, Current::Streamed(lines))) => {
+                let line = match timeout(PATIENCE, lines.next()).await {
+                    Ok(Ok(Some(line))) => line,
+                    // What was seen is a part of nothing known: once more, in pages.
+                    Err(_) => {
+                        self.inner.streams.store(false, Ordering::Relaxed);
+                        return Err(Failure::new(FailureKind::Expired, "a listing takes too long"));
+                    }
+                    Ok(Ok(None)) => return Err(Failure::new(FailureKind::Lost, "a listing broke off")),
+                    Ok(Err(error)) => return Err(Failure::new(FailureKind::Lost, error.to_string())),
+                };
+                match source.event(&line, reading) {
+                    Ok(Event::Bookmark { at, listed: true }) => {
+                        if let Some((source, Current::Streamed(lines))) = current.take() {
+                            done.push(Start::streamed(source, at, lines));
+                        }
+                    }
+                    Ok(Event::Written { what, .. }) => self.found(what, None),
+                    Ok(Event::Error(failure)) => return Err(failure),
+                    Ok(Event::Bookmark { .. } | Event::Deleted { .. }) => {}
+                    Err(reason) => return Err(Failure::new(FailureKind::Lost, reason)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything was listed; what follows are changes.
+    fn listed(&mut self, reading: Reading, starts: Vec<Start>) {
+        let profile = Profile::default_allow();
+        if self.scope.contains(&profile.key()) {
+            let (key, value) = (profile.key(), profile.to_json());
+            self.ready.push_back(WatchEvent::Item(Entry { key, value, revision: Revision(1) }));
+        }
+        let revision = starts.iter().filter_map(|start| start.at).min();
+        self.ready.push_back(WatchEvent::Ready(revision.unwrap_or(Revision(1))));
+        self.follow(reading, starts);
+    }
+
+    fn heard(&mut self, feed: usize, told: Told) {
+        match told {
+            Told::Event(Event::Written { at, what }) => self.found(what, Some(at)),
+            Told::Event(Event::Deleted { at, what }) => self.gone(what, at),
+            Told::Event(_) => {}
+            Told::Gap => {
+                tracing::debug!(scope = %self.scope, "the API server has forgotten what comes next; listing anew");
+                self.state = State::Idle;
+            }
+            Told::Down(reason) => {
+                if self.down.is_empty() {
+                    self.ready.push_back(WatchEvent::Interrupted { reason });
+                }
+                self.down.insert(feed);
+            }
+            Told::Up => drop(self.down.remove(&feed)),
+        }
+    }
+
+    /// An object of a listing, or with `at` one that was written then.
+    fn found(&mut self, what: Read, at: Option<Revision>) {
+        match what {
+            Read::Object(entry) if self.scope.contains(&entry.key) => {
+                self.ready.push_back(match at {
+                    None => WatchEvent::Item(entry),
+                    Some(_) => WatchEvent::Put(entry),
+                });
+            }
+            Read::Hidden(key) if self.scope.contains(&key) => {
+                if let Some(revision) = at {
+                    self.ready.push_back(WatchEvent::Gone { key, revision });
+                }
+            }
+            Read::Bad { path, reason, key } => {
+                if let (Some(key), Some(revision)) = (key, at) {
+                    self.ready.push_back(WatchEvent::Gone { key, revision });
+                }
+                self.report(path, reason);
+            }
+            Read::Object(_) | Read::Hidden(_) | Read::Other => {}
+        }
+    }
+
+    fn gone(&mut self, what: Read, revision: Revision) {
+        let key = match what {
+            Read::Object(Entry { key, .. }) | Read::Hidden(key) => key,
+            Read::Bad { path, key: Some(key), .. } => {
+                self.reported.remove(&path);
+                key
+            }
+            Read::Bad { path, .. } => {
+                self.reported.remove(&path);
+                return;
+            }
+            Read::Other => return,
+        };
+        if self.scope.contains(&key) {
+            self.ready.push_back(WatchEvent::Gone { key, revision });
+        }
+    }
+
+    /// Tells of a malformed object, once until it is deleted.
+    fn report(&mut self, path: String, reason: String) {
+        if self.reported.len() >= REPORTED {
+            self.reported.clear();
+        }
+        if self.reported.insert(path.clone()) {
+            self.ready.push_back(WatchEvent::Bad { path, reason });
+        }
+    }
+}
+
+/// Starts to list a source: streamed if the server can, else in pages.
+async fn open(inner: &Inner, reading: &Reading, source: &Source) -> Result<Current, Failure> {
+    if inner.streams.load(Ordering::Relaxed) {
+        let path = format!(
+            "{}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+             &allowWatchBookmarks=true&timeoutSeconds=600{}",
+            source.collection(reading.group),
+            source.selector()
+        );
+        match inner.server.lines(&path).await {
+            Ok(lines) => return Ok(Current::Streamed(lines)),
+            Err(failure) if failure.kind == FailureKind::Invalid => {
+                inner.streams.store(false, Ordering::Relaxed);
+            }
+            Err(failure) if failure.kind == FailureKind::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(Current::Pages(Pages::new(source.clone())))
+}

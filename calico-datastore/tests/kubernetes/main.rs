@@ -1,0 +1,74 @@
+//! The Kubernetes backend against a real kube-apiserver with a real etcd.
+//!
+//! Needs etcd (Debian: `etcd-server`, `etcd-client`), and kube-apiserver or a Go toolchain that
+//! builds it; see `apiserver.rs`. All tests share one cluster, one after the other.
+
+#![cfg(feature = "kubernetes")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod apiserver;
+mod contract;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use calico_datastore::config::{KubernetesConfig, Secret};
+use calico_datastore::conversion::ApiGroup;
+use calico_datastore::kubernetes::KubernetesStore;
+use serde_json::Value;
+
+use self::apiserver::{ADMIN, Cluster};
+
+/// The cluster, for one test at a time. No custom resource is in it.
+struct Turn {
+    cluster: &'static Cluster,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    /// Waits for the test's turn. `None` if the tests are to be left out.
+    fn take() -> Option<Self> {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        static TURN: Mutex<()> = Mutex::new(());
+        if apiserver::skipped() {
+            return None;
+        }
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { cluster: CLUSTER.get_or_init(Cluster::start), _turn: turn })
+    }
+
+    fn config(&self, group: ApiGroup) -> KubernetesConfig {
+        KubernetesConfig {
+            kubeconfig_inline: Some(Secret::new(self.cluster.kubeconfig(ADMIN))),
+            api_group: Some(group),
+            ..KubernetesConfig::default()
+        }
+    }
+
+    fn store(&self, group: ApiGroup) -> KubernetesStore {
+        KubernetesStore::connect(&self.config(group)).unwrap()
+    }
+
+    /// Deletes every custom resource of Calico's.
+    async fn clear(&self) {
+        for group in ApiGroup::ALL {
+            let base = format!("/apis/{}", group.api_version());
+            let kinds = self.cluster.must("GET", &base, Value::Null).await;
+            for kind in kinds["resources"].as_array().unwrap() {
+                let plural = kind["name"].as_str().unwrap();
+                if plural.contains('/') {
+                    continue;
+                }
+                let all = self.cluster.must("GET", &format!("{base}/{plural}"), Value::Null).await;
+                for item in all["items"].as_array().unwrap() {
+                    let meta = &item["metadata"];
+                    let name = meta["name"].as_str().unwrap();
+                    let path = match meta["namespace"].as_str() {
+                        Some(namespace) => format!("{base}/namespaces/{namespace}/{plural}/{name}"),
+                        None => format!("{base}/{plural}/{name}"),
+                    };
+                    self.cluster.must("DELETE", &path, Value::Null).await;
+                }
+            }
+        }
+    }
+}
