@@ -47,7 +47,7 @@ pub fn local(path: &Path) -> Result<Local, ConfigError> {
         if problem.vital {
             return Err(ConfigError::Parameter { problem: problem.to_string() });
         }
-        warn!(%problem, file = %path.display(), "a setting has no effect; its default holds");
+        warn!(%problem, "a setting has no effect; its default holds");
     }
     Ok(local)
 }
