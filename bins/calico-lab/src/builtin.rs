@@ -13,6 +13,8 @@ const ALL: &[(&str, &str)] = &[
     ("bird", include_str!("../topologies/bird.yaml")),
     ("racks", include_str!("../topologies/racks.yaml")),
     ("nodes_as", include_str!("../topologies/nodes_as.yaml")),
+    ("bigip", include_str!("../topologies/bigip.yaml")),
+    ("leaves", include_str!("../topologies/leaves.yaml")),
     ("downward", include_str!("../topologies/downward.yaml")),
 ];
 

@@ -191,7 +191,12 @@ fn neighbours<'a>(topology: &'a Topology, router: &'a Router) -> Vec<Neighbour<'
 /// The configuration of bgpd.
 fn configuration(topology: &Topology, router: &Router) -> String {
     let neighbours = neighbours(topology, router);
-    let mut text = format!("hostname {}\n!\nrouter bgp {}\n", router.name, router.as_number);
+    let mut text = format!("hostname {}\n", router.name);
+    // Before those who use them: a change of a route map takes effect only after five seconds.
+    for v6 in [false, true] {
+        write_announced(&mut text, router, v6);
+    }
+    let _ = writeln!(text, "!\nrouter bgp {}", router.as_number);
     let _ = writeln!(text, " bgp router-id {}", router_id(&router.addresses));
     // FRR takes and gives nothing over eBGP without a policy (RFC 8212); here all is allowed.
     text.push_str(" no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n");
@@ -219,9 +224,6 @@ fn configuration(topology: &Topology, router: &Router) -> String {
     }
     for v6 in [false, true] {
         write_family(&mut text, router, v6, &neighbours);
-    }
-    for v6 in [false, true] {
-        write_announced(&mut text, router, v6);
     }
     text
 }

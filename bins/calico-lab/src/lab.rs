@@ -16,7 +16,7 @@ use crate::control::{self, Status, Verdicts};
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::{self, Record, Standing};
-use crate::topology::{Node, Pod, RouterKind, StaticRoute, Topology};
+use crate::topology::{Node, Pod, RouterKind, SECRET_KEY, StaticRoute, Topology};
 use crate::{cleanup, fabric, frr, ip, netns, programs, reflector, router, service};
 
 pub use ready::Route;
@@ -134,8 +134,7 @@ impl Lab {
         self.apply(&self.topology.manifests()).await
     }
 
-    /// Makes every pod of the topology: namespace, CNI ADD, listeners. Then the nodes answer for
-    /// the addresses of services.
+    /// Makes every pod of the topology: namespace, CNI ADD, listeners, its share of services.
     ///
     /// # Errors
     ///
@@ -144,7 +143,7 @@ impl Lab {
         for pod in self.topology.pods.clone() {
             self.add_pod(pod).await?;
         }
-        service::program(&self.topology, &self.pods)
+        Ok(())
     }
 
     /// Makes one pod, and answers once it has its address and its policy.
@@ -178,6 +177,7 @@ impl Lab {
         self.pods.push(RunningPod { pod, attachment, sandbox });
         let index = self.pods.len() - 1;
         self.wait_for_listeners(index).await?;
+        service::program(&self.topology, &self.pods, &self.pods[index].pod.node)?;
         Ok(&self.pods[index])
     }
 
@@ -191,6 +191,7 @@ impl Lab {
         let position =
             position.ok_or_else(|| LabError::Request(format!("there is no pod {id}")))?;
         let running = self.pods.remove(position);
+        service::program(&self.topology, &self.pods, &running.pod.node)?;
         let network = self.network(&running.pod.node)?;
         network.delete(&running.sandbox, Some(&running.attachment)).await?;
         let listeners: Vec<_> = netns::processes(running.namespace())?
@@ -354,8 +355,9 @@ impl Lab {
             let holder = self.run_dir(&self.topology.store_node().name);
             format!("remote = {:?}", holder.join("datastore.sock"))
         };
+        let secrets = self.write_secrets(&run_dir)?;
         let text = format!(
-            "node = {:?}\nrun_dir = {run_dir:?}\nstate_dir = {:?}\n\n[datastore]\n{store}\n\n[bgp]\n",
+            "node = {:?}\nrun_dir = {run_dir:?}\nstate_dir = {:?}\n\n[datastore]\n{store}\n\n[bgp]\n{secrets}",
             node.name,
             run_dir.join("state"),
         );
@@ -369,6 +371,22 @@ impl Lab {
             self.log_of_agent(&node.name),
         )?;
         self.supervise(program)
+    }
+
+    /// Writes the passwords of routers as a kubelet mounts Secrets, and says where, as a line of
+    /// the agent's configuration.
+    fn write_secrets(&self, run_dir: &Path) -> Result<String, LabError> {
+        let directory = run_dir.join("secrets");
+        let mut line = String::new();
+        for router in &self.topology.routers {
+            let Some(password) = &router.password else { continue };
+            let secret = directory.join(&router.name);
+            fs::create_dir_all(&secret).map_err(LabError::file("make", &secret))?;
+            let path = secret.join(SECRET_KEY);
+            fs::write(&path, password).map_err(LabError::file("write", &path))?;
+            line = format!("secrets_dir = {directory:?}\n");
+        }
+        Ok(line)
     }
 
     fn start_listeners(&mut self, pod: &Pod, namespace: &str) -> Result<(), LabError> {

@@ -15,35 +15,34 @@ pub(crate) const PACKAGE: &str = "nftables";
 /// The table, in every node's namespace. Calico's own is another.
 const TABLE: &str = "lab-services";
 
-/// Makes every node answer for the service addresses. Pods that came or went since are taken into
-/// account.
-pub(crate) fn program(topology: &Topology, pods: &[RunningPod]) -> Result<(), LabError> {
+/// Makes a node answer for the service addresses with the pods that it has now.
+pub(crate) fn program(
+    topology: &Topology,
+    pods: &[RunningPod],
+    node: &str,
+) -> Result<(), LabError> {
     if topology.services.is_empty() {
         return Ok(());
     }
     let nft = programs::system("nft", PACKAGE)?;
-    for node in &topology.nodes {
-        let own: Vec<&RunningPod> = pods.iter().filter(|it| it.pod.node == node.name).collect();
-        let script = ruleset(&topology.services, &own);
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &netns::name_of(&topology.name, &node.name)])
-            .arg(&nft)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| LabError::Machine(format!("cannot run nft: {error}")))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // If it stops early, its exit status tells why.
-            let _ = stdin.write_all(script.as_bytes());
-        }
-        let output = child.wait_with_output();
-        let output =
-            output.map_err(|error| LabError::Machine(format!("cannot run nft: {error}")))?;
-        ip::check(&output, || format!("nft -f - <<< {script:?}"))?;
+    let own: Vec<&RunningPod> = pods.iter().filter(|it| it.pod.node == node).collect();
+    let script = ruleset(&topology.services, &own);
+    let cannot = |error| LabError::Machine(format!("cannot run nft: {error}"));
+    let mut child = Command::new("ip")
+        .args(["netns", "exec", &netns::name_of(&topology.name, node)])
+        .arg(&nft)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If it stops early, its exit status tells why.
+        let _ = stdin.write_all(script.as_bytes());
     }
-    Ok(())
+    let output = child.wait_with_output().map_err(cannot)?;
+    ip::check(&output, || format!("nft -f - <<< {script:?}"))
 }
 
 /// One table that replaces what stood there before.

@@ -2,6 +2,7 @@
 
 mod policy;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -13,6 +14,8 @@ use crate::probe::{self, Outcome};
 use crate::screen::{Look, Screen, table};
 use crate::topology::{Pod, RouterKind, Topology};
 
+/// How often a service address is connected to.
+const CONNECTIONS: usize = 12;
 /// How long an answer may take where one is expected.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -44,6 +47,7 @@ pub async fn run(topology: Topology, text: &str, keep: bool) -> Result<(), LabEr
     screen.step("Traffic from a pod of one node to a pod of another");
     show_traffic(&screen, &lab, &cast).await?;
 
+    show_services(&mut screen, &lab).await?;
     policy::play(&mut screen, &lab, &cast).await?;
     screen.end_step();
 
@@ -111,6 +115,13 @@ fn show_members(screen: &Screen, topology: &Topology) {
         let role = format!("router ({program}), AS {}", it.as_number);
         let all: Vec<IpNet> = it.interfaces().flat_map(|(_, nets)| nets).copied().collect();
         rows.push(vec![it.name.clone(), addresses(&all), role]);
+    }
+    for it in &topology.hosts {
+        rows.push(vec![
+            it.name.clone(),
+            addresses(&it.addresses),
+            "machine outside of the cluster".into(),
+        ]);
     }
     table(&rows).iter().for_each(|row| screen.item(row));
 }
@@ -199,6 +210,35 @@ async fn show_traffic(screen: &Screen, lab: &Lab, cast: &Cast) -> Result<(), Lab
         let address = loopback.addr();
         let outcome = probe::ping(client.namespace(), address, ANSWER).await?;
         expect(screen, client, &format!("ping {address}"), &outcome, true)?;
+    }
+    Ok(())
+}
+
+/// Connects to each service address from outside, several times, and shows who answered.
+async fn show_services(screen: &mut Screen, lab: &Lab) -> Result<(), LabError> {
+    let topology = lab.topology();
+    let (Some(host), false) = (topology.hosts.first(), topology.services.is_empty()) else {
+        return Ok(());
+    };
+    screen.step("Service addresses, from outside: each connection goes to one of the nodes");
+    for service in &topology.services {
+        for &address in &service.addresses {
+            let to = (address, service.port).into();
+            let mut answers: BTreeMap<String, usize> = BTreeMap::new();
+            for _ in 0..CONNECTIONS {
+                match probe::tcp(&lab.namespace(&host.name), to, ANSWER).await? {
+                    Outcome::Answered { answer, .. } => *answers.entry(answer).or_default() += 1,
+                    other => {
+                        let what = format!("{}: tcp {to}: {other}", host.name);
+                        return Err(LabError::Request(what));
+                    }
+                }
+            }
+            let shares = answers.iter().map(|(pod, times)| format!("{pod} {times} times"));
+            let shares = shares.collect::<Vec<_>>().join(", ");
+            let shares = screen.paint(Look::Good, shares);
+            screen.item(format_args!("{}> tcp {to}, {CONNECTIONS} times: {shares}", host.name));
+        }
     }
     Ok(())
 }

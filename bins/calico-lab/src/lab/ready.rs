@@ -107,7 +107,8 @@ impl Lab {
     /// Waits until the kernels of all nodes and routers have a route to every pod: on its own node
     /// to its interface, elsewhere by way of that node or, from another network, of routers that
     /// have a route in turn. On one network nobody takes a detour, but for nodes that learn a
-    /// default route alone.
+    /// default route alone. Nodes then have what routers announce, too, and routers the ranges of
+    /// services.
     ///
     /// # Errors
     ///
@@ -125,6 +126,7 @@ impl Lab {
                         ways.owners.insert(address, member);
                     }
                 }
+                lab.check_announced(&ways, v6)?;
                 for pod in &lab.pods {
                     for member in &members {
                         lab.check_way(&ways, member, pod, v6)?;
@@ -134,6 +136,32 @@ impl Lab {
             Ok(())
         })
         .await
+    }
+
+    /// What routers announce, and nodes of services, is known where it is to be.
+    fn check_announced(&self, ways: &Ways<'_>, v6: bool) -> Result<(), Pending> {
+        let has = |member: &str, destination: IpNet, by: &str| {
+            let routes = ways.tables.get(member).into_iter().flatten();
+            let found = routes.filter(|it| it.protocol != "kernel");
+            let known = found.into_iter().any(|it| it.destination == destination);
+            let what = || Pending::NotYet(format!("{member} has no {destination} of {by}"));
+            known.then_some(()).ok_or_else(what)
+        };
+        for router in &self.topology.routers {
+            let announced = router.announces.iter().filter(|it| it.addr().is_ipv6() == v6);
+            for prefix in announced {
+                for node in self.topology.nodes_of(router) {
+                    has(&node.name, *prefix, &router.name)?;
+                }
+            }
+            let served = self.topology.nodes_of(router).next();
+            for range in self.topology.service_ranges().filter(|it| it.addr().is_ipv6() == v6) {
+                if let Some(node) = served {
+                    has(&router.name, range, &node.name)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Follows the best routes from a member to a pod, over every next hop.

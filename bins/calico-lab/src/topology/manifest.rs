@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Node, Pool, Router, Topology, address_of};
 
+/// The entry that holds the password, in the secret that has its router's name.
+pub(crate) const SECRET_KEY: &str = "password";
+
 impl Topology {
     /// Every resource of the lab, in the order in which to apply them: nodes and pools, the
     /// profiles of the pods' namespaces, sessions with reflectors and routers, and then what the
@@ -38,6 +41,10 @@ impl Topology {
         for peer in &mut peers {
             if let Some(selector) = &router.nodes {
                 peer["spec"]["nodeSelector"] = selector.as_str().into();
+            }
+            if router.password.is_some() {
+                let secret = json!({ "name": router.name, "key": SECRET_KEY });
+                peer["spec"]["password"] = json!({ "secretKeyRef": secret });
             }
         }
         peers

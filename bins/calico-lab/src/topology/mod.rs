@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub(crate) use manifest::SECRET_KEY;
 pub use member::{
     FABRIC_NETWORK, Host, Link, Node, Reflector, Router, RouterKind, SessionAddress, StaticRoute,
     Tells,

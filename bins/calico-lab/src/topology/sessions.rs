@@ -81,6 +81,21 @@ impl Topology {
         })
     }
 
+    /// Ranges of service addresses that every node announces.
+    pub fn service_ranges(&self) -> impl Iterator<Item = IpNet> {
+        const KEYS: [&str; 3] =
+            ["serviceClusterIPs", "serviceExternalIPs", "serviceLoadBalancerIPs"];
+        let default = |it: &&serde_json::Value| {
+            it["kind"] == "BGPConfiguration" && it["metadata"]["name"] == "default"
+        };
+        let ranges = self
+            .resources
+            .iter()
+            .filter(default)
+            .flat_map(|it| KEYS.iter().filter_map(|key| it["spec"][key].as_array()).flatten());
+        ranges.filter_map(|range| range["cidr"].as_str()?.parse().ok())
+    }
+
     /// Whether a node learns nothing of the others but a default route to a router, which does
     /// the rest.
     #[must_use]
