@@ -42,6 +42,7 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::MASQUERADED_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::ALL_NODES, family), SetSpec::set([key]));
+        put(&names::set(names::SOURCES, family), SetSpec::set([KeyType::IfName, key]));
     }
     let (name, set) = icmpv6_to_host();
     tracker.put_set(&name, set);

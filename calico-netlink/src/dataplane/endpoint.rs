@@ -70,6 +70,12 @@ pub(super) enum TierEnd {
     Idle,
 }
 
+/// Whether its sources are single addresses.
+pub(super) fn uses_addresses_only(endpoint: &WorkloadEndpoint) -> bool {
+    let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+    endpoint.allowed_sources.is_empty() && endpoint.addresses.iter().all(single)
+}
+
 /// The first policy of the endpoint, in this direction, that has no rules.
 pub(super) fn first_missing_policy(
     endpoint: &WorkloadEndpoint,
@@ -98,18 +104,27 @@ impl Rendered {
         self.chain.rules.push(RuleDef { identity, expressions });
     }
 
-    /// A workload may use its addresses as source, and prefixes that it was granted.
+    /// A workload may use its addresses as source, and prefixes that it was granted. Addresses
+    /// are in a set together with their interface, so that endpoints can share their chain.
     fn sources(&mut self, endpoint: &WorkloadEndpoint) {
         for family in Family::BOTH {
-            let link_local = (family == Family::V6).then_some(IpNet::V6(LINK_LOCAL));
-            let allowed = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
-            let ranges = matches::net_ranges(family, allowed.chain(&link_local));
-            let load = matches::address(family, End::Source);
-            let outside = matches::in_ranges(load, address_key(family), &ranges, true);
-            let Some((outside, constant)) = outside else { continue };
-            self.constants.extend(constant);
             let mut expressions = matches::family(family).to_vec();
-            expressions.extend(outside);
+            if uses_addresses_only(endpoint) {
+                if family == Family::V6 {
+                    expressions.extend(matches::source_leaves_link());
+                }
+                let set = names::set(names::SOURCES, family);
+                expressions.extend(matches::interface_source(family, set, true));
+            } else {
+                let link_local = (family == Family::V6).then_some(IpNet::V6(LINK_LOCAL));
+                let allowed = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
+                let ranges = matches::net_ranges(family, allowed.chain(&link_local));
+                let load = matches::address(family, End::Source);
+                let outside = matches::in_ranges(load, address_key(family), &ranges, true);
+                let Some((outside, constant)) = outside else { continue };
+                self.constants.extend(constant);
+                expressions.extend(outside);
+            }
             let spoofed = names::SPOOFED.to_owned();
             expressions.extend(matches::drop_logged(names::GROUP_EGRESS, spoofed));
             self.push("source is not the endpoint's", expressions);

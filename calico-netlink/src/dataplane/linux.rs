@@ -14,6 +14,7 @@ use super::causes::Causes;
 use super::check;
 use super::guard::Guard;
 use super::interfaces;
+use super::names;
 use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
 use super::state::State;
@@ -79,6 +80,8 @@ pub(super) struct Inner {
     /// Whether the kernel's table and routes were compared with complete desired state since we
     /// started.
     adopted: bool,
+    /// What rules counted that are gone with the chain that endpoints shared, by identity.
+    retired: BTreeMap<String, (u64, u64)>,
     /// Whether the table was removed on request and nothing was applied since.
     removed: bool,
     /// Whether that included the routes over other routers.
@@ -118,6 +121,7 @@ impl LinuxDataplane {
             lister: interfaces::Lister::open()?,
             interfaces_stale: true,
             adopted: false,
+            retired: BTreeMap::new(),
             swept: false,
             removed: false,
         };
@@ -154,7 +158,7 @@ impl LinuxDataplane {
     pub async fn rule_counters(&self) -> Result<Vec<SourceCounter>, DataplaneError> {
         let mut inner = self.inner.lock().await;
         let counters = inner.socket.rule_counters(Family::Inet, TABLE).await.map_err(failed)?;
-        let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        let mut sums = inner.retired.clone();
         for counter in counters.into_iter().filter(|counter| !counter.identity.is_empty()) {
             let sum = sums.entry(counter.identity).or_default();
             sum.0 += counter.packets;
@@ -272,6 +276,7 @@ impl Inner {
             let generation = (attempt < ATTEMPTS).then_some(self.generation);
             match self.socket.commit(&batch, generation).await {
                 Ok(()) => {
+                    self.retire(&counts);
                     self.state.table().committed();
                     self.generation = match generation {
                         Some(generation) => next(generation),
@@ -298,7 +303,9 @@ impl Inner {
     /// What rules counted whose chains are about to be written anew. Best effort: what cannot be
     /// read, and what is counted between here and the commit, is lost.
     async fn counts(&mut self) -> Counts {
-        let chains = self.state.table().replaced_chains();
+        let table = self.state.table();
+        let mut chains = table.replaced_chains();
+        chains.extend(table.removed_chains().filter(|chain| is_shared(chain)));
         if chains.is_empty() {
             return Counts::default();
         }
@@ -307,6 +314,17 @@ impl Inner {
             tracing::debug!(%error, "rules that change count from zero");
             Counts::default()
         })
+    }
+
+    /// Endpoints share chains by content, so that a chain goes although what its rules stand for
+    /// stays: the end of a tier, say.
+    fn retire(&mut self, counts: &Counts) {
+        for chain in self.state.table().removed_chains().filter(|chain| is_shared(chain)) {
+            for (identity, packets, bytes) in counts.sums(chain) {
+                let sum = self.retired.entry(identity.to_owned()).or_default();
+                *sum = (sum.0 + packets, sum.1 + bytes);
+            }
+        }
     }
 
     /// Best effort: a connection that stays is let through only between endpoints that are
@@ -364,6 +382,10 @@ impl Inner {
         self.generation = generation;
         Ok(self.state.table().observed(table.as_ref(), foreign))
     }
+}
+
+fn is_shared(chain: &str) -> bool {
+    chain.starts_with(names::TO_WORKLOAD_CHAIN) || chain.starts_with(names::FROM_WORKLOAD_CHAIN)
 }
 
 /// The kernel counts generations up by one and passes over 0.

@@ -112,6 +112,29 @@ pub(super) fn address_port(family: Family, end: End, set: String, inverted: bool
     vec![address(family, end), protocol, port(end, after + 1), lookup(set, inverted)]
 }
 
+/// Incoming interface and source address together are in the set (or not).
+pub(super) fn interface_source(family: Family, set: String, inverted: bool) -> Vec<Expr> {
+    let mut source = address(family, End::Source);
+    if let Expr::Payload { dreg, .. } = &mut source {
+        // Behind the 16 bytes of the name.
+        *dreg = Reg::Word(4);
+    }
+    vec![meta(MetaKey::IifName), source, lookup(set, inverted)]
+}
+
+/// The source is no link-local address of IPv6 (RFC 4291: fe80::/10).
+pub(super) fn source_leaves_link() -> Vec<Expr> {
+    let mut mask = vec![0; 16];
+    (mask[0], mask[1]) = (0xff, 0xc0);
+    let mut link_local = vec![0; 16];
+    (link_local[0], link_local[1]) = (0xfe, 0x80);
+    vec![
+        address(Family::V6, End::Source),
+        Expr::Bitwise { sreg: Reg::R0, dreg: Reg::R0, mask, xor: vec![0; 16] },
+        compare(CmpOp::Neq, link_local),
+    ]
+}
+
 /// The loaded value lies in one of the ranges (or in none). Ranges are merged and sorted; `None`
 /// when nothing can match. Several ranges need a set, which is returned.
 pub(super) fn in_ranges(

@@ -47,6 +47,7 @@ mod names;
 mod recheck;
 mod recheck_state;
 mod routes;
+mod shared;
 mod state;
 mod verdicts;
 

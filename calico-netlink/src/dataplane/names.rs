@@ -41,6 +41,9 @@ pub(super) const NAT_OUTGOING: &str = "cali-nat-outgoing";
 /// Interfaces of workloads that may use sources to which no route leads back.
 pub(super) const RPF_SKIP: &str = "cali-rpf-skip";
 
+/// Interfaces of workloads with the addresses that they may use as source.
+pub(super) const SOURCES: &str = "workload-sources";
+
 /// Fixed set ids of upstream.
 pub(super) const ALL_POOLS: &str = "network-ip-pools";
 pub(super) const MASQUERADED_POOLS: &str = "masq-ipam-pools";
@@ -71,14 +74,19 @@ pub(super) fn rules_chain(owner: &RuleOwner, direction: Direction) -> String {
     limited(prefix, &owner_id(owner))
 }
 
-/// Chain of an endpoint, by its interface: to the workload, or from it.
-pub(super) fn endpoint_chain(interface: &str, direction: Direction) -> String {
+/// Chain of endpoints, to the workload or from it, by its content: endpoints of equal policy share
+/// it.
+pub(super) fn endpoint_chain(direction: Direction, content: &[u8]) -> String {
     let prefix = match direction {
-        Direction::Ingress => "cali-tw-",
-        Direction::Egress => "cali-fw-",
+        Direction::Ingress => TO_WORKLOAD_CHAIN,
+        Direction::Egress => FROM_WORKLOAD_CHAIN,
     };
-    format!("{prefix}{interface}")
+    format!("{prefix}{}", hash(content, 22))
 }
+
+/// How the names of chains of endpoints begin.
+pub(super) const TO_WORKLOAD_CHAIN: &str = "cali-tw-";
+pub(super) const FROM_WORKLOAD_CHAIN: &str = "cali-fw-";
 
 /// Chain and verdict map that lead from a hook to the chain of a host endpoint.
 pub(super) fn host_dispatch(stage: Stage, direction: Direction) -> &'static str {

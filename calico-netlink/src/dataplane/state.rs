@@ -18,8 +18,9 @@ use super::host_state::OfHosts;
 use super::lower::{self, address_key};
 use super::matches::Constant;
 use super::recheck_state::Recheck;
+use super::shared::Shared;
 use super::{base, endpoint, names};
-use crate::nft::wire::{Element, KeyType, Verdict};
+use crate::nft::wire::{Element, KeyType};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub(super) causes: Causes,
     pub(super) host: HostSettings,
     pub(super) of_hosts: OfHosts,
+    pub(super) shared: Shared,
     sets: BTreeMap<SetId, SetKind>,
     /// Members of sets of prefixes, which the kernel holds merged.
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
@@ -70,6 +72,7 @@ impl State {
             causes,
             host: HostSettings::default(),
             of_hosts: OfHosts::default(),
+            shared: Shared::default(),
             sets: BTreeMap::new(),
             nets: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -308,13 +311,9 @@ impl State {
             for tier in &endpoint.tiers {
                 self.causes.end_of_tier(direction, &tier.tier);
             }
-            let chain = names::endpoint_chain(&endpoint.interface, direction);
-            self.put_chain(&chain, rendered.chain, rendered.constants);
-            let map = dispatch_map(direction);
-            let verdict = Some(Verdict::Goto(chain));
-            let key = interface_key(&endpoint.interface);
-            self.table.add_element(map, Element { verdict, ..Element::key(key) });
+            self.place(&endpoint.interface, direction, rendered);
         }
+        self.place_sources(endpoint);
         self.uses.insert(id.clone(), uses);
         let key = Element::key(interface_key(&endpoint.interface));
         if endpoint.allowed_sources.is_empty() {
@@ -329,13 +328,7 @@ impl State {
         if let Some(id) = self.interfaces.remove(interface) {
             self.interface_of.remove(&id);
         }
-        for direction in DIRECTIONS {
-            let chain = names::endpoint_chain(interface, direction);
-            let verdict = Some(Verdict::Goto(chain.clone()));
-            let element = Element { verdict, ..Element::key(interface_key(interface)) };
-            self.table.remove_element(dispatch_map(direction), &element);
-            self.remove_chain(&chain);
-        }
+        self.displace(interface);
         self.table.remove_element(names::RPF_SKIP, &Element::key(interface_key(interface)));
         self.causes.interface(interface, false);
     }
@@ -503,11 +496,4 @@ impl State {
 
 fn looked_up(rules: &[RuleDef]) -> BTreeSet<String> {
     rules.iter().flat_map(RuleDef::sets).map(str::to_owned).collect()
-}
-
-fn dispatch_map(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => names::TO_WORKLOAD,
-        Direction::Egress => names::FROM_WORKLOAD,
-    }
 }

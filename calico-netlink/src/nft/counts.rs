@@ -36,6 +36,17 @@ impl Counts {
         self.0.entry(rule.chain).or_default().push(counted);
     }
 
+    /// Identity, packets and bytes of the rules of a chain that counted anything.
+    pub(crate) fn sums(&self, chain: &str) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.0.get(chain).into_iter().flatten().filter_map(|counted| {
+            let count = counted.expressions.iter().find_map(|expression| match expression {
+                Expr::Counter { packets, bytes } => Some((*packets, *bytes)),
+                _ => None,
+            });
+            count.map(|(packets, bytes)| (counted.rule.identity.as_str(), packets, bytes))
+        })
+    }
+
     pub(super) fn of_chain(&self, chain: &str) -> OfChain<'_> {
         OfChain(self.0.get(chain).into_iter().flatten().collect())
     }

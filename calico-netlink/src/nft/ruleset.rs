@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::wire::{BaseChain, Element, Expr, KeyType, Object, Set};
+use super::wire::{BaseChain, Element, Expr, KeyType, Object, Set, Userdata, Writer};
 
 /// What a table holds. Names are the kernel's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,6 +199,18 @@ impl Ruleset {
             lines.push(format!("chain {name} was not ours"));
         }
         lines
+    }
+}
+
+impl ChainDef {
+    /// Bytes that are equal for equal chains only.
+    pub fn content(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        for rule in &self.rules {
+            let userdata = Userdata::new(&rule.identity);
+            super::wire::encode_rule(&mut w, "", "", &rule.expressions, &userdata);
+        }
+        w.bytes().to_vec()
     }
 }
 

@@ -136,6 +136,16 @@ impl Tracker {
         self.dirty_chains.iter().filter(replaced).map(String::as_str).collect()
     }
 
+    /// Chains that the next batch removes.
+    pub fn removed_chains(&self) -> impl Iterator<Item = &str> {
+        let kernel = self.kernel.as_ref();
+        let removed = move |name: &&String| {
+            !self.desired.chains.contains_key(*name)
+                && kernel.is_some_and(|kernel| kernel.chains.contains_key(*name))
+        };
+        self.dirty_chains.iter().filter(removed).map(String::as_str)
+    }
+
     /// As [`batch`](Self::batch), but a rule that stays in a chain that changes goes on counting
     /// from what it counted.
     pub fn batch_keeping(&self, counts: &Counts) -> Batch {

@@ -15,6 +15,7 @@
 
 mod config;
 mod kernel;
+mod list;
 mod message;
 mod recursive;
 mod sync;
@@ -24,5 +25,6 @@ mod tests;
 
 pub use config::RouteConfig;
 pub use kernel::{Hop, KernelRoute, KernelTarget};
+pub use list::list;
 pub use sync::{RouteReport, RouteSync};
 pub use table::{Op, RouteTable, Standing};
