@@ -31,7 +31,8 @@ pub enum AskError {
         source: io::Error,
     },
     /// The connection broke.
-    #[error("the connection to {socket} broke", socket = socket.display())]
+    #[error("{socket}: the program closed the connection; only root and the user that it runs as \
+        may ask", socket = socket.display())]
     Broken {
         /// The socket.
         socket: PathBuf,
@@ -247,7 +248,7 @@ mod tests {
         };
         assert_eq!(client.neighbor(&request).await.unwrap_err().to_string(), "no such peer");
         for (answer, wanted) in
-            [("", "broke"), ("garbage\n", "one release"), ("{\"reply\":\"end\"}\n", "`end`")]
+            [("", "only root"), ("garbage\n", "one release"), ("{\"reply\":\"end\"}\n", "`end`")]
         {
             let (_dir, mut client, _server) = asked(answer).await;
             let error = client.peers().await.unwrap_err().to_string();

@@ -84,7 +84,7 @@ impl Listen for LocalListener {
             if is_allowed(peer, Uid::effective().as_raw()) {
                 return Ok(stream);
             }
-            tracing::warn!(uid = peer, path = %self.path.display(), "refused a datastore client");
+            tracing::warn!(uid = peer, path = %self.path.display(), "refused a client");
             let reason = format!("user {peer} may not use it; run as root or as the server's user");
             if let Some(frame) = encode(&Welcome::Refused { reason }) {
                 // A courtesy; the buffer of a new socket has room for it.
