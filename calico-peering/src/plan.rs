@@ -39,6 +39,8 @@ pub struct SpeakerPlan {
     /// What resources ask for in vain. Report each once.
     pub notes: Vec<Note>,
     exports: Exports,
+    /// Whether the node has an IPv4 and an IPv6 address.
+    families: (bool, bool),
 }
 
 /// What a speaker is for as long as it lives.
@@ -55,6 +57,15 @@ pub struct Identity {
 }
 
 impl SpeakerPlan {
+    /// Whether the node has sessions of a family, or may.
+    #[must_use]
+    pub const fn speaks(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.families.0,
+            Family::V6 => self.families.1,
+        }
+    }
+
     /// LOCAL_PREF that a prefix of this node is announced with (RFC 4271, section 5.1.5). As
     /// upstream, 2147483647 less the kernel metric of its routes.
     #[must_use]
@@ -119,6 +130,7 @@ impl Peering {
                 .or_else(|| global?.log_severity_screen),
             notes,
             exports,
+            families: (ipv4.is_some(), ipv6.is_some()),
         })
     }
 

@@ -10,6 +10,7 @@ pub mod environment;
 pub mod init;
 pub mod mirror;
 pub mod node;
+pub mod node_status;
 pub mod probes;
 pub mod progress;
 pub mod router;

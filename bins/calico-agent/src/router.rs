@@ -1,17 +1,20 @@
 //! The node's BGP speaker, started and changed as its [`SpeakerPlan`] says.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod view;
+
+pub use view::{Report, RouterView};
+
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use calico_bgp::rib::RouteSource;
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
 use calico_bgp::speaker::Config;
 use calico_bgp::wire::PathAttributes;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
-use calico_peering::{Identity, PeerType, Session, SpeakerPlan};
+use calico_peering::{Identity, Session, SpeakerPlan};
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +22,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use self::view::View;
 use crate::config::Bgp;
-use crate::control::{BgpStatus, LearnedStatus, PeerStatus};
 
 /// The file in the run directory that says that a speaker ran here since the host started: its
 /// successor asks the peers for their routes before it drops what the kernel has (RFC 4724).
@@ -68,25 +71,6 @@ impl Drop for Running {
     }
 }
 
-#[derive(Debug)]
-struct View {
-    handle: SpeakerHandle,
-    plan: Arc<SpeakerPlan>,
-    types: BTreeMap<SocketAddr, PeerType>,
-    started: SystemTime,
-    configured: SystemTime,
-}
-
-/// What others may ask about the speaker; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct RouterView(watch::Receiver<Option<Arc<View>>>);
-
-impl Default for RouterView {
-    fn default() -> Self {
-        Self(watch::channel(None).1)
-    }
-}
-
 impl Router {
     /// A router that leaves its marker in `run_dir`. Without `bgp` it never speaks.
     #[must_use]
@@ -111,7 +95,7 @@ impl Router {
     /// For those who ask about the speaker.
     #[must_use]
     pub fn view(&self) -> RouterView {
-        RouterView(self.view.subscribe())
+        RouterView::new(self.view.subscribe())
     }
 
     /// The next news from other routers. Nothing is lost if the future is dropped.
@@ -278,45 +262,6 @@ impl Router {
         // Nothing is learned without a speaker.
         self.speaker += 1;
         self.silence = VecDeque::from([RouteEvent::Begin, RouteEvent::Ready]);
-    }
-}
-
-impl RouterView {
-    /// How the speaker is; `None` if there is none.
-    pub async fn status(&self) -> Option<BgpStatus> {
-        let view = self.0.borrow().clone()?;
-        let peers = view.handle.peers().await.ok()?;
-        let routes = view.handle.routes().await.ok()?;
-        let mut status = BgpStatus {
-            as_number: view.plan.identity.local_as,
-            router_id: view.plan.identity.router_id.to_string(),
-            ..BgpStatus::default()
-        };
-        status.peers = peers
-            .into_iter()
-            .map(|peer| PeerStatus {
-                address: peer.config.address,
-                as_number: peer.config.remote_as,
-                peer_type: view.types.get(&peer.config.key()).copied().unwrap_or_default(),
-                state: peer.state.to_string(),
-                since_seconds: peer.since.elapsed().as_secs(),
-                received: peer.prefixes_received as u64,
-                last_error: peer.last_error.map(|error| error.to_string()),
-            })
-            .collect();
-        for route in routes {
-            let carrying = route.paths.iter().filter(|path| path.multipath);
-            if route.paths.iter().any(|path| path.best && path.source == RouteSource::Local) {
-                if view.plan.tells(&route.prefix) {
-                    status.announced.push(route.prefix);
-                }
-            } else {
-                let next_hops = carrying.filter_map(|path| path.attributes.next_hop);
-                let next_hops = next_hops.map(|hop| hop.address()).collect();
-                status.learned.push(LearnedStatus { prefix: route.prefix, next_hops });
-            }
-        }
-        Some(status)
     }
 }
 

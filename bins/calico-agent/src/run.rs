@@ -30,7 +30,7 @@ use crate::progress::{Progress, Watcher};
 use crate::router::Router;
 use crate::secrets::SecretFiles;
 use crate::workload_addresses::WorkloadAddresses;
-use crate::{cni, environment, init, probes, settings};
+use crate::{cni, environment, init, node_status, probes, settings};
 
 /// Verdicts kept for slow listeners of the control service.
 const VERDICTS: usize = 1024;
@@ -96,6 +96,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     info!(node, run_dir = %config.run_dir.display(), "the agent runs");
 
     services.spawn(initialize(Arc::clone(&store)));
+    services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));
     let engine = cni::engine(&node, Arc::clone(&store), watcher, &config.journal());
     services.spawn(cni::replay(Arc::clone(&engine)));
     services.spawn(cni::reconcile(Arc::clone(&engine), config.reconcile));
