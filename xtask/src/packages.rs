@@ -12,7 +12,8 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
-/// What the tests run besides: two container runtimes, what their containers hold, and etcd.
+/// What the tests run besides: two container runtimes, what their containers hold, etcd, and the
+/// BGP daemons of docs/bgp-interop.md.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
     "busybox-static",
@@ -21,10 +22,14 @@ pub(crate) const TEST: &[&str] = &[
     "containernetworking-plugins",
     "etcd-client",
     "etcd-server",
+    "exabgp",
+    "frr",
+    "gobgpd",
     "iproute2",
     "iptables",
     "iputils-ping",
     "nftables",
+    "openbgpd",
     "podman",
     "runc",
 ];
@@ -32,8 +37,8 @@ pub(crate) const TEST: &[&str] = &[
 /// Asked by Debian's maintainer scripts whether a daemon may be started.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs those of `wanted` that are missing. The daemons among them (BIRD, containerd) are
-/// not started: they belong in namespaces of the lab, not on this host.
+/// Installs those of `wanted` that are missing. The daemons among them (BIRD, containerd, ...)
+/// are not started: they belong in namespaces of the lab, not on this host.
 pub(crate) fn install(wanted: &[&str]) -> Result<(), Failure> {
     if std::env::var_os("CALICO_SKIP_INSTALL").is_some() {
         return Ok(());
