@@ -22,6 +22,9 @@ use super::source::{Event, Read, Reading, Source};
 /// Malformed objects that are remembered as reported.
 const REPORTED: usize = 1_000;
 
+/// Listings that are begun again at once; after more of them, with a pause.
+const ANEW: u32 = 5;
+
 /// How long a server may take for the next object of a streamed listing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,6 +43,7 @@ pub(super) fn stream(inner: Arc<Inner>, scope: Scope, from: Option<Revision>) ->
         told: false,
         down: HashSet::new(),
         pause: Pause::new(),
+        anew: 0,
     };
     let answers = unfold(watch, async |mut watch| {
         let events = watch.next().await;
@@ -85,6 +89,8 @@ struct Watch {
     /// Feeds that are interrupted; the caller was told of the first.
     down: HashSet<usize>,
     pause: Pause,
+    /// Listings in a row that the server did not finish.
+    anew: u32,
 }
 
 impl Watch {
@@ -93,7 +99,8 @@ impl Watch {
         while self.ready.is_empty() {
             if let Err(failure) = self.step().await {
                 self.state = State::Idle;
-                if failure.kind == FailureKind::Expired {
+                if failure.kind == FailureKind::Expired && self.anew < ANEW {
+                    self.anew += 1;
                     continue;
                 }
                 if !std::mem::replace(&mut self.told, true) {
@@ -156,6 +163,7 @@ impl Watch {
         }
         self.down.clear();
         self.state = State::Following(feeds);
+        self.anew = 0;
         (self.told, self.pause) = (false, Pause::new());
     }
 
@@ -167,21 +175,19 @@ impl Watch {
                 Some(source) => {
                     let opened = open(&self.inner, reading, &source).await?;
                     *current = Some((source, opened));
-                    if !std::mem::replace(begun, true) {
-                        self.ready.push_back(WatchEvent::Begin);
-                    }
                 }
                 None => {
-                    if !*begun {
-                        self.ready.push_back(WatchEvent::Begin);
-                    }
+                    self.ready.extend(first(begun));
                     let (reading, done) = (reading.clone(), std::mem::take(done));
                     self.listed(reading, done);
                 }
             },
             Some((source, Current::Pages(pages))) => {
                 match pages.next(&self.inner.server, reading).await? {
-                    Some(page) => page.items.into_iter().for_each(|item| self.found(item, None)),
+                    Some(page) => {
+                        self.ready.extend(first(begun));
+                        page.items.into_iter().for_each(|item| self.found(item, None));
+                    }
                     None => {
                         done.push(Start::after(source.clone(), pages.revision));
                         *current = None;
@@ -205,7 +211,14 @@ impl Watch {
                             done.push(Start::streamed(source, at, lines));
                         }
                     }
-                    Ok(Event::Written { what, .. }) => self.found(what, None),
+                    Ok(Event::Written { what, .. }) => {
+                        self.ready.extend(first(begun));
+                        self.found(what, None);
+                    }
+                    Ok(Event::Error(failure)) if cannot_stream(&failure) => {
+                        self.inner.streams.store(false, Ordering::Relaxed);
+                        return Err(Failure::new(FailureKind::Expired, "listings come in pages"));
+                    }
                     Ok(Event::Error(failure)) => return Err(failure),
                     Ok(Event::Bookmark { .. } | Event::Deleted { .. }) => {}
                     Err(reason) => return Err(Failure::new(FailureKind::Lost, reason)),
@@ -299,6 +312,16 @@ impl Watch {
     }
 }
 
+/// What opens a listing, the first time.
+fn first(begun: &mut bool) -> Option<WatchEvent> {
+    (!std::mem::replace(begun, true)).then_some(WatchEvent::Begin)
+}
+
+/// Whether the server does not know streamed listings, or has an etcd that is too old for them.
+fn cannot_stream(failure: &Failure) -> bool {
+    failure.kind == FailureKind::Invalid || failure.reason.contains("RequestWatchProgress")
+}
+
 /// Starts to list a source: streamed if the server can, else in pages.
 async fn open(inner: &Inner, reading: &Reading, source: &Source) -> Result<Current, Failure> {
     if inner.streams.load(Ordering::Relaxed) {
@@ -310,7 +333,7 @@ async fn open(inner: &Inner, reading: &Reading, source: &Source) -> Result<Curre
         );
         match inner.server.lines(&path).await {
             Ok(lines) => return Ok(Current::Streamed(lines)),
-            Err(failure) if failure.kind == FailureKind::Invalid => {
+            Err(failure) if cannot_stream(&failure) => {
                 inner.streams.store(false, Ordering::Relaxed);
             }
             Err(failure) if failure.kind == FailureKind::NotFound => {}

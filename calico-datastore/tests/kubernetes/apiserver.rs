@@ -39,31 +39,51 @@ pub(crate) fn skipped() -> bool {
     skip
 }
 
-/// The program, built if need be.
-fn program() -> PathBuf {
+/// Which etcd keeps what the API server is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Etcd {
+    /// Debian's, which is too old for the API server to stream listings: they come in pages.
+    Debian,
+    /// One of the API server's own time.
+    Current,
+}
+
+/// The two programs, built if need be: API server, and the current etcd.
+fn programs() -> [PathBuf; 2] {
+    const NAMES: [&str; 2] = ["kube-apiserver", "etcd"];
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
-        let program = Path::new(&assets).join("kube-apiserver");
-        assert!(program.exists(), "KUBEBUILDER_ASSETS has no {}", program.display());
-        return program;
+        return NAMES.map(|name| {
+            let program = Path::new(&assets).join(name);
+            assert!(program.exists(), "KUBEBUILDER_ASSETS has no {}", program.display());
+            program
+        });
     }
     let module = root().join("tests/kube-apiserver");
     let mut hasher = DefaultHasher::new();
-    for name in ["go.mod", "go.sum", "main.go"] {
+    for name in ["go.mod", "go.sum", "main.go", "etcd/main.go"] {
         fs::read(module.join(name)).expect("a file of the module").hash(&mut hasher);
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kube-apiserver");
     fs::create_dir_all(&target).expect("a directory below target/");
-    let program = target.join(format!("kube-apiserver-{:016x}", hasher.finish()));
+    let built = target.join(format!("{:016x}", hasher.finish()));
     // Test programs of several crates may come here at the same time.
     let lock = File::create(target.join("lock")).expect("a lock file");
     lock.lock().expect("the lock");
-    if !program.exists() {
-        build(&module, &program);
+    if !built.exists() {
+        let unfinished = target.join("unfinished");
+        fs::create_dir_all(&unfinished).expect("a directory below target/");
+        let start = Instant::now();
+        println!("building kube-apiserver and etcd with Go: once, for some minutes");
+        for (name, package) in NAMES.iter().zip([".", "./etcd"]) {
+            build(&module, package, &unfinished.join(name));
+        }
+        fs::rename(&unfinished, &built).expect("the programs in their place");
+        println!("kube-apiserver and etcd are built after {} s", start.elapsed().as_secs());
     }
-    program
+    NAMES.map(|name| built.join(name))
 }
 
-fn build(module: &Path, program: &Path) {
+fn build(module: &Path, package: &str, program: &Path) {
     let found = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"].into_iter().find(|go| {
         let version = Command::new(go).arg("version").stdout(Stdio::null()).status();
         version.is_ok_and(|status| status.success())
@@ -72,25 +92,19 @@ fn build(module: &Path, program: &Path) {
         panic!(
             "there is no kube-apiserver, and no Go toolchain to build one with: install Go 1.25 \
              or later (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a directory that has \
-             kube-apiserver; CALICO_SKIP_PRIVILEGED=1 leaves these tests out"
+             kube-apiserver and etcd; CALICO_SKIP_PRIVILEGED=1 leaves these tests out"
         )
     });
-    println!("building kube-apiserver with {go}; once, for some minutes");
-    let start = Instant::now();
-    let unfinished = program.with_extension("unfinished");
     let output = Command::new(go)
         .current_dir(module)
         .env("CGO_ENABLED", "0")
         .args(["build", "-p=2", "-trimpath", "-ldflags=-s -w", "-o"])
-        .arg(&unfinished)
-        .arg(".")
+        .args([program, Path::new(package)])
         .stdin(Stdio::null())
         .output()
         .expect("go, which was there a moment ago");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "go build in {}: {errors}", module.display());
-    fs::rename(&unfinished, program).expect("the program in its place");
-    println!("kube-apiserver is built after {} s", start.elapsed().as_secs());
 }
 
 /// An API server and its etcd. Both end with the process.
@@ -106,10 +120,14 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts both, and loads the custom resources of `deploy/crds`.
-    pub(crate) fn start() -> Self {
-        let program = program();
+    pub(crate) fn start(etcd: Etcd) -> Self {
+        let [program, current] = programs();
+        let etcd = match etcd {
+            Etcd::Debian => Path::new("etcd"),
+            Etcd::Current => &current,
+        };
         let cluster = (0..3).find_map(|attempt| {
-            let cluster = Self::launch(&program);
+            let cluster = Self::launch(&program, etcd);
             match cluster.wait() {
                 Ok(()) => Some(cluster),
                 Err(why) => {
@@ -124,7 +142,7 @@ impl Cluster {
         cluster
     }
 
-    fn launch(program: &Path) -> Self {
+    fn launch(program: &Path, etcd: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         certificates(dir.path());
         let (client, peer, port) = (free_port(), free_port(), free_port());
@@ -138,7 +156,7 @@ impl Cluster {
             server: Mutex::new(None),
         };
         let (url, peer) = (&cluster.etcd_url, format!("http://127.0.0.1:{peer}"));
-        let mut command = mortal("etcd");
+        let mut command = mortal(&etcd.display().to_string());
         command
             .args(["--log-level=error", "--unsafe-no-fsync", "--data-dir"])
             .arg(cluster.dir.path().join("etcd"))
@@ -151,6 +169,17 @@ impl Cluster {
         *cluster.etcd.lock().expect("no panic") = Some(spawn(command));
         cluster.start_server();
         cluster
+    }
+
+    /// Runs etcdctl on its etcd, which must succeed.
+    pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(&self.etcd_url).args(args);
+        let output = command.stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|e| panic!("etcdctl: {e}; install etcd-client"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "etcdctl {args:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// Starts the API server, on the port that it had before.
@@ -230,11 +259,6 @@ impl Cluster {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// URL of its etcd.
-    pub(crate) fn etcd(&self) -> &str {
-        &self.etcd_url
-    }
-
     /// The file with the authority that signed its certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
@@ -273,10 +297,20 @@ impl Cluster {
             "PATCH" => "application/merge-patch+json",
             _ => "application/json",
         };
-        let request = Request::builder().method(method).uri(path).header("content-type", kind);
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = request.body(body).expect("a request");
-        self.client(ADMIN).await.request(request).await
+        let client = self.client(ADMIN).await;
+        let deadline = Instant::now() + START;
+        loop {
+            let request = Request::builder().method(method).uri(path).header("content-type", kind);
+            let request = request.body(body.clone()).expect("a request");
+            match client.request(request).await {
+                // After a start, or after new custom resources, the server needs a moment.
+                Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Asks the API server, which must not refuse.

@@ -16,6 +16,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::Turn;
+use super::apiserver::Etcd;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -91,8 +92,8 @@ impl<S: Datastore> Datastore for Carrier<S> {
     }
 }
 
-async fn check(group: ApiGroup) {
-    let Some(turn) = Turn::take() else { return };
+async fn check(group: ApiGroup, etcd: Etcd) {
+    let Some(turn) = Turn::take(etcd) else { return };
     for case in contract::CASES.iter().filter(|case| !TEXTS.contains(&case.name)) {
         turn.clear().await;
         let start = std::time::Instant::now();
@@ -105,11 +106,11 @@ async fn check(group: ApiGroup) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn older_group() {
-    check(ApiGroup::Crd).await;
+async fn older_group_in_pages() {
+    check(ApiGroup::Crd, Etcd::Debian).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn newer_group() {
-    check(ApiGroup::V3).await;
+async fn newer_group_in_streams() {
+    check(ApiGroup::V3, Etcd::Current).await;
 }

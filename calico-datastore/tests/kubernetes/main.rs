@@ -1,7 +1,8 @@
 //! The Kubernetes backend against a real kube-apiserver with a real etcd.
 //!
 //! Needs etcd (Debian: `etcd-server`, `etcd-client`), and kube-apiserver or a Go toolchain that
-//! builds it; see `apiserver.rs`. All tests share one cluster, one after the other.
+//! builds it; see `apiserver.rs`. Tests share two clusters, with an
+//! older and a current etcd; those on the same one run one after the other.
 
 #![cfg(feature = "kubernetes")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -16,7 +17,7 @@ use calico_datastore::conversion::ApiGroup;
 use calico_datastore::kubernetes::KubernetesStore;
 use serde_json::Value;
 
-use self::apiserver::{ADMIN, Cluster};
+use self::apiserver::{ADMIN, Cluster, Etcd};
 
 /// The cluster, for one test at a time. No custom resource is in it.
 struct Turn {
@@ -26,14 +27,19 @@ struct Turn {
 
 impl Turn {
     /// Waits for the test's turn. `None` if the tests are to be left out.
-    fn take() -> Option<Self> {
-        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-        static TURN: Mutex<()> = Mutex::new(());
+    fn take(etcd: Etcd) -> Option<Self> {
+        type Shared = (OnceLock<Cluster>, Mutex<()>);
+        static DEBIAN: Shared = (OnceLock::new(), Mutex::new(()));
+        static CURRENT: Shared = (OnceLock::new(), Mutex::new(()));
+        let (shared, turn) = match etcd {
+            Etcd::Debian => &DEBIAN,
+            Etcd::Current => &CURRENT,
+        };
         if apiserver::skipped() {
             return None;
         }
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Self { cluster: CLUSTER.get_or_init(Cluster::start), _turn: turn })
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { cluster: shared.get_or_init(|| Cluster::start(etcd)), _turn: turn })
     }
 
     fn config(&self, group: ApiGroup) -> KubernetesConfig {
