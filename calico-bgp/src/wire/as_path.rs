@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::reader::Reader;
 
@@ -55,13 +55,60 @@ pub struct AsPathSegment {
 /// The ASes that a route came through, nearest first.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct AsPath {
-    segments: Vec<AsPathSegment>,
+    segments: Segments,
+}
+
+/// Nearly all paths have one segment, which then needs no list.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+enum Segments {
+    #[default]
+    None,
+    One(AsPathSegment),
+    /// Two and more.
+    Many(Vec<AsPathSegment>),
+}
+
+impl Segments {
+    fn push(&mut self, segment: AsPathSegment) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(segment),
+            Self::One(first) => Self::Many(vec![first, segment]),
+            Self::Many(mut segments) => {
+                segments.push(segment);
+                Self::Many(segments)
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[AsPathSegment] {
+        match self {
+            Self::None => &[],
+            Self::One(segment) => std::slice::from_ref(segment),
+            Self::Many(segments) => segments,
+        }
+    }
+
+    fn into_vec(self) -> Vec<AsPathSegment> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(segment) => vec![segment],
+            Self::Many(segments) => segments,
+        }
+    }
+}
+
+impl FromIterator<AsPathSegment> for Segments {
+    fn from_iter<I: IntoIterator<Item = AsPathSegment>>(segments: I) -> Self {
+        let mut all = Self::None;
+        segments.into_iter().for_each(|segment| all.push(segment));
+        all
+    }
 }
 
 impl AsPath {
     /// The empty path of a route that starts in this AS.
     pub const fn empty() -> Self {
-        Self { segments: Vec::new() }
+        Self { segments: Segments::None }
     }
 
     /// A path of one sequence, nearest AS first.
@@ -75,7 +122,7 @@ impl AsPath {
     /// A path of several segments. Empty ones are left out, long ones are cut into pieces of
     /// 255, because the wire has no other form for them.
     pub fn from_segments(segments: impl IntoIterator<Item = AsPathSegment>) -> Self {
-        let mut all = Vec::new();
+        let mut all = Segments::None;
         for segment in segments {
             for piece in segment.asns.chunks(255) {
                 all.push(AsPathSegment { kind: segment.kind, asns: piece.to_vec() });
@@ -86,7 +133,7 @@ impl AsPath {
 
     /// The segments, nearest first.
     pub fn segments(&self) -> &[AsPathSegment] {
-        &self.segments
+        self.segments.as_slice()
     }
 
     /// Length as the best path selection counts it: a set counts one (RFC 4271, section
@@ -97,18 +144,18 @@ impl AsPath {
             SegmentKind::Set => 1,
             SegmentKind::ConfedSequence | SegmentKind::ConfedSet => 0,
         };
-        self.segments.iter().map(count).sum()
+        self.segments().iter().map(count).sum()
     }
 
     /// How often an AS number appears.
     pub fn count(&self, asn: u32) -> usize {
-        self.segments.iter().flat_map(|s| &s.asns).filter(|a| **a == asn).count()
+        self.segments().iter().flat_map(|s| &s.asns).filter(|a| **a == asn).count()
     }
 
     /// The AS that sent us the route, if the path starts with a sequence.
     pub fn neighbor(&self) -> Option<u32> {
         let first = self
-            .segments
+            .segments()
             .iter()
             .find(|s| matches!(s.kind, SegmentKind::Sequence | SegmentKind::Set))?;
         (first.kind == SegmentKind::Sequence).then(|| first.asns.first().copied()).flatten()
@@ -116,13 +163,13 @@ impl AsPath {
 
     /// The AS that originated the route, if the path ends with a sequence.
     pub fn origin(&self) -> Option<u32> {
-        let last = self.segments.last()?;
+        let last = self.segments().last()?;
         (last.kind == SegmentKind::Sequence).then(|| last.asns.last().copied()).flatten()
     }
 
     /// The path with an AS number put in front `times` times (RFC 4271, section 5.1.2).
     pub fn prepend(&self, asn: u32, times: usize) -> Self {
-        let mut segments = self.segments.clone();
+        let mut segments = self.segments.clone().into_vec();
         for _ in 0..times {
             match segments.first_mut() {
                 Some(s) if s.kind == SegmentKind::Sequence && s.asns.len() < 255 => {
@@ -132,24 +179,24 @@ impl AsPath {
                     .insert(0, AsPathSegment { kind: SegmentKind::Sequence, asns: vec![asn] }),
             }
         }
-        Self { segments }
+        Self { segments: segments.into_iter().collect() }
     }
 
     /// Whether an AS number needs four octets.
     pub(super) fn needs_four_octets(&self) -> bool {
-        self.segments.iter().flat_map(|s| &s.asns).any(|a| *a > 0xFFFF)
+        self.segments().iter().flat_map(|s| &s.asns).any(|a| *a > 0xFFFF)
     }
 
     /// The path for AS4_PATH: without confederation segments (RFC 6793, section 3).
     pub(super) fn without_confederation(&self) -> Self {
         let keep = |s: &&AsPathSegment| matches!(s.kind, SegmentKind::Sequence | SegmentKind::Set);
-        Self { segments: self.segments.iter().filter(keep).cloned().collect() }
+        Self { segments: self.segments().iter().filter(keep).cloned().collect() }
     }
 
     /// Reads the attribute's value; `None` if it is malformed (RFC 7606, section 7.2).
-    pub(super) fn decode(value: Bytes, four_octet: bool) -> Option<Self> {
+    pub(super) fn decode(value: &[u8], four_octet: bool) -> Option<Self> {
         let mut reader = Reader::new(value);
-        let mut segments = Vec::new();
+        let mut segments = Segments::None;
         while !reader.is_empty() {
             let kind = SegmentKind::from_value(reader.u8()?)?;
             let count = usize::from(reader.u8()?);
@@ -157,22 +204,18 @@ impl AsPath {
                 return None;
             }
             let octets = reader.take(count * if four_octet { 4 } else { 2 })?;
-            let asns = if four_octet {
-                octets
-                    .chunks_exact(4)
-                    .map(|c| u32::from_be_bytes([c[0], c[1], c[2], c[3]]))
-                    .collect()
+            let asns: Vec<u32> = if four_octet {
+                octets.as_chunks::<4>().0.iter().map(|c| u32::from_be_bytes(*c)).collect()
             } else {
-                octets
-                    .chunks_exact(2)
-                    .map(|c| u32::from(u16::from_be_bytes([c[0], c[1]])))
-                    .collect()
+                octets.as_chunks::<2>().0.iter().map(|c| u16::from_be_bytes(*c).into()).collect()
             };
+            // RFC 7607, section 2: no AS has the number 0.
+            if asns.contains(&0) {
+                return None;
+            }
             segments.push(AsPathSegment { kind, asns });
         }
-        // RFC 7607, section 2: no AS has the number 0.
-        let valid = segments.iter().all(|s: &AsPathSegment| !s.asns.contains(&0));
-        valid.then_some(Self { segments })
+        Some(Self { segments })
     }
 
     /// Whether any segment belongs to a confederation (RFC 5065).
@@ -180,11 +223,11 @@ impl AsPath {
         let inside = |s: &AsPathSegment| {
             matches!(s.kind, SegmentKind::ConfedSequence | SegmentKind::ConfedSet)
         };
-        self.segments.iter().any(inside)
+        self.segments().iter().any(inside)
     }
 
     pub(super) fn encode(&self, four_octet: bool, out: &mut BytesMut) {
-        for segment in &self.segments {
+        for segment in self.segments() {
             out.put_u8(segment.kind.value());
             // At most 255 by construction.
             out.put_u8(segment.asns.len() as u8);
@@ -207,7 +250,7 @@ impl AsPath {
         }
         let mut missing = ours - theirs;
         let mut segments = Vec::new();
-        for segment in self.segments {
+        for segment in self.segments.into_vec() {
             let hops = match segment.kind {
                 SegmentKind::Sequence => segment.asns.len(),
                 SegmentKind::Set => 1,
@@ -226,7 +269,7 @@ impl AsPath {
             segments.push(segment);
         }
         // Joining the two at the seam keeps the merged path in the form its origin sent.
-        let mut as4 = as4.segments.into_iter();
+        let mut as4 = as4.segments.into_vec().into_iter();
         if let Some(seam) = as4.next() {
             match segments.last_mut() {
                 Some(last)
@@ -240,13 +283,13 @@ impl AsPath {
             }
         }
         segments.extend(as4);
-        Self { segments }
+        Self { segments: segments.into_iter().collect() }
     }
 }
 
 impl fmt::Display for AsPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, segment) in self.segments.iter().enumerate() {
+        for (i, segment) in self.segments().iter().enumerate() {
             if i > 0 {
                 f.write_str(" ")?;
             }

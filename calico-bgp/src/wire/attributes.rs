@@ -84,6 +84,15 @@ impl NextHop {
         }
     }
 
+    /// Octets of its addresses.
+    pub(super) const fn wire_len(self) -> usize {
+        match self {
+            Self::V4(_) => 4,
+            Self::V6(_) => 16,
+            Self::V6LinkLocal(..) => 32,
+        }
+    }
+
     /// Reads the next hop field of MP_REACH_NLRI: 4, 16 or 32 octets.
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
         let v6 = |v: &[u8]| <[u8; 16]>::try_from(v).ok().map(Ipv6Addr::from);

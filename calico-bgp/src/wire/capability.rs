@@ -104,10 +104,10 @@ impl Capability {
     /// Reads one capability. Never fails: what cannot be read stays `Unknown`, because RFC 5492
     /// wants a speaker to ignore it.
     pub(super) fn decode(code: u8, value: Bytes) -> Self {
-        Self::decode_known(code, value.clone()).unwrap_or(Self::Unknown { code, value })
+        Self::decode_known(code, &value).unwrap_or(Self::Unknown { code, value })
     }
 
-    fn decode_known(code: u8, value: Bytes) -> Option<Self> {
+    fn decode_known(code: u8, value: &[u8]) -> Option<Self> {
         let mut r = Reader::new(value);
         let capability = match code {
             1 => {
@@ -185,7 +185,7 @@ impl Capability {
     }
 }
 
-fn decode_graceful_restart(r: &mut Reader) -> Option<GracefulRestart> {
+fn decode_graceful_restart(r: &mut Reader<'_>) -> Option<GracefulRestart> {
     let head = r.u16()?;
     let mut families = Vec::new();
     while !r.is_empty() {
@@ -200,7 +200,7 @@ fn decode_graceful_restart(r: &mut Reader) -> Option<GracefulRestart> {
     })
 }
 
-fn decode_extended_next_hop(r: &mut Reader) -> Option<Vec<(Family, u16)>> {
+fn decode_extended_next_hop(r: &mut Reader<'_>) -> Option<Vec<(Family, u16)>> {
     let mut families = Vec::new();
     while !r.is_empty() {
         let (afi, safi, next_hop) = (r.u16()?, r.u16()?, r.u16()?);
@@ -209,7 +209,7 @@ fn decode_extended_next_hop(r: &mut Reader) -> Option<Vec<(Family, u16)>> {
     Some(families)
 }
 
-fn decode_long_lived(r: &mut Reader) -> Option<Vec<LongLivedFamily>> {
+fn decode_long_lived(r: &mut Reader<'_>) -> Option<Vec<LongLivedFamily>> {
     let mut families = Vec::new();
     while !r.is_empty() {
         let (afi, safi, flags) = (r.u16()?, r.u8()?, r.u8()?);
@@ -220,7 +220,7 @@ fn decode_long_lived(r: &mut Reader) -> Option<Vec<LongLivedFamily>> {
     Some(families)
 }
 
-fn decode_add_path(r: &mut Reader) -> Option<Vec<(Family, AddPathMode)>> {
+fn decode_add_path(r: &mut Reader<'_>) -> Option<Vec<(Family, AddPathMode)>> {
     let mut families = Vec::new();
     while !r.is_empty() {
         let (afi, safi) = (r.u16()?, r.u8()?);

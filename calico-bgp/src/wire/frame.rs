@@ -76,13 +76,16 @@ pub struct Frame {
 /// [`poll_frame`](Self::poll_frame).
 #[derive(Debug)]
 pub struct Framer {
-    buffer: BytesMut,
+    /// The beginning of a message that did not come in one piece.
+    partial: BytesMut,
+    /// What came in one piece, or was put together; comes after `partial`.
+    ready: Bytes,
     max_len: usize,
 }
 
 impl Default for Framer {
     fn default() -> Self {
-        Self { buffer: BytesMut::new(), max_len: MAX_LEN }
+        Self { partial: BytesMut::new(), ready: Bytes::new(), max_len: MAX_LEN }
     }
 }
 
@@ -94,7 +97,14 @@ impl Framer {
 
     /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        if !self.ready.is_empty() {
+            self.partial.extend_from_slice(&std::mem::take(&mut self.ready));
+        }
+        if self.partial.is_empty() {
+            self.ready = Bytes::copy_from_slice(bytes);
+        } else {
+            self.partial.extend_from_slice(bytes);
+        }
     }
 
     /// The next whole message, or `None` until more bytes arrive.
@@ -103,20 +113,37 @@ impl Framer {
     /// [`WireError::Marker`], [`WireError::Length`] or [`WireError::Kind`]; the stream cannot be
     /// read on after any of them.
     pub fn poll_frame(&mut self) -> Result<Option<Frame>, WireError> {
-        // The marker is checked as soon as there is any of it: a stranger who sends something
-        // else is found out at the first byte.
-        let seen = self.buffer.len().min(16);
-        if self.buffer[..seen].iter().any(|b| *b != 0xFF) {
+        if !self.partial.is_empty() {
+            if self.header(&self.partial)?.is_none() {
+                return Ok(None);
+            }
+            self.ready = std::mem::take(&mut self.partial).freeze();
+        }
+        let Some((kind, octets)) = self.header(&self.ready)? else { return Ok(None) };
+        let body = self.ready.slice(HEADER_LEN..octets);
+        if self.ready.len() == octets {
+            // Else an empty rest would keep the whole buffer alive.
+            self.ready = Bytes::new();
+        } else {
+            self.ready.advance(octets);
+        }
+        Ok(Some(Frame { kind, body }))
+    }
+
+    /// The kind and length of the message that bytes begin with, if all of it is there.
+    fn header(&self, bytes: &[u8]) -> Result<Option<(MessageKind, usize)>, WireError> {
+        let Some((header, _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+            // The marker is checked as soon as there is any of it: a stranger who sends something
+            // else is found out at the first byte.
+            let marked = bytes.iter().take(16).all(|b| *b == 0xFF);
+            return if marked { Ok(None) } else { Err(WireError::Marker) };
+        };
+        let [marker @ .., high, low, value] = header;
+        if *marker != [0xFF; 16] {
             return Err(WireError::Marker);
         }
-        if self.buffer.len() < HEADER_LEN {
-            return Ok(None);
-        }
-        let length = u16::from_be_bytes([self.buffer[16], self.buffer[17]]);
-        let value = self.buffer[18];
-        let Some(kind) = MessageKind::from_value(value) else {
-            return Err(WireError::Kind(value));
-        };
+        let length = u16::from_be_bytes([*high, *low]);
+        let kind = MessageKind::from_value(*value).ok_or(WireError::Kind(*value))?;
         let octets = usize::from(length);
         // RFC 8654, section 4: OPEN and KEEPALIVE stay within the old bound.
         let max = match kind {
@@ -125,14 +152,9 @@ impl Framer {
             _ => self.max_len,
         };
         if octets < kind.min_len() || octets > max {
-            return Err(WireError::Length { length, kind: value });
+            return Err(WireError::Length { length, kind: *value });
         }
-        if self.buffer.len() < octets {
-            return Ok(None);
-        }
-        let mut message = self.buffer.split_to(octets);
-        message.advance(HEADER_LEN);
-        Ok(Some(Frame { kind, body: message.freeze() }))
+        Ok((bytes.len() >= octets).then_some((kind, octets)))
     }
 }
 

@@ -52,7 +52,7 @@ impl Message {
             MessageKind::Keepalive => Ok(Self::Keepalive),
             MessageKind::RouteRefresh => {
                 let octets = frame.body.len();
-                let mut r = Reader::new(frame.body);
+                let mut r = Reader::new(&frame.body);
                 match (r.u16(), r.u8(), r.u8(), r.is_empty()) {
                     (Some(afi), Some(subtype), Some(safi), true) => {
                         Ok(Self::RouteRefresh(RouteRefresh {

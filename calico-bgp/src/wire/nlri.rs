@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Family, WireError};
@@ -26,24 +26,20 @@ impl NlriList {
 
     /// A list of the given prefixes; those of another family are left out.
     pub fn from_prefixes(family: Family, prefixes: impl IntoIterator<Item = IpNet>) -> Self {
-        let mut out = BytesMut::new();
-        for prefix in prefixes {
-            if Family::of_prefix(&prefix) == family {
-                put_prefix(&prefix, &mut out);
-            }
-        }
-        Self { family, add_path: false, bytes: out.freeze() }
+        Self { add_path: false, ..Self::of(family, prefixes) }
     }
 
     /// A list of paths with their identifiers (RFC 7911); those of another family are left out.
     pub fn from_paths(family: Family, paths: impl IntoIterator<Item = PathNlri>) -> Self {
+        Self { add_path: true, ..Self::of(family, paths) }
+    }
+
+    fn of<N: Nlri>(family: Family, all: impl IntoIterator<Item = N>) -> Self {
+        let of_family = |n: &N| Family::of_prefix(n.prefix()) == family;
+        let all: Vec<N> = all.into_iter().filter(of_family).collect();
         let mut out = BytesMut::new();
-        for path in paths {
-            if Family::of_prefix(&path.1) == family {
-                path.put(&mut out);
-            }
-        }
-        Self { family, add_path: true, bytes: out.freeze() }
+        put_all(&all, all.iter().map(Nlri::wire_len).sum(), &mut out);
+        Self { family, add_path: false, bytes: out.freeze() }
     }
 
     /// Checks received bytes. A family that we do not read is kept unread.
@@ -52,22 +48,20 @@ impl NlriList {
     /// [`WireError::Prefix`] when a length is too large for the family or a prefix is cut off;
     /// RFC 7606, section 5.3, makes that a session reset.
     pub fn parse(family: Family, add_path: bool, bytes: Bytes) -> Result<Self, WireError> {
-        if let Some(max) = family.max_prefix_len() {
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                if add_path {
-                    rest = rest.get(4..).ok_or(WireError::Prefix("truncated path identifier"))?;
-                }
-                let (&bits, tail) = rest
-                    .split_first()
-                    .ok_or(WireError::Prefix("path identifier without prefix"))?;
-                if bits > max {
-                    return Err(WireError::Prefix("prefix length beyond the family's maximum"));
-                }
-                let octets = usize::from(bits).div_ceil(8);
-                rest = tail.get(octets..).ok_or(WireError::Prefix("truncated prefix"))?;
-            }
-        }
+        check(family, add_path, &bytes)?;
+        Ok(Self { family, add_path, bytes })
+    }
+
+    /// The same for a part of a larger buffer, which is shared.
+    pub(super) fn part_of(
+        whole: &Bytes,
+        family: Family,
+        add_path: bool,
+        part: &[u8],
+    ) -> Result<Self, WireError> {
+        check(family, add_path, part)?;
+        // An empty list must not keep the buffer alive.
+        let bytes = if part.is_empty() { Bytes::new() } else { whole.slice_ref(part) };
         Ok(Self { family, add_path, bytes })
     }
 
@@ -124,19 +118,49 @@ impl Iterator for NlriIter<'_> {
             (path_id, self.rest) = (u32::from_be_bytes(*id), tail);
         }
         let (&bits, tail) = self.rest.split_first()?;
-        let (octets, tail) = tail.split_at_checked(usize::from(bits).div_ceil(8))?;
-        self.rest = tail;
+        let octets = usize::from(bits).div_ceil(8);
         let prefix = if self.ipv6 {
-            let mut address = [0; 16];
-            address[..octets.len()].copy_from_slice(octets);
-            IpNet::V6(Ipv6Net::new(Ipv6Addr::from(address), bits).ok()?.trunc())
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            let address = u128::from_be_bytes(padded(tail, octets)?) & mask;
+            IpNet::V6(Ipv6Net::new(Ipv6Addr::from_bits(address), bits).ok()?)
         } else {
-            let mut address = [0; 4];
-            address[..octets.len()].copy_from_slice(octets);
-            IpNet::V4(Ipv4Net::new(Ipv4Addr::from(address), bits).ok()?.trunc())
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            let address = u32::from_be_bytes(padded(tail, octets)?) & mask;
+            IpNet::V4(Ipv4Net::new(Ipv4Addr::from_bits(address), bits).ok()?)
         };
+        self.rest = tail.get(octets..)?;
         Some((path_id, prefix))
     }
+}
+
+/// The first `N` octets, of which only so many count; zeros where there are fewer.
+fn padded<const N: usize>(bytes: &[u8], count: usize) -> Option<[u8; N]> {
+    // Nearly always other prefixes follow, and one load does it.
+    if let Some(all) = bytes.first_chunk::<N>() {
+        return Some(*all);
+    }
+    let mut out = [0; N];
+    out.get_mut(..count)?.copy_from_slice(bytes.get(..count)?);
+    Some(out)
+}
+
+/// Checks that a list can be read to its end.
+fn check(family: Family, add_path: bool, bytes: &[u8]) -> Result<(), WireError> {
+    let Some(max) = family.max_prefix_len() else { return Ok(()) };
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if add_path {
+            rest = rest.get(4..).ok_or(WireError::Prefix("truncated path identifier"))?;
+        }
+        let (&bits, tail) =
+            rest.split_first().ok_or(WireError::Prefix("path identifier without prefix"))?;
+        if bits > max {
+            return Err(WireError::Prefix("prefix length beyond the family's maximum"));
+        }
+        let octets = usize::from(bits).div_ceil(8);
+        rest = tail.get(octets..).ok_or(WireError::Prefix("truncated prefix"))?;
+    }
+    Ok(())
 }
 
 /// A path under ADD-PATH: its identifier and its destination (RFC 7911, section 3).
@@ -146,10 +170,14 @@ pub type PathNlri = (u32, IpNet);
 pub trait Nlri: Copy + sealed::Sealed {
     /// The destination.
     fn prefix(&self) -> &IpNet;
+    /// The identifier of the path, if it is told one.
+    fn path_id(&self) -> Option<u32>;
+
     /// Octets on the wire.
-    fn wire_len(&self) -> usize;
-    /// Writes it.
-    fn put(&self, out: &mut BytesMut);
+    fn wire_len(&self) -> usize {
+        let id = if self.path_id().is_some() { 4 } else { 0 };
+        id + 1 + usize::from(self.prefix().prefix_len()).div_ceil(8)
+    }
 }
 
 impl Nlri for IpNet {
@@ -157,12 +185,8 @@ impl Nlri for IpNet {
         self
     }
 
-    fn wire_len(&self) -> usize {
-        1 + usize::from(self.prefix_len()).div_ceil(8)
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        put_prefix(self, out);
+    fn path_id(&self) -> Option<u32> {
+        None
     }
 }
 
@@ -171,29 +195,61 @@ impl Nlri for PathNlri {
         &self.1
     }
 
-    fn wire_len(&self) -> usize {
-        4 + self.1.wire_len()
+    fn path_id(&self) -> Option<u32> {
+        Some(self.0)
     }
+}
 
-    fn put(&self, out: &mut BytesMut) {
-        out.put_u32(self.0);
-        put_prefix(&self.1, out);
+/// Octets that the longest takes: identifier, length, IPv6 address.
+const LONGEST: usize = 4 + 1 + 16;
+
+/// Writes prefixes that take so many octets.
+pub(super) fn put_all<N: Nlri>(prefixes: &[N], octets: usize, out: &mut BytesMut) {
+    let start = out.len();
+    // Addresses are stored whole, and what is too much is overwritten by the next one: a copy of
+    // fixed size is one instruction.
+    out.resize(start + octets + LONGEST, 0);
+    let mut rest = &mut out[start..];
+    for nlri in prefixes {
+        let taken = put_nlri(nlri, rest);
+        rest = rest.split_at_mut(taken.min(rest.len())).1;
     }
+    out.truncate(start + octets);
+}
+
+/// Writes one, and anything behind it; returns the octets that count.
+fn put_nlri<N: Nlri>(nlri: &N, out: &mut [u8]) -> usize {
+    let mut at = 0;
+    if let Some(id) = nlri.path_id()
+        && let Some(field) = out.first_chunk_mut::<4>()
+    {
+        *field = id.to_be_bytes();
+        at = 4;
+    }
+    let prefix = nlri.prefix();
+    let length = prefix.prefix_len();
+    let octets = usize::from(length).div_ceil(8);
+    match prefix.addr() {
+        IpAddr::V4(a) => {
+            if let Some([first, address @ ..]) = out[at..].first_chunk_mut::<5>() {
+                *first = length;
+                *address = a.octets();
+            }
+        }
+        IpAddr::V6(a) => {
+            if let Some([first, address @ ..]) = out[at..].first_chunk_mut::<17>() {
+                *first = length;
+                *address = a.octets();
+            }
+        }
+    }
+    at + 1 + octets
 }
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for ipnet::IpNet {}
     impl Sealed for (u32, ipnet::IpNet) {}
-}
-
-pub(super) fn put_prefix(prefix: &IpNet, out: &mut BytesMut) {
-    let octets = usize::from(prefix.prefix_len()).div_ceil(8);
-    out.put_u8(prefix.prefix_len());
-    match prefix.addr() {
-        IpAddr::V4(a) => out.put_slice(&a.octets()[..octets]),
-        IpAddr::V6(a) => out.put_slice(&a.octets()[..octets]),
-    }
 }
 
 #[cfg(test)]

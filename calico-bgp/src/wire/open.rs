@@ -49,7 +49,7 @@ impl Open {
 
     pub(super) fn decode(body: Bytes) -> Result<Self, WireError> {
         let short = WireError::Open("truncated");
-        let mut r = Reader::new(body);
+        let mut r = Reader::new(&body);
         let version = r.u8().ok_or_else(|| short.clone())?;
         if version != 4 {
             return Err(WireError::Version(version));
@@ -100,7 +100,7 @@ impl Open {
     }
 }
 
-fn decode_parameters(r: &mut Reader) -> Result<Vec<Capability>, WireError> {
+fn decode_parameters(r: &mut Reader<'_>) -> Result<Vec<Capability>, WireError> {
     let short = || WireError::Open("truncated optional parameters");
     let mut length = usize::from(r.u8().ok_or_else(short)?);
     let extended = length != 0 && r.peek() == Some(EXTENDED_PARAMETERS);
@@ -129,7 +129,8 @@ fn decode_parameters(r: &mut Reader) -> Result<Vec<Capability>, WireError> {
             let bad = || WireError::Open("truncated capability");
             let code = r.u8().ok_or_else(bad)?;
             let octets = usize::from(r.u8().ok_or_else(bad)?);
-            capabilities.push(Capability::decode(code, r.take(octets).ok_or_else(bad)?));
+            let value = r.take(octets).ok_or_else(bad)?;
+            capabilities.push(Capability::decode(code, Bytes::copy_from_slice(value)));
         }
     }
     Ok(capabilities)

@@ -1,10 +1,12 @@
 //! Writing many prefixes with few UPDATEs.
 
+use std::cell::RefCell;
+
 use bytes::{BufMut, BytesMut};
 
 use super::attributes::{OPTIONAL, code, put};
 use super::frame::encode_frame;
-use super::nlri::Nlri;
+use super::nlri::{Nlri, put_all};
 use super::update::put_sized;
 use super::{EncodeError, Family, HEADER_LEN, MessageKind, NextHop, PathAttributes, UpdateContext};
 
@@ -13,12 +15,26 @@ use super::{EncodeError, Family, HEADER_LEN, MessageKind, NextHop, PathAttribute
 pub struct UpdatePacker<'a> {
     context: &'a UpdateContext,
     family: Family,
+    /// The attributes of the messages that are being written; kept for its capacity.
+    encoded: RefCell<BytesMut>,
+}
+
+/// Some prefixes and the octets that they take.
+struct Piece<'p, N> {
+    prefixes: &'p [N],
+    octets: usize,
+}
+
+impl<N: Nlri> Piece<'_, N> {
+    fn put(&self, out: &mut BytesMut) {
+        put_all(self.prefixes, self.octets, out);
+    }
 }
 
 impl<'a> UpdatePacker<'a> {
-    /// A packer for one family of a session.
-    pub const fn new(context: &'a UpdateContext, family: Family) -> Self {
-        Self { context, family }
+    /// A packer for one family of a session. It serves many calls better than one.
+    pub fn new(context: &'a UpdateContext, family: Family) -> Self {
+        Self { context, family, encoded: RefCell::default() }
     }
 
     /// Appends UPDATEs that announce `prefixes` with `attributes`, which must have a next hop.
@@ -33,17 +49,15 @@ impl<'a> UpdatePacker<'a> {
     ) -> Result<(), EncodeError> {
         let classic = self.family == Family::IPV4_UNICAST
             && matches!(attributes.next_hop, Some(NextHop::V4(_)));
-        let mut encoded = BytesMut::new();
+        let mut encoded = self.encoded.borrow_mut();
+        encoded.clear();
         attributes.encode(self.context.four_octet_as, classic, &mut encoded);
-        let mut next_hop = BytesMut::new();
-        if let Some(hop) = attributes.next_hop {
-            hop.encode(&mut next_hop);
-        }
         // Header, two length fields, attributes; and for MP_REACH its header (extended), family,
-        // next hop and reserved octet.
-        let mp = if classic { 0 } else { 4 + 3 + next_hop.len() + 1 };
+        // next hop with its length, and reserved octet.
+        let hop = attributes.next_hop.map_or(0, NextHop::wire_len);
+        let mp = if classic { 0 } else { 4 + 3 + 1 + hop + 1 };
         let fixed = HEADER_LEN + 4 + encoded.len() + mp;
-        self.pack(fixed, prefixes, |chunk| {
+        self.pack(fixed, prefixes, |piece| {
             encode_frame(MessageKind::Update, self.context.max_len, out, |o| {
                 o.put_u16(0);
                 put_sized(o, "path attributes", |o| {
@@ -51,15 +65,18 @@ impl<'a> UpdatePacker<'a> {
                         put(o, OPTIONAL, code::MP_REACH_NLRI, |o| {
                             o.put_u16(self.family.afi);
                             o.put_u8(self.family.safi);
-                            o.put_slice(&next_hop);
+                            match attributes.next_hop {
+                                Some(hop) => hop.encode(o),
+                                None => o.put_u8(0),
+                            }
                             o.put_u8(0);
-                            chunk.iter().for_each(|p| p.put(o));
+                            piece.put(o);
                         });
                     }
                     o.put_slice(&encoded);
                 })?;
                 if classic {
-                    chunk.iter().for_each(|p| p.put(o));
+                    piece.put(o);
                 }
                 Ok(())
             })
@@ -74,11 +91,11 @@ impl<'a> UpdatePacker<'a> {
     pub fn withdraw(&self, prefixes: &[impl Nlri], out: &mut BytesMut) -> Result<(), EncodeError> {
         let classic = self.family == Family::IPV4_UNICAST;
         let fixed = HEADER_LEN + 4 + if classic { 0 } else { 4 + 3 };
-        self.pack(fixed, prefixes, |chunk| {
+        self.pack(fixed, prefixes, |piece| {
             encode_frame(MessageKind::Update, self.context.max_len, out, |o| {
                 put_sized(o, "withdrawn routes", |o| {
                     if classic {
-                        chunk.iter().for_each(|p| p.put(o));
+                        piece.put(o);
                     }
                 })?;
                 put_sized(o, "path attributes", |o| {
@@ -86,7 +103,7 @@ impl<'a> UpdatePacker<'a> {
                         put(o, OPTIONAL, code::MP_UNREACH_NLRI, |o| {
                             o.put_u16(self.family.afi);
                             o.put_u8(self.family.safi);
-                            chunk.iter().for_each(|p| p.put(o));
+                            piece.put(o);
                         });
                     }
                 })
@@ -98,7 +115,7 @@ impl<'a> UpdatePacker<'a> {
         &self,
         fixed: usize,
         prefixes: &[N],
-        mut write: impl FnMut(&[N]) -> Result<(), EncodeError>,
+        mut write: impl FnMut(Piece<'_, N>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
         let max = self.context.max_len;
         // The longest prefix must fit, else the loop below could not advance.
@@ -108,14 +125,16 @@ impl<'a> UpdatePacker<'a> {
         }
         let mut rest = prefixes;
         while !rest.is_empty() {
-            let mut room = max - fixed;
-            let mut count = 0;
+            let (mut octets, mut count) = (0, 0);
             for prefix in rest {
-                let Some(left) = room.checked_sub(prefix.wire_len()) else { break };
-                (room, count) = (left, count + 1);
+                let with = octets + prefix.wire_len();
+                if with > max - fixed {
+                    break;
+                }
+                (octets, count) = (with, count + 1);
             }
-            let (chunk, tail) = rest.split_at(count);
-            write(chunk)?;
+            let (prefixes, tail) = rest.split_at(count);
+            write(Piece { prefixes, octets })?;
             rest = tail;
         }
         Ok(())

@@ -1,41 +1,47 @@
 //! A cursor over a received slice: every read is bounded by what is there.
 
-use bytes::{Buf, Bytes};
-
-/// Reads big-endian values off the front of a buffer; `None` means "not that many bytes left".
-#[derive(Debug)]
-pub(super) struct Reader {
-    bytes: Bytes,
+/// Reads big-endian values off the front of a slice; `None` means "not that many bytes left".
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
 }
 
-impl Reader {
-    pub(super) fn new(bytes: Bytes) -> Self {
+impl<'a> Reader<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.bytes.split_first_chunk::<N>()?;
+        self.bytes = rest;
+        Some(*first)
+    }
+
     pub(super) fn u8(&mut self) -> Option<u8> {
-        self.bytes.has_remaining().then(|| self.bytes.get_u8())
+        self.array().map(u8::from_be_bytes)
     }
 
     pub(super) fn u16(&mut self) -> Option<u16> {
-        (self.bytes.len() >= 2).then(|| self.bytes.get_u16())
+        self.array().map(u16::from_be_bytes)
     }
 
     pub(super) fn u32(&mut self) -> Option<u32> {
-        (self.bytes.len() >= 4).then(|| self.bytes.get_u32())
+        self.array().map(u32::from_be_bytes)
     }
 
-    /// The next `n` bytes, sharing the buffer.
-    pub(super) fn take(&mut self, n: usize) -> Option<Bytes> {
-        (self.bytes.len() >= n).then(|| self.bytes.split_to(n))
+    /// The next `n` bytes.
+    pub(super) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (first, rest) = self.bytes.split_at_checked(n)?;
+        self.bytes = rest;
+        Some(first)
     }
 
     /// The next byte, left where it is.
@@ -44,7 +50,7 @@ impl Reader {
     }
 
     /// Everything left.
-    pub(super) fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.bytes)
+    pub(super) const fn rest(&mut self) -> &'a [u8] {
+        std::mem::replace(&mut self.bytes, &[])
     }
 }

@@ -116,7 +116,7 @@ impl Update {
     }
 
     pub(super) fn decode(body: Bytes, context: &UpdateContext) -> Result<Self, WireError> {
-        let mut r = Reader::new(body);
+        let mut r = Reader::new(&body);
         let length = r.u16().ok_or(WireError::Update("no room for the withdrawn length"))?;
         let withdrawn = r
             .take(length.into())
@@ -127,9 +127,9 @@ impl Update {
             .ok_or(WireError::Update("attributes run over the end of the message"))?;
         let v4 = Family::IPV4_UNICAST;
         let add_path = context.add_path.contains(&v4);
-        let withdrawn = NlriList::parse(v4, add_path, withdrawn)?;
-        let announced = NlriList::parse(v4, add_path, r.rest())?;
-        let mut decoder = AttributeDecoder::new(context);
+        let withdrawn = NlriList::part_of(&body, v4, add_path, withdrawn)?;
+        let announced = NlriList::part_of(&body, v4, add_path, r.rest())?;
+        let mut decoder = AttributeDecoder::new(context, &body);
         decoder.read_all(attributes)?;
         Ok(decoder.finish(withdrawn, announced))
     }

@@ -16,6 +16,7 @@ use super::{
 /// Collects the attributes of one UPDATE and what is wrong with them.
 pub(super) struct AttributeDecoder<'a> {
     context: &'a UpdateContext,
+    body: &'a Bytes,
     attributes: PathAttributes,
     seen: [u64; 4],
     any: bool,
@@ -34,9 +35,11 @@ const DISCARD: ErrorClass = ErrorClass::AttributeDiscard;
 const RESET: ErrorClass = ErrorClass::SessionReset;
 
 impl<'a> AttributeDecoder<'a> {
-    pub(super) fn new(context: &'a UpdateContext) -> Self {
+    /// A decoder for attributes that lie in `body`.
+    pub(super) fn new(context: &'a UpdateContext, body: &'a Bytes) -> Self {
         Self {
             context,
+            body,
             attributes: PathAttributes::default(),
             seen: [0; 4],
             any: false,
@@ -48,7 +51,7 @@ impl<'a> AttributeDecoder<'a> {
         }
     }
 
-    pub(super) fn read_all(&mut self, attributes: Bytes) -> Result<(), WireError> {
+    pub(super) fn read_all(&mut self, attributes: &[u8]) -> Result<(), WireError> {
         let mut r = Reader::new(attributes);
         while !r.is_empty() {
             let (Some(flags), Some(code)) = (r.u8(), r.u8()) else {
@@ -67,13 +70,12 @@ impl<'a> AttributeDecoder<'a> {
             if self.is_duplicate(code)? {
                 continue;
             }
-            let raw = value.clone();
             let read = self.read(flags & !EXTENDED_LENGTH, code, value);
             let read = read.and_then(|read| match read {
                 Ok(()) => Ok(()),
                 Err(fault) => self.fail(code, fault),
             });
-            read.map_err(|e| with_raw(e, flags, code, &raw))?;
+            read.map_err(|e| with_raw(e, flags, code, value))?;
         }
         Ok(())
     }
@@ -106,7 +108,7 @@ impl<'a> AttributeDecoder<'a> {
     }
 
     /// Reads one attribute. The outer error ends the session, the inner one does what it says.
-    fn read(&mut self, flags: u8, code: u8, value: Bytes) -> Result<Result<(), Fault>, WireError> {
+    fn read(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<Result<(), Fault>, WireError> {
         self.any |= code != code::MP_UNREACH_NLRI;
         let flags_are_right = check_flags(flags, code);
         match code {
@@ -118,12 +120,12 @@ impl<'a> AttributeDecoder<'a> {
         Ok(flags_are_right)
     }
 
-    fn read_plain(&mut self, flags: u8, code: u8, value: Bytes) -> Result<(), Fault> {
+    fn read_plain(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<(), Fault> {
         let a = &mut self.attributes;
         let external = self.context.external;
         match code {
             code::ORIGIN => {
-                let [octet] = fixed::<1>(&value, WITHDRAW)?;
+                let [octet] = fixed::<1>(value, WITHDRAW)?;
                 a.origin = Origin::from_value(octet).ok_or((AttributeFault::Value, WITHDRAW))?;
             }
             code::AS_PATH => {
@@ -135,10 +137,10 @@ impl<'a> AttributeDecoder<'a> {
                 }
             }
             code::NEXT_HOP => {
-                a.next_hop = Some(NextHop::V4(fixed::<4>(&value, WITHDRAW)?.into()));
+                a.next_hop = Some(NextHop::V4(fixed::<4>(value, WITHDRAW)?.into()));
             }
             code::MULTI_EXIT_DISC => {
-                a.med = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+                a.med = Some(u32::from_be_bytes(fixed(value, WITHDRAW)?));
             }
             // From an external peer these three are dropped whatever they say (RFC 7606, 7.5,
             // 7.9, 7.10); BGP as deployed sends LOCAL_PREF there, so that is not even noted.
@@ -147,28 +149,28 @@ impl<'a> AttributeDecoder<'a> {
                 return Err((AttributeFault::NotFromExternal, DISCARD));
             }
             code::LOCAL_PREF => {
-                a.local_pref = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+                a.local_pref = Some(u32::from_be_bytes(fixed(value, WITHDRAW)?));
             }
             code::ATOMIC_AGGREGATE => {
-                fixed::<0>(&value, DISCARD)?;
+                fixed::<0>(value, DISCARD)?;
                 a.atomic_aggregate = true;
             }
             code::AGGREGATOR => {
-                a.aggregator = Some(read_aggregator(&value, self.context.four_octet_as)?);
+                a.aggregator = Some(read_aggregator(value, self.context.four_octet_as)?);
             }
             code::COMMUNITIES => {
-                a.communities = list(&value, |c: [u8; 4]| Community(u32::from_be_bytes(c)))?;
+                a.communities = list(value, |c: [u8; 4]| Community(u32::from_be_bytes(c)))?;
             }
             code::EXTENDED_COMMUNITIES => {
-                a.extended_communities = list(&value, ExtendedCommunity)?;
+                a.extended_communities = list(value, ExtendedCommunity)?;
             }
             code::LARGE_COMMUNITIES => {
-                a.large_communities = without_repeats(list(&value, large_community)?);
+                a.large_communities = without_repeats(list(value, large_community)?);
             }
-            code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(&value, WITHDRAW)?.into()),
-            code::CLUSTER_LIST => a.cluster_list = list(&value, |c: [u8; 4]| c.into())?,
+            code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(value, WITHDRAW)?.into()),
+            code::CLUSTER_LIST => a.cluster_list = list(value, |c: [u8; 4]| c.into())?,
             code::ONLY_TO_CUSTOMER => {
-                a.only_to_customer = Some(u32::from_be_bytes(fixed(&value, WITHDRAW)?));
+                a.only_to_customer = Some(u32::from_be_bytes(fixed(value, WITHDRAW)?));
             }
             // A peer that speaks four octets must not send the AS4 attributes (RFC 6793, 4.1).
             code::AS4_PATH | code::AS4_AGGREGATOR if self.context.four_octet_as => {}
@@ -176,20 +178,20 @@ impl<'a> AttributeDecoder<'a> {
                 let path = AsPath::decode(value, true).ok_or((AttributeFault::Value, DISCARD))?;
                 self.as4_path = Some(path.without_confederation());
             }
-            code::AS4_AGGREGATOR => self.as4_aggregator = Some(read_aggregator(&value, true)?),
+            code::AS4_AGGREGATOR => self.as4_aggregator = Some(read_aggregator(value, true)?),
             _ if flags & OPTIONAL == 0 => {
                 return Err((AttributeFault::UnrecognizedWellKnown, RESET));
             }
             _ => {
                 // A copy: a route may live for months and must not keep a receive buffer alive.
-                let value = Bytes::copy_from_slice(&value);
+                let value = Bytes::copy_from_slice(value);
                 a.unknown.push(UnknownAttribute { flags, code, value });
             }
         }
         Ok(())
     }
 
-    fn read_mp_reach(&self, value: Bytes) -> Result<MpReach, WireError> {
+    fn read_mp_reach(&self, value: &[u8]) -> Result<MpReach, WireError> {
         let bad = |fault| {
             let error = AttributeError { attribute: code::MP_REACH_NLRI, fault, class: RESET };
             WireError::Attribute { error, raw: Bytes::new() }
@@ -203,7 +205,7 @@ impl<'a> AttributeDecoder<'a> {
         r.u8().ok_or(short)?;
         let family = Family { afi, safi };
         let known = family.max_prefix_len().is_some();
-        let next_hop = NextHop::decode(&raw_next_hop);
+        let next_hop = NextHop::decode(raw_next_hop);
         // IPv6 over an IPv4 next hop has no meaning; the other way round needs RFC 8950.
         let v4 = family == Family::IPV4_UNICAST;
         let fits = match next_hop {
@@ -215,21 +217,23 @@ impl<'a> AttributeDecoder<'a> {
             return Err(bad(AttributeFault::Value));
         }
         let add_path = self.context.add_path.contains(&family);
-        let nlri = NlriList::parse(family, add_path, r.rest())?;
+        let nlri = NlriList::part_of(self.body, family, add_path, r.rest())?;
         if known {
             return Ok(MpReach { next_hop, raw_next_hop: Bytes::new(), nlri });
         }
+        let raw_next_hop = Bytes::copy_from_slice(raw_next_hop);
         Ok(MpReach { next_hop: None, raw_next_hop, nlri })
     }
 
-    fn read_mp_unreach(&self, value: Bytes) -> Result<NlriList, WireError> {
+    fn read_mp_unreach(&self, value: &[u8]) -> Result<NlriList, WireError> {
         let fault = AttributeFault::Length(value.len());
         let error = AttributeError { attribute: code::MP_UNREACH_NLRI, fault, class: RESET };
         let short = WireError::Attribute { error, raw: Bytes::new() };
         let mut r = Reader::new(value);
         let (Some(afi), Some(safi)) = (r.u16(), r.u8()) else { return Err(short) };
         let family = Family { afi, safi };
-        NlriList::parse(family, self.context.add_path.contains(&family), r.rest())
+        let add_path = self.context.add_path.contains(&family);
+        NlriList::part_of(self.body, family, add_path, r.rest())
     }
 
     pub(super) fn finish(mut self, withdrawn: NlriList, announced: NlriList) -> Update {
