@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 
 pub use endpoint::{
-    DefaultAction, EndpointId, EndpointToHostAction, HostSettings, Pool, TierPolicies,
-    WorkloadEndpoint,
+    DefaultAction, EndpointId, EndpointToHostAction, HostSettings, Pool, ServiceLoop, TierPolicies,
+    Translation, WorkloadEndpoint,
 };
 pub use host::{Failsafe, HostEndpoint, HostInterface};
 pub use route::{NextHop, Route, RouteTarget};
@@ -76,6 +76,8 @@ pub enum Update {
     RouteRemoved(IpNet),
     /// Every IP pool: what counts as inside, and whose outgoing traffic is masqueraded.
     Pools(Vec<Pool>),
+    /// Every floating address of workloads of this host.
+    Translations(Vec<Translation>),
     /// Settings of the host.
     Host(HostSettings),
     /// The desired state is complete from here on: what is ours and not described may go, but

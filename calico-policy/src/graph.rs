@@ -187,6 +187,10 @@ impl Graph {
                 self.host.put_node(&node);
                 Ok(())
             }
+            Object::BgpConfiguration(config) => {
+                self.host.put_services(&config);
+                Ok(())
+            }
             Object::FelixConfiguration(config) => self.host.put_config(&config, &mut problems),
         };
         if let Err(errors) = result {
@@ -291,7 +295,9 @@ impl Graph {
                 let built_in = Tier::built_in().into_iter().find(|tier| tier.name() == name);
                 self.put_tier(name, built_in.as_ref().map(tier_state));
             }
-            Kind::IpPool | Kind::Node | Kind::FelixConfiguration => self.host.remove(*kind, name),
+            Kind::IpPool | Kind::Node | Kind::FelixConfiguration | Kind::BgpConfiguration => {
+                self.host.remove(*kind, name);
+            }
             _ => {}
         }
     }

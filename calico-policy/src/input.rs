@@ -6,8 +6,9 @@ use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    AnyResource, FelixConfiguration, FieldError, GlobalNetworkPolicy, GlobalNetworkSet,
-    HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Tier, WorkloadEndpoint,
+    AnyResource, BgpConfiguration, FelixConfiguration, FieldError, GlobalNetworkPolicy,
+    GlobalNetworkSet, HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Tier,
+    WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -90,6 +91,8 @@ macro_rules! objects {
 }
 
 objects! {
+    /// Where services have their addresses, in `default`.
+    BgpConfiguration;
     /// Settings of the node agents: `default`, and `node.<name>` for one node.
     FelixConfiguration;
     /// A policy for endpoints of all namespaces.

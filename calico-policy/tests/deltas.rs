@@ -2,7 +2,7 @@
 
 mod support;
 
-use calico_core::dataplane::{EndpointToHostAction, Pool};
+use calico_core::dataplane::{EndpointToHostAction, Pool, Update};
 use support::{Rig, inputs, render};
 
 /// Steps of a scenario, each followed by `=>` and the updates that a flush then yields.
@@ -199,6 +199,48 @@ fn host_settings_and_pools() {
     }
     assert_eq!(render(&rig.flush()), "host\n1 pools\n");
     assert_eq!(&*rig.desired.host.clone().unwrap().interface_prefix, "cali");
+}
+
+#[test]
+fn services_and_floating_addresses_reach_the_dataplane_as_settings_say() {
+    use calico_core::dataplane::{ServiceLoop, Translation};
+    use calico_core::resource::{BgpConfiguration, IpNat, ServiceCidr, WorkloadEndpoint};
+
+    let mut rig = Rig::default();
+    for input in inputs("felix default {floatingIPs: Enabled, serviceLoopPrevention: Reject}") {
+        rig.handle(&input);
+    }
+    let mut services = BgpConfiguration::new("default", Default::default());
+    let cidr = Some("10.96.0.0/12".parse().unwrap());
+    services.spec.service_cluster_ips = vec![ServiceCidr { cidr, ..ServiceCidr::default() }];
+    rig.handle(&services.into());
+    rig.flush();
+    let host = rig.desired.host.clone().unwrap();
+    assert_eq!(host.service_loop, ServiceLoop::Reject);
+    assert_eq!(host.service_cidrs, ["10.96.0.0/12".parse().unwrap()]);
+
+    let mut endpoint = WorkloadEndpoint::new("p", Default::default());
+    endpoint.metadata.namespace = "a".into();
+    endpoint.spec.node = "n1".into();
+    endpoint.spec.interface_name = "cali1".into();
+    endpoint.spec.ip_networks = vec!["10.0.0.1/32".parse().unwrap()];
+    let [external, internal] = ["203.0.113.7", "10.0.0.1"].map(|text| text.parse().unwrap());
+    let nat =
+        IpNat { external_ip: Some(external), internal_ip: Some(internal), ..IpNat::default() };
+    endpoint.spec.ip_nats = vec![nat];
+    let floating = |updates: &[Update]| {
+        updates.iter().find_map(|update| match update {
+            Update::Translations(all) => Some(all.clone()),
+            _ => None,
+        })
+    };
+    rig.handle(&endpoint.clone().into());
+    assert_eq!(floating(&rig.flush()), Some(vec![Translation { external, internal }]));
+    for input in inputs("drop felix default") {
+        rig.handle(&input);
+    }
+    assert_eq!(floating(&rig.flush()), Some(vec![]), "upstream's default: disabled");
+    assert_eq!(rig.desired.host.clone().unwrap().service_loop, ServiceLoop::Drop);
 }
 
 #[test]

@@ -84,6 +84,28 @@ pub enum EndpointToHostAction {
     Accept,
 }
 
+/// What happens to packets to addresses of services that no service takes: they would go round
+/// between this host and the router that sends them here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ServiceLoop {
+    /// Drop them (upstream's default).
+    #[default]
+    Drop,
+    /// Refuse them, with an answer.
+    Reject,
+    /// Forward them.
+    Allowed,
+}
+
+/// A floating address: outside the one, inside the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Translation {
+    /// What packets come to.
+    pub external: IpAddr,
+    /// The workload's own address, of the same family.
+    pub internal: IpAddr,
+}
+
 /// Settings of the host that the dataplane needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostSettings {
@@ -105,6 +127,11 @@ pub struct HostSettings {
     pub failsafe_inbound: Vec<Failsafe>,
     /// Ports that the host may reach whatever policy says.
     pub failsafe_outbound: Vec<Failsafe>,
+    /// For packets that are forwarded to [`service_cidrs`](Self::service_cidrs): no service has
+    /// taken them, or their destination would be another by then.
+    pub service_loop: ServiceLoop,
+    /// Where services have their addresses, as far as they are announced.
+    pub service_cidrs: Vec<IpNet>,
 }
 
 impl Default for HostSettings {
@@ -119,6 +146,8 @@ impl Default for HostSettings {
             ipip_from_workloads: false,
             failsafe_inbound: Failsafe::INBOUND.into(),
             failsafe_outbound: Failsafe::OUTBOUND.into(),
+            service_loop: ServiceLoop::default(),
+            service_cidrs: Vec::new(),
         }
     }
 }

@@ -59,6 +59,10 @@ impl fmt::Display for Update {
                     write!(f, " {}{nat}", pool.cidr)
                 })
             }
+            Self::Translations(all) => {
+                f.write_str(if all.is_empty() { "floating: none" } else { "floating:" })?;
+                all.iter().try_for_each(|one| write!(f, " {} -> {}", one.external, one.internal))
+            }
             Self::Host(host) => {
                 let (prefix, nodes) = (&host.interface_prefix, host.node_addresses.len());
                 write!(f, "host: workloads on {prefix}*, {nodes} node addresses")

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings};
+use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings, Translation};
 use calico_core::key::Family;
 
 use super::host::{self, Stage};
-use super::matches::{self, ACCEPT, End};
-use super::names;
-use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, fib, hook, nat};
+use super::matches::{self, ACCEPT};
+use super::{names, translate};
+use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, fib, hook};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
 
 /// ICMPv6 that a workload may always send to its host, which is its router: multicast listener
@@ -20,6 +20,7 @@ const ICMPV6_TO_HOST: [u8; 6] = [130, 131, 132, 133, 135, 136];
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 const FILTER: i32 = 0;
+const DESTINATION_NAT: i32 = -100;
 const SOURCE_NAT: i32 = 100;
 
 /// Name of the base chains' constant set.
@@ -42,15 +43,25 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::MASQUERADED_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::ALL_NODES, family), SetSpec::set([key]));
+        put(&names::set(names::SERVICES, family), SetSpec::intervals(key));
         put(&names::set(names::SOURCES, family), SetSpec::set([KeyType::IfName, key]));
     }
     let (name, set) = icmpv6_to_host();
     tracker.put_set(&name, set);
 }
 
-/// Chains that are there only as long as there are host endpoints.
-pub(super) const OF_HOST_ENDPOINTS: [&str; 4] =
-    [names::RAW_OUTPUT, names::MANGLE_PREROUTING, names::MANGLE_POSTROUTING, names::FILTER_OUTPUT];
+/// Chains that are there only as long as something needs them.
+pub(super) const OPTIONAL: [&str; 9] = [
+    names::NAT_PREROUTING,
+    names::NAT_OUTPUT,
+    names::FLOATING_IN,
+    names::FLOATING_OUT,
+    names::CIDR_BLOCK,
+    names::RAW_OUTPUT,
+    names::MANGLE_PREROUTING,
+    names::MANGLE_POSTROUTING,
+    names::FILTER_OUTPUT,
+];
 
 /// At which stages, in which directions, host endpoints have chains; at none if there are no
 /// host endpoints.
@@ -59,18 +70,33 @@ pub(super) type Hooks = BTreeSet<(Stage, Egress)>;
 type Egress = bool;
 
 /// The base chains for these settings.
-pub(super) fn chains(host: &HostSettings, hooks: &Hooks) -> Vec<(&'static str, ChainDef)> {
+pub(super) fn chains(
+    host: &HostSettings,
+    hooks: &Hooks,
+    floating: &[Translation],
+) -> Vec<(&'static str, ChainDef)> {
     let prefix = host.interface_prefix.as_ref();
     let mut chains = vec![
         (names::RAW_PREROUTING, raw_prerouting(prefix, hooks)),
         (names::FILTER_INPUT, input(prefix, hooks)),
-        (names::FILTER_FORWARD, forward(prefix, hooks)),
-        (names::NAT_POSTROUTING, postrouting()),
+        (names::NAT_POSTROUTING, postrouting(!floating.is_empty())),
         (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
         (names::FROM_WORKLOAD, from_workload()),
         (names::TO_WORKLOAD, to_workload()),
-        (names::NAT_OUTGOING, nat_outgoing(host.masquerade_spares_nodes)),
+        (names::NAT_OUTGOING, translate::nat_outgoing(host.masquerade_spares_nodes)),
     ];
+    let block = translate::cidr_block(host);
+    chains.push((names::FILTER_FORWARD, forward(prefix, hooks, block.is_some())));
+    chains.extend(block.map(|chain| (names::CIDR_BLOCK, chain)));
+    if !floating.is_empty() {
+        let to_workloads = || vec![jump(&[], names::FLOATING_IN)];
+        let before = base("nat", hook::PREROUTING, DESTINATION_NAT, to_workloads());
+        chains.push((names::NAT_PREROUTING, before));
+        chains
+            .push((names::NAT_OUTPUT, base("nat", hook::OUTPUT, DESTINATION_NAT, to_workloads())));
+        chains.push((names::FLOATING_IN, translate::floating_in(floating)));
+        chains.push((names::FLOATING_OUT, translate::floating_out(floating)));
+    }
     if !hooks.is_empty() {
         chains.push((names::RAW_OUTPUT, raw_output(prefix, hooks)));
         chains.push((names::FILTER_OUTPUT, output(prefix)));
@@ -166,7 +192,7 @@ fn to_host(stage: Stage, prefix: &str) -> RuleDef {
 
 /// Packets between two workloads of this host pass both dispatches. Who comes back from a
 /// dispatch was allowed by it, so the end of this chain accepts.
-fn forward(prefix: &str, hooks: &Hooks) -> ChainDef {
+fn forward(prefix: &str, hooks: &Hooks, blocks_services: bool) -> ChainDef {
     let mut rules = Vec::new();
     if hooks.contains(&(Stage::Forward, false)) {
         let mut match_ = matches::mark(ACCEPT, false);
@@ -180,14 +206,22 @@ fn forward(prefix: &str, hooks: &Hooks) -> ChainDef {
     if hooks.contains(&(Stage::Forward, true)) {
         rules.push(to_host(Stage::Forward, prefix));
     }
+    if blocks_services {
+        rules.push(jump(&[], names::CIDR_BLOCK));
+    }
     if !hooks.is_empty() {
         rules.push(rule("", matches::change_mark(ACCEPT, true)));
     }
     base("filter", hook::FORWARD, FILTER, rules)
 }
 
-fn postrouting() -> ChainDef {
-    base("nat", hook::POSTROUTING, SOURCE_NAT, vec![jump(&[], names::NAT_OUTGOING)])
+fn postrouting(floating: bool) -> ChainDef {
+    let mut rules = Vec::new();
+    if floating {
+        rules.push(jump(&[], names::FLOATING_OUT));
+    }
+    rules.push(jump(&[], names::NAT_OUTGOING));
+    base("nat", hook::POSTROUTING, SOURCE_NAT, rules)
 }
 
 /// A workload's own policy decides first, then the setting.
@@ -235,25 +269,6 @@ fn dispatch(key: MetaKey, map: &str, direction: Direction, unknown: &str) -> Cha
             rule("unknown endpoint", drop),
         ],
     }
-}
-
-fn nat_outgoing(spare_nodes: bool) -> ChainDef {
-    let rules = Family::BOTH.map(|family| {
-        let mut expressions = matches::family(family).to_vec();
-        let mut clause = |end, set, inverted| {
-            expressions.push(matches::address(family, end));
-            expressions.push(matches::lookup(names::set(set, family), inverted));
-        };
-        clause(End::Source, names::MASQUERADED_POOLS, false);
-        clause(End::Destination, names::ALL_POOLS, true);
-        if spare_nodes {
-            clause(End::Destination, names::ALL_NODES, true);
-        }
-        expressions.push(Expr::COUNTER);
-        expressions.push(Expr::Masquerade { flags: nat::FULLY_RANDOM });
-        rule("masquerade outgoing", expressions)
-    });
-    ChainDef { base: None, rules: rules.into() }
 }
 
 fn base(kind: &str, hook: u32, priority: i32, rules: Vec<RuleDef>) -> ChainDef {

@@ -49,6 +49,7 @@ mod recheck_state;
 mod routes;
 mod shared;
 mod state;
+mod translate;
 mod verdicts;
 
 #[cfg(test)]

@@ -32,14 +32,23 @@ pub(super) const MANGLE_PREROUTING: &str = "mangle-PREROUTING";
 pub(super) const MANGLE_POSTROUTING: &str = "mangle-POSTROUTING";
 pub(super) const FILTER_OUTPUT: &str = "filter-OUTPUT";
 
+pub(super) const NAT_PREROUTING: &str = "nat-PREROUTING";
+pub(super) const NAT_OUTPUT: &str = "nat-OUTPUT";
+
 /// Chains that hooks lead to. The dispatch chains share their names with their verdict maps.
 pub(super) const WORKLOAD_TO_HOST: &str = "cali-wl-to-host";
 pub(super) const FROM_WORKLOAD: &str = "cali-from-wl-dispatch";
 pub(super) const TO_WORKLOAD: &str = "cali-to-wl-dispatch";
 pub(super) const NAT_OUTGOING: &str = "cali-nat-outgoing";
+pub(super) const FLOATING_IN: &str = "cali-fip-dnat";
+pub(super) const FLOATING_OUT: &str = "cali-fip-snat";
+pub(super) const CIDR_BLOCK: &str = "cali-cidr-block";
 
 /// Interfaces of workloads that may use sources to which no route leads back.
 pub(super) const RPF_SKIP: &str = "cali-rpf-skip";
+
+/// Where services have their addresses.
+pub(super) const SERVICES: &str = "service-cidrs";
 
 /// Interfaces of workloads with the addresses that they may use as source.
 pub(super) const SOURCES: &str = "workload-sources";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use calico_core::dataplane::{
     Direction, EndpointId, HostSettings, Pool, Route, RuleOwner, RuleSet, SetId, SetKind,
-    SetMember, Transaction, Update, WorkloadEndpoint,
+    SetMember, Transaction, Translation, Update, WorkloadEndpoint,
 };
 use calico_core::key::Family;
 use ipnet::IpNet;
@@ -37,6 +37,7 @@ pub(super) struct State {
     pub(super) host: HostSettings,
     pub(super) of_hosts: OfHosts,
     pub(super) shared: Shared,
+    floating: Vec<Translation>,
     sets: BTreeMap<SetId, SetKind>,
     /// Members of sets of prefixes, which the kernel holds merged.
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
@@ -73,6 +74,7 @@ impl State {
             host: HostSettings::default(),
             of_hosts: OfHosts::default(),
             shared: Shared::default(),
+            floating: Vec::new(),
             sets: BTreeMap::new(),
             nets: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -219,6 +221,10 @@ impl State {
             }
             Update::Pools(pools) => self.put_pools(&pools),
             Update::Host(host) => self.put_host(host),
+            Update::Translations(all) => {
+                self.floating = all;
+                self.put_base();
+            }
             Update::HostEndpoint(endpoint) => self.put_host_endpoint(endpoint),
             Update::HostEndpointRemoved(name) => self.remove_host_endpoint(&name),
             Update::InSync => self.in_sync = true,
@@ -372,14 +378,19 @@ impl State {
             let spec = SetSpec::set([address_key(family)]);
             self.table.put_set(&names::set(names::ALL_NODES, family), SetDef { spec, elements });
         }
+        for family in Family::BOTH {
+            let spec = SetSpec::intervals(address_key(family));
+            let elements = net_elements(family, &host.service_cidrs);
+            self.table.put_set(&names::set(names::SERVICES, family), SetDef { spec, elements });
+        }
         self.of_hosts.settings_changed(&self.host, &host);
         self.host = host;
         self.put_base();
     }
 
     pub(super) fn put_base(&mut self) {
-        let mut unused = BTreeSet::from(base::OF_HOST_ENDPOINTS);
-        for (name, chain) in base::chains(&self.host, self.of_hosts.hooks()) {
+        let mut unused = BTreeSet::from(base::OPTIONAL);
+        for (name, chain) in base::chains(&self.host, self.of_hosts.hooks(), &self.floating) {
             unused.remove(name);
             let constants = vec![base::icmpv6_to_host()];
             self.put_chain(name, chain, constants);

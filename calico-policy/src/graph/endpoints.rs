@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_core::dataplane::EndpointId;
+use calico_core::dataplane::{EndpointId, Translation};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    FieldError, GlobalNetworkSet, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
+    FieldError, GlobalNetworkSet, IpNat, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
 };
 use ipnet::IpNet;
 
@@ -118,6 +118,12 @@ impl Graph {
             allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
             profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
         });
+        let translation = |nat: &IpNat| {
+            let (external, internal) = nat.external_ip.zip(nat.internal_ip)?;
+            (external.is_ipv4() == internal.is_ipv4()).then_some(Translation { external, internal })
+        };
+        let floating = spec.ip_nats.iter().filter(|_| is_local).filter_map(translation).collect();
+        self.host.set_floating(&key.endpoint(), floating);
         let labels = endpoint.selector_labels();
         let contribution = Contribution::Endpoint { addresses: addresses.into(), ports };
         let role = if is_local { Role::Workload } else { Role::Remote };
@@ -270,7 +276,11 @@ impl Graph {
         let Some(item) = &self.slots[id as usize] else { return };
         let profiles = match role {
             Role::Host => self.local_hosts.remove(&item.key.name).map(|local| local.profiles),
-            _ => self.locals.remove(&item.key.endpoint()).map(|local| local.profiles),
+            _ => {
+                let id = item.key.endpoint();
+                self.host.set_floating(&id, Vec::new());
+                self.locals.remove(&id).map(|local| local.profiles)
+            }
         };
         profiles.iter().flatten().for_each(|profile| self.leave_profile(profile));
     }

@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use calico_core::dataplane::{EndpointToHostAction, Failsafe, HostSettings, Pool, Update};
+use calico_core::dataplane::{
+    EndpointId, EndpointToHostAction, Failsafe, HostSettings, Pool, ServiceLoop, Translation,
+    Update,
+};
 use calico_core::felix::{Layers, Local, Settings};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    self, FelixConfiguration, FieldError, IpPool, NatOutgoingExclusions, Node, ProtoPort,
+    self, BgpConfiguration, FelixConfiguration, FieldError, IpPool, NatOutgoingExclusions, Node,
+    ProtoPort, Toggle,
 };
+use ipnet::IpNet;
 
 /// What the dataplane must know besides policy.
 #[derive(Debug, Default)]
@@ -20,6 +25,9 @@ pub(super) struct Host {
     effective: Option<Settings>,
     sent_pools: Option<Vec<Pool>>,
     sent_settings: Option<HostSettings>,
+    services: BTreeSet<IpNet>,
+    floating: BTreeMap<EndpointId, Vec<Translation>>,
+    sent_floating: Vec<Translation>,
     /// Nothing was put or removed since the last flush.
     clean: bool,
 }
@@ -49,6 +57,36 @@ impl Host {
             self.effective = None;
             self.clean = false;
         }
+    }
+
+    /// Those of `default` count, as upstream's.
+    pub(super) fn put_services(&mut self, config: &BgpConfiguration) {
+        if config.name() != "default" {
+            return;
+        }
+        let spec = &config.spec;
+        let lists = [
+            &spec.service_cluster_ips,
+            &spec.service_external_ips,
+            &spec.service_load_balancer_ips,
+        ];
+        let nets = lists.into_iter().flatten().filter_map(|service| service.cidr);
+        self.set_services(nets.map(|net| net.trunc()).collect());
+    }
+
+    fn set_services(&mut self, services: BTreeSet<IpNet>) {
+        self.clean &= self.services == services;
+        self.services = services;
+    }
+
+    /// An endpoint of this node has these floating addresses.
+    pub(super) fn set_floating(&mut self, id: &EndpointId, floating: Vec<Translation>) {
+        let before = if floating.is_empty() {
+            self.floating.remove(id).unwrap_or_default()
+        } else {
+            self.floating.insert(id.clone(), floating.clone()).unwrap_or_default()
+        };
+        self.clean &= before == floating;
     }
 
     /// What this host says itself.
@@ -85,6 +123,12 @@ impl Host {
     }
 
     pub(super) fn remove(&mut self, kind: Kind, name: &str) {
+        if kind == Kind::BgpConfiguration {
+            if name == "default" {
+                self.set_services(BTreeSet::new());
+            }
+            return;
+        }
         let known = match kind {
             Kind::IpPool => self.pools.remove(name).is_some(),
             Kind::Node => self.nodes.remove(name).is_some(),
@@ -122,6 +166,16 @@ impl Host {
             updates.push(Update::Pools(pools.clone()));
             self.sent_pools = Some(pools);
         }
+        let enabled = self.effective(node).spec.floating_ips == Some(Toggle::Enabled);
+        // An address that several endpoints claim belongs to one of them.
+        let all = self.floating.values().flatten().filter(|_| enabled);
+        let by_external: BTreeMap<IpAddr, Translation> =
+            all.rev().map(|translation| (translation.external, *translation)).collect();
+        let floating: Vec<Translation> = by_external.into_values().collect();
+        if self.sent_floating != floating {
+            updates.push(Update::Translations(floating.clone()));
+            self.sent_floating = floating;
+        }
         updates
     }
 
@@ -136,7 +190,17 @@ impl Host {
     fn settings(&mut self, node: Option<&str>) -> HostSettings {
         let addresses: BTreeSet<IpAddr> =
             self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
-        let spec = &self.effective(node).spec;
+        let service_cidrs = self.services.iter().copied().collect();
+        let settings = self.effective(node);
+        let mut changed = settings.changed();
+        let service_loop = changed.find(|(name, ..)| *name == "serviceLoopPrevention");
+        let service_loop = match service_loop.and_then(|(_, value, _)| value.as_str()) {
+            Some(text) if text.eq_ignore_ascii_case("Reject") => ServiceLoop::Reject,
+            Some(text) if text.eq_ignore_ascii_case("Disabled") => ServiceLoop::Allowed,
+            _ => ServiceLoop::Drop,
+        };
+        drop(changed);
+        let spec = &settings.spec;
         let inbound = spec.failsafe_inbound_host_ports.as_ref();
         let outbound = spec.failsafe_outbound_host_ports.as_ref();
         HostSettings {
@@ -156,6 +220,8 @@ impl Host {
                 .map_or_else(|| Failsafe::INBOUND.into(), |ports| failsafes(ports)),
             failsafe_outbound: outbound
                 .map_or_else(|| Failsafe::OUTBOUND.into(), |ports| failsafes(ports)),
+            service_loop,
+            service_cidrs,
         }
     }
 }

@@ -7,6 +7,7 @@ mod lab;
 mod lifecycle;
 mod policy;
 mod recheck;
+mod translate;
 
 use std::sync::Arc;
 use std::time::Duration;

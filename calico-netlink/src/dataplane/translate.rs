@@ -1,0 +1,101 @@
+//! Chains that translate addresses: floating ones, and outgoing traffic of pools; and the one
+//! against packets to services that nothing translated.
+
+use calico_core::dataplane::{HostSettings, ServiceLoop, Translation};
+use calico_core::key::Family;
+
+use super::elements::address_bytes;
+use super::matches::{self, End};
+use super::names;
+use crate::nft::wire::{CmpOp, Expr, NatKind, Reg, RejectKind, Verdict, nat};
+use crate::nft::{ChainDef, RuleDef};
+
+/// `NFT_REJECT_ICMPX_HOST_UNREACH`.
+const HOST_UNREACHABLE: u8 = 2;
+
+/// Outgoing traffic of pools gets the address of the interface by which it leaves.
+pub(super) fn nat_outgoing(spare_nodes: bool) -> ChainDef {
+    let rules = Family::BOTH.map(|family| {
+        let mut expressions = matches::family(family).to_vec();
+        let mut clause = |end, set, inverted| {
+            expressions.push(matches::address(family, end));
+            expressions.push(matches::lookup(names::set(set, family), inverted));
+        };
+        clause(End::Source, names::MASQUERADED_POOLS, false);
+        clause(End::Destination, names::ALL_POOLS, true);
+        if spare_nodes {
+            clause(End::Destination, names::ALL_NODES, true);
+        }
+        expressions.push(Expr::COUNTER);
+        expressions.push(Expr::Masquerade { flags: nat::FULLY_RANDOM });
+        rule("masquerade outgoing", expressions)
+    });
+    ChainDef { base: None, rules: rules.into() }
+}
+
+/// Packets to a floating address go to the workload.
+pub(super) fn floating_in(all: &[Translation]) -> ChainDef {
+    let rule_of = |one: &Translation| {
+        let family = Family::of(one.external);
+        let mut expressions = to(family, End::Destination, address_bytes(one.external));
+        expressions.extend(translate(NatKind::Dnat, family, address_bytes(one.internal)));
+        rule(&format!("floating address {}", one.external), expressions)
+    };
+    ChainDef { base: None, rules: all.iter().map(rule_of).collect() }
+}
+
+/// A workload that reaches itself by its floating address hears from that, not from itself.
+pub(super) fn floating_out(all: &[Translation]) -> ChainDef {
+    let rule_of = |one: &Translation| {
+        let family = Family::of(one.external);
+        let internal = address_bytes(one.internal);
+        let mut expressions = to(family, End::Source, internal.clone());
+        expressions.push(matches::address(family, End::Destination));
+        expressions.push(matches::compare(CmpOp::Eq, internal));
+        expressions.extend(translate(NatKind::Snat, family, address_bytes(one.external)));
+        rule(&format!("floating address {} to itself", one.external), expressions)
+    };
+    ChainDef { base: None, rules: all.iter().map(rule_of).collect() }
+}
+
+/// Packets to addresses of services that are forwarded all the same.
+pub(super) fn cidr_block(host: &HostSettings) -> Option<ChainDef> {
+    let verdict = match host.service_loop {
+        ServiceLoop::Allowed => return None,
+        _ if host.service_cidrs.is_empty() => return None,
+        ServiceLoop::Drop => Expr::Verdict(Verdict::Drop),
+        ServiceLoop::Reject => Expr::Reject { kind: RejectKind::Icmpx, code: HOST_UNREACHABLE },
+    };
+    let rules = Family::BOTH.map(|family| {
+        let mut expressions = matches::family(family).to_vec();
+        expressions.push(matches::address(family, End::Destination));
+        expressions.push(matches::lookup(names::set(names::SERVICES, family), false));
+        expressions.extend([Expr::COUNTER, verdict.clone()]);
+        rule("service loop prevention", expressions)
+    });
+    Some(ChainDef { base: None, rules: rules.into() })
+}
+
+fn to(family: Family, end: End, address: Vec<u8>) -> Vec<Expr> {
+    let mut match_ = matches::family(family).to_vec();
+    match_.push(matches::address(family, end));
+    match_.push(matches::compare(CmpOp::Eq, address));
+    match_
+}
+
+fn translate(kind: NatKind, family: Family, address: Vec<u8>) -> [Expr; 3] {
+    // NFPROTO_IPV4, NFPROTO_IPV6
+    let family = match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    };
+    [
+        Expr::COUNTER,
+        Expr::Immediate { dreg: Reg::R0, value: address },
+        Expr::Nat { kind, family, addr: Reg::R0, flags: 0 },
+    ]
+}
+
+fn rule(identity: &str, expressions: Vec<Expr>) -> RuleDef {
+    RuleDef { identity: identity.to_owned(), expressions }
+}
