@@ -27,7 +27,14 @@ const ALLOWED: &[Row] = &[
     // What the programs with a speaker share.
     Row {
         from: "calico-router",
-        uses: &["calico-bgp", "calico-control", "calico-datastore"],
+        uses: &[
+            "calico-bgp",
+            "calico-control",
+            "calico-core",
+            "calico-datastore",
+            "calico-observe",
+            "calico-peering",
+        ],
         tests_use: &[],
     },
     Row {

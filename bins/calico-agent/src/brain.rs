@@ -16,7 +16,7 @@ use calico_policy::{Graph, Rejected};
 use ipnet::IpNet;
 use tracing::warn;
 
-use crate::mirror::{Change, Mirror};
+use calico_router::mirror::{Change, Mirror};
 use crate::routing::Routing;
 use crate::settings::Unsupported;
 

@@ -8,7 +8,6 @@ pub mod config;
 pub mod control;
 pub mod environment;
 pub mod init;
-pub mod mirror;
 pub mod node;
 pub mod node_status;
 pub mod probes;
@@ -16,6 +15,8 @@ pub mod progress;
 pub mod router;
 pub mod routing;
 pub mod run;
-pub mod secrets;
 pub mod settings;
 pub mod workload_addresses;
+
+// What it shares with the route reflector.
+pub use calico_router::{mirror, secrets};

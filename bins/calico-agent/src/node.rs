@@ -17,7 +17,7 @@ use crate::brain::{Brain, Work};
 use crate::control::EndpointStatus;
 use crate::progress::Progress;
 use crate::router::Router;
-use crate::secrets::{self, SecretFiles};
+use calico_router::secrets::{self, SecretFiles};
 use crate::workload_addresses::WorkloadAddresses;
 
 /// Events taken in before the kernel is asked again, so that a flood of them cannot starve it.

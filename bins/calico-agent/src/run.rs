@@ -28,7 +28,7 @@ use crate::node::Node;
 use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
-use crate::secrets::SecretFiles;
+use calico_router::secrets::SecretFiles;
 use crate::workload_addresses::WorkloadAddresses;
 use crate::{cni, environment, init, node_status, probes, settings};
 

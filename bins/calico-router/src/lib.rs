@@ -3,16 +3,18 @@
 //! - [`program`]: the frame of a `main`: a log, and errors with all their causes;
 //! - [`BgpView`]: answers to the questions of `calicoctl bgp`, from a running speaker;
 //! - [`control`]: a control socket that answers nothing else;
-//! - [`metrics`] and [`http`]: metrics for Prometheus, health and readiness;
+//! - [`metrics`] and [`Readiness`]: what Prometheus and probes read;
+//! - [`mirror`] and [`secrets`]: resources and passwords that its sessions follow from;
 //! - [`notify`]: telling systemd.
 
 mod answer;
 pub mod control;
-pub mod http;
 pub mod metrics;
+pub mod mirror;
 pub mod notify;
 pub mod program;
 mod ready;
+pub mod secrets;
 mod values;
 
 pub use answer::BgpView;

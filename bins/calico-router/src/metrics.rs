@@ -3,21 +3,21 @@
 use std::fmt::Write as _;
 
 use calico_control::{PeerInfo, Peers};
+use calico_observe::Page;
 
-use crate::http::Page;
 use crate::{BgpView, Readiness};
 
 /// Serves `/metrics`, `/healthz` (the speaker answers) and `/readyz` (it has heard what its
 /// peers have to say); anything else is `None`.
 pub async fn page(path: &str, view: Option<&BgpView>, readiness: &Readiness) -> Option<Page> {
-    let unavailable = |why: String| Page::text("503 Service Unavailable", format!("{why}\n"));
-    let ok = || Page::text("200 OK", "ok\n".to_owned());
+    let unavailable = |why: String| Page::text(503, format!("{why}\n"));
+    let ok = || Page::text(200, "ok\n");
     match path {
         "/metrics" => {
             let Some(view) = view else { return Some(unavailable("BGP is not started".into())) };
             Some(match view.peers().await {
                 Ok(peers) => Page {
-                    status: "200 OK",
+                    status: 200,
                     content_type: "text/plain; version=0.0.4; charset=utf-8",
                     body: text(&peers),
                 },

@@ -13,13 +13,18 @@ use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, OnStop};
+use crate::config::{Config, OnStop, Service};
 use crate::marker::Marker;
 use crate::service::Services;
 use crate::watch::Watch;
 
-/// Runs until SIGTERM or SIGINT.
-pub(crate) async fn serve(path: &Path, mut config: Config) -> Result<(), Box<dyn Error>> {
+/// Runs until SIGTERM or SIGINT. `overrule` says what counts more than the file.
+pub(crate) async fn serve(
+    path: &Path,
+    mut config: Config,
+    overrule: impl Fn(&mut Service),
+) -> Result<(), Box<dyn Error>> {
+    overrule(&mut config.service);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -35,7 +40,7 @@ pub(crate) async fn serve(path: &Path, mut config: Config) -> Result<(), Box<dyn
         warn!(%error, %run_dir, "peers will drop the routes when this program restarts");
     }
     let changes = apply(&handle, &config, &BTreeMap::new()).await?;
-    services.show(BgpView::new(handle.clone(), config.descriptions.clone()));
+    services.show(Some(BgpView::new(handle.clone(), config.descriptions.clone())));
     let mut watch = Watch::new(files(path, &config));
     info!(
         as_number = config.speaker.local_as, router_id = %config.speaker.router_id,
@@ -51,14 +56,14 @@ pub(crate) async fn serve(path: &Path, mut config: Config) -> Result<(), Box<dyn
             () = watch.changed() => "a file changed",
         };
         info!(why, "reading the configuration again");
-        if let Some(new) = reload(path, &config) {
+        if let Some(new) = reload(path, &config, &overrule) {
             let changes = apply(&handle, &new, &config.networks).await?;
             info!(
                 added = ?changes.added, removed = ?changes.removed,
                 restarted = ?changes.restarted, adjusted = ?changes.adjusted,
                 "the configuration is in force; all other sessions go on"
             );
-            services.show(BgpView::new(handle.clone(), new.descriptions.clone()));
+            services.show(Some(BgpView::new(handle.clone(), new.descriptions.clone())));
             config = new;
             notify(&format!("STATUS=reflecting routes, {}", config.summary()));
         }
@@ -70,7 +75,7 @@ pub(crate) async fn serve(path: &Path, mut config: Config) -> Result<(), Box<dyn
 }
 
 /// The new configuration, unless it cannot be used; then the old one stays in force.
-fn reload(path: &Path, config: &Config) -> Option<Config> {
+fn reload(path: &Path, config: &Config, overrule: impl Fn(&mut Service)) -> Option<Config> {
     let mut new = match Config::read(path) {
         Ok(new) => new,
         Err(error) => {
@@ -78,8 +83,7 @@ fn reload(path: &Path, config: &Config) -> Option<Config> {
             return None;
         }
     };
-    // The command line may have said otherwise, and cannot be asked again.
-    new.service.metrics = config.service.metrics.or(new.service.metrics);
+    overrule(&mut new.service);
     if let Some(keys) = config.fixed_differences(&new) {
         error!("the configuration stays as it was: a change of {keys} needs a restart");
         return None;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use calico_datastore::remote::LocalListener;
-use calico_router::{BgpView, Readiness, control, http, metrics};
+use calico_router::{BgpView, Readiness, control, metrics};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -56,7 +56,7 @@ impl Services {
             let listener = TcpListener::bind(address).await;
             let listener = listener.map_err(|source| CannotServe { address, source })?;
             let readiness = Readiness::new(patience);
-            tasks.spawn(http::serve(listener, move |path| {
+            tasks.spawn(calico_observe::serve(listener, move |path| {
                 let (seen, readiness) = (seen.clone(), readiness.clone());
                 async move {
                     let view = seen.borrow().clone();
@@ -67,8 +67,8 @@ impl Services {
         Ok(Self { _tasks: tasks, view })
     }
 
-    /// There is a speaker, or it is called differently.
-    pub(crate) fn show(&self, view: BgpView) {
-        self.view.send_replace(Some(view));
+    /// There is a speaker, or its peers are called differently, or there is none any more.
+    pub(crate) fn show(&self, view: Option<BgpView>) {
+        self.view.send_replace(view);
     }
 }

@@ -1,7 +1,8 @@
 //! The control service: what `calicoctl` and the lab ask of a running agent.
 //!
 //! One JSON request per line on a unix socket; one JSON answer per line. `Verdicts` keeps
-//! answering until the client hangs up. Example: `{"ask":"status"}`.
+//! answering until the client hangs up. Example: `{"ask":"status"}`. Questions about BGP, and their
+//! answers, are those of [`calico_control`].
 
 mod server;
 

@@ -63,6 +63,10 @@ impl Control {
             if read == 0 {
                 return Ok(());
             }
+            if let Ok(request) = serde_json::from_str::<calico_control::Request>(&line) {
+                self.about_bgp(&request, &mut write).await?;
+                continue;
+            }
             match serde_json::from_str(&line) {
                 Ok(Request::Status) => {
                     send(&mut write, &Reply::Status(Box::new(self.status().await))).await?;
@@ -73,6 +77,20 @@ impl Control {
                     send(&mut write, &Reply::Error { reason }).await?;
                     return Ok(());
                 }
+            }
+        }
+    }
+
+    async fn about_bgp(
+        &self,
+        request: &calico_control::Request,
+        write: &mut (impl AsyncWriteExt + Unpin),
+    ) -> io::Result<()> {
+        match self.bgp.questions() {
+            Some(bgp) => bgp.answer(request, write).await,
+            None => {
+                let reason = "this node runs no BGP (yet)".to_owned();
+                send(write, &Reply::Error { reason }).await
             }
         }
     }
@@ -167,6 +185,12 @@ mod tests {
         };
         assert_eq!((status.node.as_str(), status.ready), ("n1", false));
         assert_eq!(status.waiting_for, ["the datastore to be listed"]);
+    }
+
+    #[tokio::test]
+    async fn questions_about_bgp_are_answered_too() {
+        let reply = ask("{\"ask\":\"bgp-peers\"}\n").await;
+        assert!(reply.contains("runs no BGP"), "{reply}");
     }
 
     #[tokio::test]

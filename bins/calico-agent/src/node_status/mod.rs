@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 
 pub use report::Seen;
 
-use crate::mirror::{Change, Mirror};
+use calico_router::mirror::{Change, Mirror};
 use crate::router::RouterView;
 
 /// Time after which a report that could not be made or written is tried again.

@@ -9,6 +9,7 @@ use calico_bgp::rib::{RouteSource, RouteView};
 use calico_bgp::runtime::SpeakerHandle;
 use calico_bgp::speaker;
 use calico_peering::{PeerType, SpeakerPlan};
+use calico_router::BgpView;
 use tokio::sync::watch;
 
 use crate::control::{BgpStatus, LearnedStatus, PeerStatus};
@@ -50,6 +51,14 @@ pub struct Report {
 impl RouterView {
     pub(super) const fn new(view: watch::Receiver<Option<Arc<View>>>) -> Self {
         Self(view)
+    }
+
+    /// Who answers questions about the speaker; `None` if there is none.
+    #[must_use]
+    pub fn questions(&self) -> Option<BgpView> {
+        let view = self.0.borrow().clone()?;
+        let kind = |(key, kind): (&SocketAddr, &PeerType)| (*key, kind.describe().to_owned());
+        Some(BgpView::new(view.handle.clone(), view.types.iter().map(kind).collect()))
     }
 
     /// Everything about the speaker; `None` if there is none.

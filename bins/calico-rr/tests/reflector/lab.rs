@@ -285,7 +285,7 @@ impl Lab {
     /// What a page of the reflector's metrics says: status line and body.
     pub(crate) fn page(&self, address: SocketAddr, path: &str) -> (String, String) {
         let namespace = format!("/run/netns/{}", self.namespace(0));
-        let request = format!("GET {path} HTTP/1.1\r\nHost: rr\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: rr\r\nConnection: close\r\n\r\n");
         let answer = std::thread::spawn(move || {
             let namespace = fs::File::open(namespace).expect("open the namespace");
             setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
