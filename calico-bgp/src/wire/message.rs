@@ -47,7 +47,13 @@ impl Message {
     pub fn decode(frame: Frame, context: &UpdateContext) -> Result<Self, WireError> {
         match frame.kind {
             MessageKind::Open => Open::decode(frame.body).map(Self::Open),
-            MessageKind::Update => Update::decode(frame.body, context).map(Self::Update),
+            MessageKind::Update => {
+                let mut message = Self::Update(Update::default());
+                if let Self::Update(update) = &mut message {
+                    update.read(frame.body, context)?;
+                }
+                Ok(message)
+            }
             MessageKind::Notification => Notification::decode(frame.body).map(Self::Notification),
             MessageKind::Keepalive => Ok(Self::Keepalive),
             MessageKind::RouteRefresh => {

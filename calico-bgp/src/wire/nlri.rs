@@ -149,6 +149,15 @@ fn check(family: Family, add_path: bool, bytes: &[u8]) -> Result<(), WireError> 
     let Some(max) = family.max_prefix_len() else { return Ok(()) };
     let mut rest = bytes;
     while !rest.is_empty() {
+        // Prefixes of 17 to 24 bits come in rows, and four of them are checked as fast as one.
+        if let Some(row) = rest.first_chunk::<16>()
+            && !add_path
+            && max >= 24
+            && [0, 4, 8, 12].iter().all(|at| row[*at].wrapping_sub(17) < 8)
+        {
+            rest = &rest[16..];
+            continue;
+        }
         if add_path {
             rest = rest.get(4..).ok_or(WireError::Prefix("truncated path identifier"))?;
         }

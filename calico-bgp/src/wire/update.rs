@@ -1,6 +1,6 @@
 //! UPDATE (RFC 4271, section 4.3; RFC 4760).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::attributes::{OPTIONAL, code, put};
 use super::reader::Reader;
@@ -115,7 +115,20 @@ impl Update {
         self.errors.iter().any(|e| e.class == ErrorClass::TreatAsWithdraw)
     }
 
+    #[cfg(test)]
     pub(super) fn decode(body: Bytes, context: &UpdateContext) -> Result<Self, WireError> {
+        let mut update = Self::default();
+        update.read(body, context)?;
+        Ok(update)
+    }
+
+    /// Reads a message into an empty value: it is large, and moving it about would cost as much
+    /// as reading it.
+    pub(super) fn read(
+        &mut self,
+        mut body: Bytes,
+        context: &UpdateContext,
+    ) -> Result<(), WireError> {
         let mut r = Reader::new(&body);
         let length = r.u16().ok_or(WireError::Update("no room for the withdrawn length"))?;
         let withdrawn = r
@@ -127,11 +140,17 @@ impl Update {
             .ok_or(WireError::Update("attributes run over the end of the message"))?;
         let v4 = Family::IPV4_UNICAST;
         let add_path = context.add_path.contains(&v4);
-        let withdrawn = NlriList::part_of(&body, v4, add_path, withdrawn)?;
-        let announced = NlriList::part_of(&body, v4, add_path, r.rest())?;
-        let mut decoder = AttributeDecoder::new(context, &body);
+        self.withdrawn = NlriList::part_of(&body, v4, add_path, withdrawn)?;
+        let announced_at = body.len() - r.len();
+        let mut decoder = AttributeDecoder::new(context, &body, self);
         decoder.read_all(attributes)?;
-        Ok(decoder.finish(withdrawn, announced))
+        let announces = announced_at < body.len();
+        decoder.finish(announces);
+        if announces {
+            body.advance(announced_at);
+            self.announced = NlriList::parse(v4, add_path, body)?;
+        }
+        Ok(())
     }
 
     pub(super) fn encode_body(

@@ -17,14 +17,11 @@ use super::{
 pub(super) struct AttributeDecoder<'a> {
     context: &'a UpdateContext,
     body: &'a Bytes,
-    attributes: PathAttributes,
+    update: &'a mut Update,
     seen: [u64; 4],
     any: bool,
     as4_path: Option<AsPath>,
     as4_aggregator: Option<Aggregator>,
-    mp_reach: Option<MpReach>,
-    mp_unreach: Option<NlriList>,
-    errors: Vec<AttributeError>,
 }
 
 /// How one attribute went wrong: what, and what it costs.
@@ -35,19 +32,17 @@ const DISCARD: ErrorClass = ErrorClass::AttributeDiscard;
 const RESET: ErrorClass = ErrorClass::SessionReset;
 
 impl<'a> AttributeDecoder<'a> {
-    /// A decoder for attributes that lie in `body`.
-    pub(super) fn new(context: &'a UpdateContext, body: &'a Bytes) -> Self {
+    /// A decoder that reads attributes in `body` into an empty UPDATE.
+    pub(super) fn new(context: &'a UpdateContext, body: &'a Bytes, update: &'a mut Update) -> Self {
+        update.attributes = Some(PathAttributes::default());
         Self {
             context,
             body,
-            attributes: PathAttributes::default(),
+            update,
             seen: [0; 4],
             any: false,
             as4_path: None,
             as4_aggregator: None,
-            mp_reach: None,
-            mp_unreach: None,
-            errors: Vec::new(),
         }
     }
 
@@ -86,7 +81,7 @@ impl<'a> AttributeDecoder<'a> {
         if class == RESET {
             return Err(WireError::Attribute { error, raw: Bytes::new() });
         }
-        self.errors.push(error);
+        self.update.errors.push(error);
         Ok(())
     }
 
@@ -113,15 +108,15 @@ impl<'a> AttributeDecoder<'a> {
         let flags_are_right = check_flags(flags, code);
         match code {
             // Even with wrong flags they tell which routes to withdraw.
-            code::MP_REACH_NLRI => self.mp_reach = Some(self.read_mp_reach(value)?),
-            code::MP_UNREACH_NLRI => self.mp_unreach = Some(self.read_mp_unreach(value)?),
+            code::MP_REACH_NLRI => self.update.mp_reach = Some(self.read_mp_reach(value)?),
+            code::MP_UNREACH_NLRI => self.update.mp_unreach = Some(self.read_mp_unreach(value)?),
             _ => return Ok(flags_are_right.and_then(|()| self.read_plain(flags, code, value))),
         }
         Ok(flags_are_right)
     }
 
     fn read_plain(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<(), Fault> {
-        let a = &mut self.attributes;
+        let a = self.update.attributes.get_or_insert_default();
         let external = self.context.external;
         match code {
             code::ORIGIN => {
@@ -236,44 +231,39 @@ impl<'a> AttributeDecoder<'a> {
         NlriList::part_of(self.body, family, add_path, r.rest())
     }
 
-    pub(super) fn finish(mut self, withdrawn: NlriList, announced: NlriList) -> Update {
-        let announces = !announced.is_empty()
-            || self.mp_reach.as_ref().is_some_and(|reach| !reach.nlri.is_empty());
-        let mut mandatory = vec![];
-        if announces {
-            mandatory.extend([code::ORIGIN, code::AS_PATH]);
-        }
-        if !announced.is_empty() {
-            mandatory.push(code::NEXT_HOP);
-        }
-        for attribute in mandatory {
+    /// Ends the reading of an UPDATE that announces routes outside of its attributes, or not.
+    pub(super) fn finish(mut self, announces: bool) {
+        let reach = self.update.mp_reach.as_ref();
+        let any = announces || reach.is_some_and(|reach| !reach.nlri.is_empty());
+        let mandatory: &[u8] = match (any, announces) {
+            (_, true) => &[code::ORIGIN, code::AS_PATH, code::NEXT_HOP],
+            (true, false) => &[code::ORIGIN, code::AS_PATH],
+            (false, false) => &[],
+        };
+        for attribute in mandatory.iter().copied() {
             if !self.has(attribute) {
                 let fault = AttributeFault::Missing;
-                self.errors.push(AttributeError { attribute, fault, class: WITHDRAW });
+                self.update.errors.push(AttributeError { attribute, fault, class: WITHDRAW });
             }
         }
         self.merge_as4();
-        Update {
-            withdrawn,
-            mp_unreach: self.mp_unreach,
-            attributes: self.any.then_some(self.attributes),
-            mp_reach: self.mp_reach,
-            announced,
-            errors: self.errors,
+        if !self.any {
+            self.update.attributes = None;
         }
     }
 
     /// RFC 6793, section 4.2.3.
     fn merge_as4(&mut self) {
-        if let (Some(four), Some(two)) = (self.as4_aggregator, self.attributes.aggregator) {
+        let Some(attributes) = &mut self.update.attributes else { return };
+        if let (Some(four), Some(two)) = (self.as4_aggregator, attributes.aggregator) {
             if two.asn != u32::from(AS_TRANS) {
                 // The aggregator changed on the way: both AS4 attributes are out of date.
                 return;
             }
-            self.attributes.aggregator = Some(four);
+            attributes.aggregator = Some(four);
         }
         if let Some(four) = self.as4_path.take() {
-            self.attributes.as_path = std::mem::take(&mut self.attributes.as_path).merge_as4(four);
+            attributes.as_path = std::mem::take(&mut attributes.as_path).merge_as4(four);
         }
     }
 }
