@@ -202,6 +202,9 @@ fn configuration(topology: &Topology, router: &Router) -> String {
     text.push_str(" no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n");
     // Paths of equal length share the traffic whatever is on them: each rack or node is an AS.
     text.push_str(" bgp bestpath as-path multipath-relax\n no bgp network import-check\n");
+    // A node that restarts keeps its routes here (RFC 4724). One that is silent for too long does
+    // not: this router would otherwise go on to send to a dead node for minutes (RFC 8538).
+    text.push_str(" no bgp graceful-restart notification\n");
     // Otherwise it holds back what it tells new peers for seconds, so that they can be told
     // together.
     let _ = writeln!(text, " timers bgp {TIMERS}\n coalesce-time 50");

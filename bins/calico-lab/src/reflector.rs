@@ -19,7 +19,8 @@ pub(crate) fn start(
     let namespace = fabric::attach(&topology.name, &reflector.name, [interface])?;
     let directory = record.member(&reflector.name)?;
     let path = directory.join("rr.toml");
-    fs::write(&path, configuration(topology, reflector)).map_err(LabError::file("write", &path))?;
+    let text = format!("run_dir = {directory:?}\n{}", configuration(topology, reflector));
+    fs::write(&path, text).map_err(LabError::file("write", &path))?;
     Program::start(
         format!("calico-rr on {}", reflector.name),
         &namespace,

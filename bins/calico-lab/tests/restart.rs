@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use calico_lab::Lab;
+use common::continuity::{Monitor, interrupt};
 use common::traffic::{SILENCE, assert_reaches, assert_routes, tcp, until_tcp};
 use common::{assert_gone, lab_name, topology, turn};
 
@@ -89,28 +90,4 @@ impl Pings {
         };
         (number(0), number(1))
     }
-}
-
-/// Follows a node's routes.
-struct Monitor(Child);
-
-impl Monitor {
-    fn start(lab: &Lab, node: &str) -> Self {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &lab.namespace(node), "ip", "monitor", "route"]);
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Deletions that it saw, of routes that are ours.
-    fn stop(self) -> Vec<String> {
-        let text = interrupt(self.0);
-        let ours = |line: &&str| line.starts_with("Deleted") && !line.contains("proto kernel");
-        text.lines().filter(ours).map(str::to_owned).collect()
-    }
-}
-
-fn interrupt(child: Child) -> String {
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use calico_lab::Lab;
 use calico_lab::probe::{self, Outcome};
 use calico_lab::wait::{Pending, until};
+use ipnet::IpNet;
 
 /// An answer that is expected may take this long.
 pub(crate) const ANSWER: Duration = Duration::from_secs(3);
@@ -76,6 +77,58 @@ pub(crate) async fn sessions(lab: &Lab, node: &str) -> Vec<(String, String)> {
         .collect();
     sessions.sort();
     sessions
+}
+
+/// The block of a pod's address.
+pub(crate) fn block(lab: &Lab, pod: &str, v6: bool) -> IpNet {
+    let length = if v6 { 122 } else { 26 };
+    let address = lab.pod(pod).unwrap().address(v6).unwrap();
+    IpNet::new(address, length).unwrap().trunc()
+}
+
+/// The gateways of a member's route to a destination, sorted; none without that route.
+pub(crate) fn gateways(lab: &Lab, member: &str, to: IpNet) -> Vec<IpAddr> {
+    let routes = lab.routes(member, to.addr().is_ipv6()).unwrap();
+    let route = routes.into_iter().find(|it| it.destination == to);
+    let mut gateways = route.map(|it| it.gateways).unwrap_or_default();
+    gateways.sort();
+    gateways
+}
+
+/// A member's route to a destination has exactly these gateways.
+pub(crate) fn assert_via(lab: &Lab, member: &str, to: IpNet, via: &[&str]) {
+    let mut wanted: Vec<IpAddr> = via.iter().map(|it| it.parse().unwrap()).collect();
+    wanted.sort();
+    assert_eq!(gateways(lab, member, to), wanted, "{member} to {to}");
+}
+
+/// Addresses of a router's established sessions, sorted, by `show bgp summary`; it has no others.
+pub(crate) async fn sessions_of_frr(lab: &Lab, router: &str) -> Vec<String> {
+    let text = lab.vtysh(router, "show bgp summary json").await.unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut found = Vec::new();
+    for family in ["ipv4Unicast", "ipv6Unicast"] {
+        for (address, peer) in summary[family]["peers"].as_object().into_iter().flatten() {
+            assert_eq!(peer["state"], "Established", "{router}: {address}: {text}");
+            found.push(address.clone());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The AS path of a router's best route to a destination.
+pub(crate) async fn as_path_of_frr(lab: &Lab, router: &str, to: IpNet) -> String {
+    let family = if to.addr().is_ipv6() { "ipv6" } else { "ipv4" };
+    let command = format!("show bgp {family} unicast {to} json");
+    let text = lab.vtysh(router, &command).await.unwrap();
+    let route: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let best = route["paths"].as_array().into_iter().flatten();
+    let mut best = best.filter(|path| path["bestpath"]["overall"] == true);
+    best.next().unwrap_or_else(|| panic!("{router} has no best path: {text}"))["aspath"]["string"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// Holds `ip route` of every node against the routes that a document on Calico shows for two
