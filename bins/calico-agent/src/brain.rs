@@ -16,9 +16,9 @@ use calico_policy::{Graph, Rejected};
 use ipnet::IpNet;
 use tracing::warn;
 
-use calico_router::mirror::{Change, Mirror};
 use crate::routing::Routing;
 use crate::settings::Unsupported;
+use calico_router::mirror::{Change, Mirror};
 
 /// What to do.
 #[derive(Debug, Default)]

@@ -17,8 +17,8 @@ use crate::brain::{Brain, Work};
 use crate::control::EndpointStatus;
 use crate::progress::Progress;
 use crate::router::Router;
-use calico_router::secrets::{self, SecretFiles};
 use crate::workload_addresses::WorkloadAddresses;
+use calico_router::secrets::{self, SecretFiles};
 
 /// Events taken in before the kernel is asked again, so that a flood of them cannot starve it.
 const BATCH: usize = 4096;

@@ -28,9 +28,9 @@ use crate::node::Node;
 use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
-use calico_router::secrets::SecretFiles;
 use crate::workload_addresses::WorkloadAddresses;
 use crate::{cni, environment, init, node_status, probes, settings};
+use calico_router::secrets::SecretFiles;
 
 /// Verdicts kept for slow listeners of the control service.
 const VERDICTS: usize = 1024;

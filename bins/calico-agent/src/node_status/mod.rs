@@ -23,8 +23,8 @@ use tracing::{debug, info, warn};
 
 pub use report::Seen;
 
-use calico_router::mirror::{Change, Mirror};
 use crate::router::RouterView;
+use calico_router::mirror::{Change, Mirror};
 
 /// Time after which a report that could not be made or written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
