@@ -3,6 +3,7 @@
 mod allocator;
 mod assign;
 mod assign_ip;
+mod check;
 mod claim;
 mod commit;
 mod host;

@@ -1,13 +1,11 @@
 //! What is in use, and what does not add up.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::IpamHandle;
-use futures_util::future::{try_join3, try_join4};
+use futures_util::future::try_join3;
 use ipnet::IpNet;
 use tracing::warn;
 
@@ -250,70 +248,6 @@ impl Ipam {
             .flat_map(|block| block.allocations().filter(of_node).collect::<Vec<_>>())
             .collect())
     }
-
-    /// Compares blocks, claims, handles and pools with one another.
-    ///
-    /// # Errors
-    ///
-    /// [`IpamError::Store`].
-    pub async fn check(&self) -> Result<Vec<Finding>, IpamError> {
-        let pools = Scope::Kind(Kind::IpPool);
-        let (pools, blocks, claims, handles) = try_join4(
-            self.store.list(&pools),
-            self.store.list(&Scope::Blocks),
-            self.store.list(&Scope::Affinities),
-            self.store.list(&Scope::Handles),
-        )
-        .await?;
-        let pools = read_pools(&pools.entries);
-        let known: HashSet<&Key> = handles.entries.iter().map(|entry| &entry.key).collect();
-        let mut findings = Vec::new();
-        let mut owners: HashMap<IpNet, Owner> = HashMap::new();
-        let mut found: HashMap<(String, IpNet), u32> = HashMap::new();
-        for entry in &blocks.entries {
-            let block = match Block::read(entry) {
-                Ok(block) => block,
-                Err(error) => {
-                    findings.push(Finding::Unreadable { reason: error.to_string() });
-                    continue;
-                }
-            };
-            let cidr = block.cidr();
-            owners.extend(block.owner().map(|owner| (cidr, owner)));
-            if !pools.iter().any(|pool| pool.cidr.contains(&cidr)) {
-                findings.push(Finding::OutsidePools { block: cidr });
-            }
-            for allocation in block.allocations() {
-                let Some(handle) = allocation.attributes.handle_id else { continue };
-                if known.contains(&Key::Handle(handle.clone())) {
-                    *found.entry((handle, cidr)).or_default() += 1;
-                } else {
-                    findings.push(Finding::NoHandle { address: allocation.address, handle });
-                }
-            }
-        }
-        for entry in &handles.entries {
-            match entry.decode::<IpamHandle>() {
-                Ok(handle) => count(&entry.key.name(), &handle.block, &found, &mut findings),
-                Err(error) => findings.push(Finding::Unreadable { reason: error.to_string() }),
-            }
-        }
-        let mut claimed: HashSet<IpNet> = HashSet::new();
-        for entry in &claims.entries {
-            let Key::Affinity { owner_type, owner, block } = &entry.key else { continue };
-            let owner = Owner { kind: *owner_type, name: owner.clone() };
-            if owners.get(block) == Some(&owner) {
-                claimed.insert(*block);
-            } else {
-                let owner = owner.to_string();
-                findings.push(Finding::ClaimWithoutBlock { owner, block: *block });
-            }
-        }
-        for (block, owner) in owners.into_iter().filter(|(block, _)| !claimed.contains(block)) {
-            findings.push(Finding::BlockWithoutClaim { block, owner: owner.to_string() });
-        }
-        Ok(findings)
-    }
 }
 
 fn block_use(block: &Block, reserved: &Reserved) -> BlockUse {
@@ -325,24 +259,4 @@ fn block_use(block: &Block, reserved: &Reserved) -> BlockUse {
     let reserved = reserved.count_in(&cidr).saturating_sub(both as u128);
     let in_use = in_use.len() as u128;
     BlockUse { cidr, capacity, in_use, reserved, available: capacity - in_use - reserved }
-}
-
-fn count(
-    handle: &str,
-    counts: &BTreeMap<String, u32>,
-    found: &HashMap<(String, IpNet), u32>,
-    findings: &mut Vec<Finding>,
-) {
-    for (block, counted) in counts {
-        let Ok(block) = block.parse::<IpNet>() else { continue };
-        let has = found.get(&(handle.to_owned(), block)).copied().unwrap_or_default();
-        if has != *counted {
-            findings.push(Finding::CountsTooMuch {
-                handle: handle.to_owned(),
-                block,
-                counted: *counted,
-                found: has,
-            });
-        }
-    }
 }
