@@ -22,7 +22,8 @@ struct Arguments {
 enum Command {
     /// Show nodes, sessions, pods, routes, traffic and a policy at work, and remove all of it.
     Demo {
-        /// mesh, rr, bird, or a topology file.
+        /// A topology file, or one of the program: mesh, rr, rr2, bird, racks, nodes_as, downward,
+        /// leaves, bigip.
         #[arg(long, default_value = "mesh")]
         topology: String,
         /// Leave the lab running.
@@ -37,7 +38,8 @@ enum Command {
     },
     /// Build a lab and leave it running.
     Up {
-        /// A topology file, or mesh, rr, bird.
+        /// A topology file, or one of the program: mesh, rr, rr2, bird, racks, nodes_as, downward,
+        /// leaves, bigip.
         topology: String,
     },
     /// Remove a lab, also while it is being built.

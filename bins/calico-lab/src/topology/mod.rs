@@ -1,37 +1,16 @@
-//! The topology file: what a lab consists of.
+//! The topology file: what a lab consists of. `docs/lab.md` shows every key.
 //!
-//! ```yaml
-//! name: tiny                         # in the names of namespaces; lower-case letters, digits, _
-//! nodes:                             # each runs calico-agent
-//!   - name: node1                    # up to 15 characters
-//!     addresses: [172.30.0.11/24, "fd30::11/64"]   # on the fabric; at most one per family
-//!     as: 64512                      # default: as BGPConfiguration says, else 64512
-//!     clusterId: 224.0.0.1           # makes it a route reflector
-//!     labels: { rack: a }            # of the Node resource
-//!     store: true                    # holds the datastore; default: the first node
-//! pools:                             # IPPools
-//!   - { name: pods-v4, cidr: 10.244.0.0/16, blockSize: 26, natOutgoing: true }
-//! pods:
-//!   - name: web
-//!     namespace: default             # default: default
-//!     node: node1
-//!     labels: { app: web }
-//!     tcp: [80, 8080]                # listeners that answer with the pod's name
-//!     udp: [53]
-//! reflectors:                        # each runs calico-rr, in a namespace of its own
-//!   - { name: rr1, addresses: [172.30.0.2/24], as: 64512, clusterId: 224.0.0.2 }
-//! routers:                           # each runs BIRD 2, in a namespace of its own
-//!   - name: tor
-//!     addresses: [172.30.0.1/24]
-//!     as: 65000
-//!     announces: [0.0.0.0/0]         # to every node
-//!     loopbacks: [198.51.100.1/32]   # addresses of its own, to be reached from pods
-//!     config: tor.conf               # optional: use this file, beside the topology, as it is
-//! resources:                         # further projectcalico.org/v3 manifests, applied in order
-//!   - apiVersion: projectcalico.org/v3
-//!     kind: BGPConfiguration
-//!     metadata: { name: default }
-//!     spec: { nodeToNodeMeshEnabled: true }
+//! ```
+//! use calico_lab::topology::Topology;
+//!
+//! let text = "
+//! name: tiny
+//! nodes:
+//!   - { name: node1, addresses: [172.30.0.11/24] }
+//!   - { name: node2, addresses: [172.30.0.11/24] }
+//! ";
+//! let error = Topology::parse("tiny.yaml", text).unwrap_err().to_string();
+//! assert!(error.contains("line 5: nodes[1].addresses: 172.30.0.11 is node1's already"));
 //! ```
 
 mod check;

@@ -243,12 +243,12 @@ fn the_resources_are_sound_to_the_api() {
 
 #[test]
 fn the_example_in_the_documentation_is_sound() {
-    let text: String = include_str!("mod.rs")
+    let text: String = include_str!("../../../../docs/lab.md")
         .lines()
         .skip_while(|line| !line.contains("```yaml"))
         .skip(1)
         .take_while(|line| !line.contains("```"))
-        .map(|line| line.trim_start_matches("//!").to_owned() + "\n")
+        .map(|line| line.to_owned() + "\n")
         .collect();
     let topology = Topology::parse("documentation", &text).unwrap();
     assert_eq!(topology.reflectors[0].cluster_id, Some("224.0.0.2".parse().unwrap()));
