@@ -79,7 +79,7 @@ impl Table {
         let bytes = routes::announcements(0..TABLE, [10, 0, 0, 1].into(), sharing);
         let mut sets: Vec<(PathAttributes, Vec<IpNet>)> = Vec::new();
         read(&bytes, |update| {
-            let prefixes = prefixes(&update);
+            let prefixes = prefixes(update);
             let mut attributes = update.attributes.clone().unwrap_or_default();
             if v6 {
                 attributes.next_hop = Some(NextHop::V6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()));
@@ -117,7 +117,7 @@ impl Table {
     fn read(&self) -> usize {
         let mut sum = 0;
         read(&self.stream, |update| {
-            prefixes(&update).for_each(|p| sum += usize::from(p.prefix_len()));
+            prefixes(update).for_each(|p| sum += usize::from(p.prefix_len()));
         });
         sum
     }
@@ -157,15 +157,14 @@ impl Table {
 }
 
 /// Reads a stream as a session does.
-fn read(stream: &[u8], mut each: impl FnMut(Update)) {
+fn read(stream: &[u8], mut each: impl FnMut(&Update)) {
     let context = UpdateContext::default();
     let mut framer = Framer::default();
     for chunk in stream.chunks(CHUNK) {
         framer.push(chunk);
         while let Some(frame) = framer.poll_frame().unwrap() {
-            let Message::Update(update) = Message::decode(frame, &context).unwrap() else {
-                panic!("only UPDATEs are in it")
-            };
+            let message = Message::decode(frame, &context).unwrap();
+            let Message::Update(update) = &message else { panic!("only UPDATEs are in it") };
             assert!(update.errors.is_empty());
             each(update);
         }

@@ -44,6 +44,8 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) framer: Framer,
     pub(super) negotiated: Option<Box<Negotiated>>,
+    /// When the session came up on it.
+    pub(super) established_at: Option<Instant>,
     /// Whole messages that were handed over, before those in `out`.
     queue: VecDeque<Bytes>,
     /// Octets in `queue`.
@@ -63,6 +65,7 @@ impl Connection {
             phase: Phase::Connecting,
             framer: Framer::default(),
             negotiated: None,
+            established_at: None,
             queue: VecDeque::new(),
             queued: 0,
             out: BytesMut::new(),

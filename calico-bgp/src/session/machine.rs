@@ -14,6 +14,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// First pause before connecting again; it doubles up to the configured one. Two neighbours that
 /// start together meet at once, and one that is away is not asked more often than configured.
 pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A peer that connects within this time of the session's beginning has not restarted: both sides
+/// connected at once, and this side hears of the second connection late.
+const YOUNG: Duration = Duration::from_secs(10);
 /// Bounds of the pause after a protocol error; it doubles in between.
 pub(super) const ERROR_WAIT: (Duration, Duration) =
     (Duration::from_secs(5), Duration::from_secs(30));
@@ -78,6 +81,10 @@ impl Peering {
                 self.close(now, serial, DownReason::NotificationReceived(n));
             }
             (Phase::OpenSent, Message::Open(open)) => self.handle_open(now, serial, &open),
+            // Beside a session; see `handle_accepted`.
+            (Phase::Connecting, Message::Open(open)) if c.direction == Direction::Incoming => {
+                self.handle_open(now, serial, &open);
+            }
             (Phase::OpenConfirm, Message::Keepalive) => self.establish(now, serial),
             (Phase::Established, Message::Keepalive) => {}
             (Phase::Established, Message::Update(update)) => {
@@ -124,9 +131,14 @@ impl Peering {
                 return self.close(now, serial, sent(notification, Some(cause)));
             }
         };
-        if self.resolve_collision(now, serial, open)
-            && let Some(c) = self.connection(serial)
-        {
+        if !self.resolve_collision(now, serial, open) {
+            return;
+        }
+        let config = &self.config;
+        if let Some(c) = self.connections.iter_mut().find(|c| c.serial == serial) {
+            if c.phase == Phase::Connecting {
+                c.send_open(now, config);
+            }
             c.confirm(now, negotiated);
         }
     }
@@ -146,16 +158,14 @@ impl Peering {
             .iter()
             .filter(|c| c.serial != serial)
             .map(|c| {
-                (
-                    c.serial,
-                    c.phase,
-                    c.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_some()),
-                )
+                let graceful = c.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_some());
+                let old = c.established_at.is_some_and(|at| now.duration_since(at) >= YOUNG);
+                (c.serial, c.phase, graceful && old)
             })
             .collect();
-        for (other, phase, graceful) in others {
+        for (other, phase, replaceable) in others {
             match phase {
-                Phase::Established if graceful => {
+                Phase::Established if replaceable => {
                     // RFC 4724, section 4.2: the peer has restarted.
                     self.close(now, other, DownReason::PeerRestarted);
                 }
@@ -187,6 +197,7 @@ impl Peering {
         self.config.forwarding_preserved = true;
         let Some(c) = self.connection(serial) else { return };
         c.phase = Phase::Established;
+        c.established_at = Some(now);
         if let Some(negotiated) = c.negotiated.clone() {
             self.events.push_back(PeeringEvent::Established(negotiated));
         }

@@ -169,7 +169,12 @@ impl Peering {
             self.close(now, serial, collision());
         }
         let serial = self.add(Direction::Incoming, now);
-        self.handle_connected(now, serial);
+        // While there is a session, the peer speaks first: what it wants with another connection
+        // shows in its OPEN, and one that it never gets an answer on cannot make it give up the
+        // session for it (RFC 4271, section 6.8).
+        if self.established().is_none() {
+            self.handle_connected(now, serial);
+        }
         Ok(serial)
     }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::simulator::{Simulator, Weather};
 use super::*;
-use crate::wire::{CeaseCode, Family, Notification, NotificationCode, OpenErrorCode};
+use crate::wire::{
+    CeaseCode, Family, Message, Notification, NotificationCode, OpenErrorCode, UpdateContext,
+};
 
 const BOTH: [Family; 2] = [Family::IPV4_UNICAST, Family::IPV6_UNICAST];
 const UP: [State; 2] = [State::Established, State::Established];
@@ -169,13 +172,48 @@ fn a_restarted_peer_replaces_its_session_if_graceful_restart_was_agreed() {
     let graceful = |id| SessionConfig { graceful_restart: Some(120), ..config(id, 64512, 64512) };
     let mut sim = Simulator::new(graceful(1), graceful(2));
     sim.start();
-    sim.run(secs(2));
+    sim.run(secs(20));
     sim.replace(1, SessionConfig { restarting: true, forwarding_preserved: true, ..graceful(2) });
     sim.run(secs(5));
     assert_eq!(sim.states(), UP);
     assert_eq!(downs(&sim, 0), [DownReason::PeerRestarted]);
     let gr = sim.sides[0].negotiated().unwrap().graceful_restart.clone().unwrap();
     assert!(gr.restarting && gr.families.iter().all(|(_, kept)| *kept));
+}
+
+#[test]
+fn a_second_connection_right_after_the_first_is_no_restart() {
+    let graceful = |id| SessionConfig { graceful_restart: Some(120), ..config(id, 64512, 64512) };
+    let mut sim = Simulator::new(graceful(1), graceful(2));
+    sim.start();
+    sim.run(secs(2));
+    let mut open = BytesMut::new();
+    let message = Message::Open(graceful(2).open());
+    message.encode(&UpdateContext::default(), &mut open).unwrap();
+    let peering = &mut sim.sides[0];
+    let session = peering.established_serial();
+    // Both sides connected, and this one has heard of the peer's connection last.
+    let second = peering.handle_accepted(sim.now).unwrap();
+    assert_eq!(peering.poll_transmit(second), None, "the peer is to keep the session");
+    peering.handle_bytes(sim.now, second, &open);
+    assert_eq!(peering.established_serial(), session);
+    let closed = |a: &Action| matches!(a, Action::Close { serial, .. } if *serial == second);
+    assert!(std::iter::from_fn(|| peering.poll_action()).any(|a| closed(&a)));
+    // One that says nothing does not stay.
+    let second = peering.handle_accepted(sim.now).unwrap();
+    peering.handle_timeout(sim.now + secs(15));
+    assert_eq!(peering.established_serial(), session);
+    assert!(
+        std::iter::from_fn(|| peering.poll_action())
+            .any(|a| matches!(a, Action::Close { serial, .. } if serial == second))
+    );
+    // After a while it is a restart, and gets its answer.
+    let later = sim.now + secs(20);
+    let second = peering.handle_accepted(later).unwrap();
+    peering.handle_bytes(later, second, &open);
+    assert_eq!(peering.established_serial(), None);
+    assert!(peering.poll_transmit(second).is_some_and(|sent| sent.len() > 19));
+    assert_eq!(peering.state(), State::OpenConfirm);
 }
 
 #[test]

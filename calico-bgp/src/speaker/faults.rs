@@ -425,6 +425,37 @@ fn end_marks_of_refreshes_without_a_beginning_mean_nothing() {
 }
 
 #[test]
+fn families_that_are_not_read_are_agreed_and_do_no_harm() {
+    let families = [Family::IPV4_UNICAST, Family::L2VPN_EVPN];
+    let capabilities = families.map(Capability::MultiProtocol).to_vec();
+    let open = Open::new(EXTERNAL, 90, [10, 0, 0, 2].into(), capabilities);
+    let mut raw = Raw::with(EXTERNAL, |p| p.families = families.to_vec(), &open);
+    let negotiated = raw.speaker.peers().next().unwrap().negotiated.unwrap();
+    assert_eq!(negotiated.families, families);
+    // A MAC route with a next hop of four octets, kept as it came.
+    let nlri = [2, 3, 0xAA, 0xBB, 0xCC];
+    let reach = [&[0x80, 14, 14, 0, 25, 70, 4, 10, 0, 0, 2, 0][..], &nlri].concat();
+    let bytes = update(&[], &[&reach, ORIGIN, AS_PATH].concat(), &[]);
+    let mut framer = Framer::default();
+    framer.push(&bytes);
+    let frame = framer.poll_frame().unwrap().unwrap();
+    let context = &negotiated.context;
+    let message = Message::decode(frame, context).unwrap();
+    let Message::Update(read) = &message else { panic!("an UPDATE") };
+    let reach = read.mp_reach.as_ref().unwrap();
+    assert_eq!((reach.nlri.family(), &reach.raw_next_hop[..]), (families[1], &[10, 0, 0, 2][..]));
+    let mut again = BytesMut::new();
+    message.encode(context, &mut again).unwrap();
+    assert_eq!(again, bytes, "it goes on as it came");
+    raw.send(&bytes);
+    let unreach = [0x80, 15, 8, 0, 25, 70, 2, 3, 0xAA, 0xBB, 0xCC];
+    raw.send(&update(&[], &unreach, &[]));
+    raw.send(&update(&[], &[ORIGIN, AS_PATH, NEXT_HOP].concat(), &[8, 20]));
+    assert!(raw.is_up() && raw.has("20.0.0.0/8"));
+    assert_eq!(raw.speaker.peers().next().unwrap().counters.update_errors, 0);
+}
+
+#[test]
 fn end_of_rib_in_either_form_is_no_route() {
     let mut raw = Raw::new(EXTERNAL);
     let mut bytes = BytesMut::new();

@@ -22,6 +22,8 @@ impl Family {
     pub const IPV4_UNICAST: Self = Self { afi: 1, safi: 1 };
     /// IPv6 unicast.
     pub const IPV6_UNICAST: Self = Self { afi: 2, safi: 1 };
+    /// Ethernet VPN (RFC 7432): agreed and carried, not read.
+    pub const L2VPN_EVPN: Self = Self { afi: 25, safi: 70 };
 
     /// The unicast family that an address belongs to.
     pub const fn of_address(address: IpAddr) -> Self {
@@ -54,6 +56,7 @@ impl fmt::Display for Family {
         match *self {
             Self::IPV4_UNICAST => f.write_str("ipv4-unicast"),
             Self::IPV6_UNICAST => f.write_str("ipv6-unicast"),
+            Self::L2VPN_EVPN => f.write_str("l2vpn-evpn"),
             Self { afi, safi } => write!(f, "afi {afi} safi {safi}"),
         }
     }
