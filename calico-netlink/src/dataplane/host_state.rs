@@ -36,6 +36,11 @@ impl OfHosts {
         self.uses.contains(key)
     }
 
+    /// Rules that chains of host endpoints jump to.
+    pub(super) fn used(&self) -> impl Iterator<Item = &RulesKey> {
+        self.uses.iter()
+    }
+
     /// Rules that were not there are, or the other way round.
     pub(super) fn rules_changed(&mut self, key: &RulesKey) {
         self.dirty |= self.uses.contains(key);
@@ -123,7 +128,7 @@ impl State {
     fn plan(&self) -> Plan {
         let mut plan = Plan::default();
         let resolved = self.of_hosts.hosts.resolve(&self.host.interface_prefix);
-        let known = |owner: &RuleOwner| self.rules.contains_key(owner);
+        let known = |owner: &RuleOwner| self.has_rules(owner);
         for stage in Stage::ALL {
             for direction in DIRECTIONS {
                 if (stage, direction) == (Stage::PreDnat, Direction::Egress) {

@@ -29,6 +29,9 @@ pub const TABLE: &str = "calico";
 /// the generation check: our table is ours, and a batch that does not fit it is refused.
 const ATTEMPTS: usize = 5;
 
+/// How many refusals are dealt with one after the other; each names at least one object.
+const ISOLATIONS: usize = 100;
+
 /// How this backend behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -213,7 +216,6 @@ impl Dataplane for LinuxDataplane {
         let revision = transaction.revision;
         inner.state.apply(transaction);
         inner.read_interfaces()?;
-        let failed_endpoints = inner.state.failed();
         if inner.state.in_sync() {
             inner.removed = false;
             // What the kernel has already as it should be is left alone.
@@ -238,7 +240,7 @@ impl Dataplane for LinuxDataplane {
             }
             inner.state.routes_done();
         }
-        Ok(Applied { revision, failed: failed_endpoints })
+        Ok(Applied { revision, failed: inner.state.failed() })
     }
 
     async fn resync(&self) -> Result<Drift, DataplaneError> {
@@ -248,6 +250,9 @@ impl Dataplane for LinuxDataplane {
         if !inner.state.in_sync() {
             return Ok(Drift { repaired });
         }
+        // What was refused may pass by now.
+        inner.state.retry_refused();
+        inner.commit().await.map_err(failed)?;
         let learned = inner.state.learned_in_sync();
         repaired.extend(self.routes.replace_all(&inner.state.routes(), learned).await?);
         (inner.adopted, inner.swept) = (true, learned);
@@ -265,8 +270,22 @@ impl Inner {
         &mut self.state
     }
 
-    /// Brings the desired table into force with one batch.
+    /// Brings the desired table into force with one batch. What the kernel refuses is left out,
+    /// and whoever needs it is closed and told of; everything else comes into force.
     async fn commit(&mut self) -> Result<(), Error> {
+        for _ in 0..ISOLATIONS {
+            match self.commit_whole().await {
+                Err(Error::Refused(refusals)) if self.state.isolate(&refusals) => {
+                    let error = Error::Refused(refusals);
+                    tracing::error!(%error, "left out, and closed what needs it");
+                }
+                result => return result,
+            }
+        }
+        self.commit_whole().await
+    }
+
+    async fn commit_whole(&mut self) -> Result<(), Error> {
         for attempt in 1..=ATTEMPTS {
             let counts = self.counts().await;
             let batch = self.state.table().batch_keeping(&counts);
@@ -413,7 +432,6 @@ fn failed(error: Error) -> DataplaneError {
             }
             None => DataplaneError::Refused { what: "a change".into(), reason: "no reason".into() },
         },
-        Error::TooLarge => DataplaneError::Invalid { reason: error.to_string() },
         other => DataplaneError::Unavailable { reason: with_source(&other) },
     }
 }

@@ -46,6 +46,7 @@ mod matches;
 mod names;
 mod recheck;
 mod recheck_state;
+mod refused;
 mod routes;
 mod shared;
 mod state;

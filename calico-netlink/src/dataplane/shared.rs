@@ -24,6 +24,14 @@ pub(super) struct Shared {
     sources: BTreeMap<Arc<str>, BTreeSet<(Family, Element)>>,
 }
 
+impl Shared {
+    /// The interfaces that lead to a chain.
+    pub(super) fn led_to(&self, chain: &str) -> impl Iterator<Item = &Arc<str>> {
+        let led = move |(_, name): &(&(Arc<str>, Direction), &String)| name.as_str() == chain;
+        self.chains.iter().filter(led).map(|((interface, _), _)| interface)
+    }
+}
+
 impl State {
     /// Leads packets of the interface to a chain of this content.
     pub(super) fn place(&mut self, interface: &Arc<str>, direction: Direction, new: Rendered) {

@@ -18,6 +18,7 @@ use super::host_state::OfHosts;
 use super::lower::{self, address_key};
 use super::matches::Constant;
 use super::recheck_state::Recheck;
+use super::refused::Refused;
 use super::shared::Shared;
 use super::{base, endpoint, names};
 use crate::nft::wire::{Element, KeyType};
@@ -37,6 +38,7 @@ pub(super) struct State {
     pub(super) host: HostSettings,
     pub(super) of_hosts: OfHosts,
     pub(super) shared: Shared,
+    pub(super) refused: Refused,
     floating: Vec<Translation>,
     sets: BTreeMap<SetId, SetKind>,
     /// Members of sets of prefixes, which the kernel holds merged.
@@ -44,7 +46,7 @@ pub(super) struct State {
     pub(super) rules: BTreeMap<RuleOwner, RuleSet>,
     pub(super) endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
     /// Which endpoint has the chains of an interface, and the other way round.
-    interfaces: BTreeMap<Arc<str>, EndpointId>,
+    pub(super) interfaces: BTreeMap<Arc<str>, EndpointId>,
     interface_of: BTreeMap<EndpointId, Arc<str>>,
     uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
     pub(super) users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
@@ -59,7 +61,7 @@ pub(super) struct State {
     transient: BTreeSet<String>,
     routes: BTreeMap<IpNet, Route>,
     changed_routes: BTreeSet<IpNet>,
-    dirty_endpoints: BTreeSet<EndpointId>,
+    pub(super) dirty_endpoints: BTreeSet<EndpointId>,
     pub(super) dirty_rules: BTreeSet<RulesKey>,
     in_sync: bool,
     learned_in_sync: bool,
@@ -74,6 +76,7 @@ impl State {
             host: HostSettings::default(),
             of_hosts: OfHosts::default(),
             shared: Shared::default(),
+            refused: Refused::default(),
             floating: Vec::new(),
             sets: BTreeMap::new(),
             nets: BTreeMap::new(),
@@ -185,15 +188,18 @@ impl State {
             Update::SetRemoved(id) => self.remove_set(&id),
             Update::Rules { owner, rules } => {
                 let new = self.rules.insert(owner.clone(), rules).is_none();
-                self.rules_changed(owner, new);
+                let again = self.refused.forget_owner(&owner);
+                self.rules_changed(owner, new || again);
             }
             Update::RulesRemoved(owner) => {
+                self.refused.forget_owner(&owner);
                 if self.rules.remove(&owner).is_some() {
                     self.rules_changed(owner, true);
                 }
             }
             Update::Endpoint(endpoint) => {
                 let id = endpoint.id.clone();
+                self.refused.forget_endpoint(&id);
                 if self.endpoints.insert(id.clone(), endpoint.clone()).as_ref() != Some(&endpoint)
                     || self.failed.contains_key(&id)
                 {
@@ -201,6 +207,7 @@ impl State {
                 }
             }
             Update::EndpointRemoved(id) => {
+                self.refused.forget_endpoint(&id);
                 if self.endpoints.remove(&id).is_some() {
                     self.dirty_endpoints.insert(id);
                 }
@@ -233,8 +240,13 @@ impl State {
         }
     }
 
+    /// Whether there are rules, and the kernel takes them.
+    pub(super) fn has_rules(&self, owner: &RuleOwner) -> bool {
+        self.rules.contains_key(owner) && self.refused.owner(owner).is_none()
+    }
+
     /// An endpoint renders differently when a policy it names comes to be known, or no longer is.
-    fn rules_changed(&mut self, owner: RuleOwner, existence: bool) {
+    pub(super) fn rules_changed(&mut self, owner: RuleOwner, existence: bool) {
         for direction in DIRECTIONS {
             let key = (owner.clone(), direction);
             if existence && let Some(users) = self.users.get(&key) {
@@ -275,6 +287,11 @@ impl State {
             self.release_interface(&held);
         }
         let Some(endpoint) = endpoint else { return };
+        if let Some(reason) = self.refused.endpoint(id) {
+            self.failed.insert(id.clone(), format!("the kernel refused {reason}"));
+            self.release_interface(&endpoint.interface);
+            return;
+        }
         if !endpoint.interface.starts_with(self.host.interface_prefix.as_ref()) {
             let prefix = &self.host.interface_prefix;
             let reason = format!(
@@ -300,9 +317,14 @@ impl State {
         let id = &endpoint.id;
         let mut uses = BTreeSet::new();
         for direction in DIRECTIONS {
-            let known = |owner: &RuleOwner| self.rules.contains_key(owner);
+            let known = |owner: &RuleOwner| self.has_rules(owner);
             let rendered = endpoint::chain(endpoint, direction, &self.host, known);
-            if let Some(owner) = endpoint::first_missing_policy(endpoint, direction, known) {
+            let refused = endpoint::owners(endpoint, direction)
+                .find_map(|owner| Some((self.refused.owner(&owner)?.to_owned(), owner)));
+            if let Some((reason, owner)) = refused {
+                self.failed
+                    .insert(id.clone(), format!("{owner} is refused by the kernel {reason}"));
+            } else if let Some(owner) = endpoint::first_missing_policy(endpoint, direction, known) {
                 self.failed.insert(id.clone(), format!("{owner} is not known"));
             }
             for owner in endpoint::owners(endpoint, direction) {
@@ -343,7 +365,7 @@ impl State {
         let (owner, direction) = key;
         let chain = names::rules_chain(owner, *direction);
         let used = self.users.contains_key(key) || self.of_hosts.uses(key);
-        let rules = self.rules.get(owner).filter(|_| used);
+        let rules = self.rules.get(owner).filter(|_| used && self.has_rules(owner));
         let Some(rules) = rules else {
             self.causes.forget(&chain);
             self.remove_chain(&chain);

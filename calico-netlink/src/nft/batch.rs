@@ -1,6 +1,8 @@
 //! A transaction: messages that the kernel brings into force together or not at all.
 
-use super::error::{Error, Subject};
+use nix::errno::Errno;
+
+use super::error::{Error, Refusal, Subject};
 use super::wire::{
     BaseChain, Chain, Element, Expr, Family, Generation, Header, Set, Table, Userdata, Writer,
     flags, msg,
@@ -20,6 +22,8 @@ pub struct Batch {
     body: Writer,
     last: usize,
     subjects: Vec<Subject>,
+    /// The first message that no length field can describe.
+    too_large: Option<Subject>,
     next_set_id: u32,
 }
 
@@ -32,6 +36,7 @@ impl Batch {
             body: Writer::new(),
             last: 0,
             subjects: Vec::new(),
+            too_large: None,
             next_set_id: 1,
         }
     }
@@ -172,7 +177,11 @@ impl Batch {
         let seq = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
         let family = self.family as u8;
         let header = Header { kind, flags: flags::REQUEST | flags, seq, family, res_id: 0 };
+        let fitted = !self.body.overflowed();
         self.body.message(header, body);
+        if fitted && self.body.overflowed() {
+            self.too_large = self.subjects.last().cloned();
+        }
     }
 
     /// The datagram: begin, messages, end. The last message asks for an acknowledgement: one
@@ -194,7 +203,11 @@ impl Batch {
             }
         });
         if body.overflowed() {
-            return Err(Error::TooLarge);
+            return Err(Error::Refused(vec![Refusal {
+                subject: self.too_large.clone(),
+                errno: Errno::EMSGSIZE,
+                message: Some("a message holds 64 KiB".to_owned()),
+            }]));
         }
         let mut bytes = Vec::with_capacity(body.len() + 64);
         bytes.extend_from_slice(datagram.bytes());

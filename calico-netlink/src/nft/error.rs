@@ -10,16 +10,13 @@ use super::wire::DecodeError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The kernel refused a batch; nothing of it is in force. One entry for each refused message.
+    /// The kernel refused a batch, or it would (`EMSGSIZE`: a rule of more than 64 KiB); nothing of it is in force. One entry for each refused message.
     #[error("the kernel refused {}", list(.0))]
     Refused(Vec<Refusal>),
     /// Somebody changed the ruleset of this network namespace since the generation the batch was
     /// made for; nothing of it is in force. Read the ruleset again and retry.
     #[error("the ruleset changed while the change was being prepared")]
     GenerationChanged,
-    /// The batch has an object too large for its message (64 KiB for a rule).
-    #[error("a rule or set is too large for a netlink message")]
-    TooLarge,
     /// The kernel's answer cannot be read.
     #[error("cannot read the kernel's answer")]
     Decode(#[from] DecodeError),

@@ -192,6 +192,43 @@ fn what_others_break_is_repaired_by_itself() {
 }
 
 #[test]
+fn what_the_kernel_refuses_is_left_out_and_named_and_the_rest_works() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        // A rule larger than a message can be.
+        let sets: Vec<SetId> = (0..1500).map(|n| format!("s:{n}").as_str().into()).collect();
+        let huge = ingress_policy("huge", &[(Action::Allow, &|r| r.source.sets.clone_from(&sets))]);
+        let mut updates: Vec<Update> =
+            sets.iter().map(|id| address_set(&id.0, &[&client])).collect();
+        updates.extend([
+            open_profile(),
+            huge.clone(),
+            Update::Endpoint(endpoint(&server, &["huge"], &[])),
+            Update::Endpoint(endpoint(&client, &[], &[])),
+            Update::InSync,
+        ]);
+        let applied = apply(&dataplane, updates).await;
+        let [(id, reason)] = &applied.failed[..] else { panic!("{:?}", applied.failed) };
+        assert_eq!(*id, endpoint_id(&server));
+        assert!(reason.contains("NetworkPolicy prod/huge is refused"), "{reason}");
+        // Closed is who needs it, and nobody else.
+        assert!(!client.host.pings(server.v4));
+        assert!(chain_of(&table().await.unwrap(), "cali2").is_some());
+        // Tried again, refused again; nothing changes.
+        assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        // Another version of it is another matter.
+        let small = ingress_policy("huge", &[(Action::Allow, &|_| {})]);
+        assert_eq!(apply(&dataplane, vec![small]).await.failed, []);
+        let started = Instant::now();
+        while !client.host.pings(server.v4) {
+            assert!(started.elapsed() < Duration::from_secs(20), "still closed");
+        }
+    });
+}
+
+#[test]
 fn a_senseless_transaction_is_refused_without_trace() {
     in_new_netns(async || {
         let pod = Pod::new(1);
