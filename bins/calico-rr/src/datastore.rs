@@ -128,14 +128,11 @@ impl Source {
             if plan.is_none() {
                 info!(node = self.node, "no BGP address: is there a Node of this name with one?");
             }
+            // What could not be done is tried again with the next tick.
             view.dirty = !reflector.follow(plan.as_ref(), &services).await;
             if !view.dirty && !announced_ready {
                 announced_ready = true;
                 notify("READY=1\nSTATUS=following the datastore");
-            }
-            if view.dirty {
-                // It is tried again with the next tick.
-                tokio::time::sleep(secrets::INTERVAL).await;
             }
         }
         notify("STOPPING=1");

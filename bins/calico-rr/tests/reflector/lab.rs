@@ -64,6 +64,9 @@ pub(crate) fn lab(routers: usize) -> Option<Lab> {
             ip(&["-n", ns, "link", "set", "lo", "up"]);
             ip(&["-n", ns, "link", "set", device, "up"]);
         }
+        // The reflector has one address for all of them when it is a Node.
+        let gateway = format!("10.9.{n}.1");
+        ip(&["-n", &theirs, "route", "add", "10.9.0.0/16", "via", &gateway]);
     }
     Some(lab)
 }
@@ -74,11 +77,13 @@ pub(crate) struct Router {
     pub(crate) asn: u32,
     /// Options of its BGP sessions, in BIRD's words.
     pub(crate) options: &'static str,
+    /// IPv4 address of the reflector, if not the nearest one.
+    pub(crate) reflector: Option<&'static str>,
 }
 
 impl Default for Router {
     fn default() -> Self {
-        Self { asn: 64512, options: "" }
+        Self { asn: 64512, options: "", reflector: None }
     }
 }
 
@@ -93,8 +98,10 @@ impl Lab {
 
     /// Starts BIRD in a router. It tells 10.65.N.0/24 and fd65:N::/64, and graceful restart is on.
     pub(crate) fn start_router(&mut self, n: usize, router: Router) {
-        let Router { asn, options } = router;
-        let session = |name: &str, us: String, them: String, channel: &str| {
+        let Router { asn, options, reflector } = router;
+        let nearest = format!("10.9.{n}.1");
+        let reflector = reflector.unwrap_or(&nearest).to_owned();
+        let session = |name: &str, us: String, them: String, family: &str, own: &str| {
             format!(
                 "protocol bgp {name} {{
                    local {us} as {asn};
@@ -102,7 +109,7 @@ impl Lab {
                    graceful restart on;
                    connect delay time 1; connect retry time 1; error wait time 1, 2;
                    {options}
-                   {channel} {{ import all; export where source = RTS_STATIC; next hop self; }};
+                   {family} {{ import all; export where net ~ [ {own} ]; next hop self; }};
                  }}\n"
             )
         };
@@ -114,23 +121,15 @@ impl Lab {
              protocol static w4 {{ ipv4 {{ preference 1; }}; route 10.9.0.0/16 via 10.9.{n}.1; }}
              protocol static w6 {{ ipv6 {{ preference 1; }}; route fd09::/16 via fd09:{n}::1; }}
              {}{}",
-            session("c4", format!("10.9.{n}.2"), format!("10.9.{n}.1"), "ipv4"),
-            session("c6", format!("fd09:{n}::2"), format!("fd09:{n}::1"), "ipv6"),
-        )
-        .replace(
-            "where source = RTS_STATIC",
-            "where net ~ [ 10.65.0.0/16+, fd65::/16+ ] && source = RTS_STATIC",
+            session("c4", format!("10.9.{n}.2"), reflector, "ipv4", &format!("10.65.{n}.0/24")),
+            session(
+                "c6",
+                format!("fd09:{n}::2"),
+                format!("fd09:{n}::1"),
+                "ipv6",
+                &format!("fd65:{n}::/64")
+            ),
         );
-        // One filter cannot name both families.
-        let config = config
-            .replace(
-                "ipv4 { import all; export where net ~ [ 10.65.0.0/16+, fd65::/16+ ]",
-                "ipv4 { import all; export where net ~ [ 10.65.0.0/16+ ]",
-            )
-            .replace(
-                "ipv6 { import all; export where net ~ [ 10.65.0.0/16+, fd65::/16+ ]",
-                "ipv6 { import all; export where net ~ [ fd65::/16+ ]",
-            );
         let file = self.path(&format!("bird{n}.conf"));
         fs::write(&file, config).expect("write the configuration");
         let log = fs::File::create(self.path(&format!("bird{n}.log"))).expect("create the log");
@@ -238,6 +237,20 @@ impl Lab {
             .env("CALICO_CONTROL_SOCKET", self.socket())
             .output()
             .expect("run calicoctl")
+    }
+
+    /// Writes resources through the socket of a datastore.
+    pub(crate) fn apply(&self, verb: &str, socket: &Path, resources: &str) {
+        let file = self.path("resources.yaml");
+        fs::write(&file, resources).expect("write resources");
+        let output = Command::new(calicoctl_of_the_workspace())
+            .args([verb, "-f"])
+            .arg(file)
+            .env("CALICO_DATASTORE_SOCKET", socket)
+            .output()
+            .expect("run calicoctl");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "calicoctl {verb}: {error}");
     }
 
     /// What calicoctl prints; it must succeed.

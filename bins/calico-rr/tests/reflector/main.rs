@@ -6,6 +6,7 @@
 mod lab;
 mod questions;
 mod reload;
+mod resources;
 mod restart;
 
 use lab::{Router, lab};

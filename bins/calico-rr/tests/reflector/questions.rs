@@ -23,7 +23,7 @@ fn three() -> Option<Lab> {
     lab.start_reflector(&config);
     lab.start_router(1, Router::default());
     lab.start_router(2, Router::default());
-    lab.start_router(3, Router { asn: 65003, options: "" });
+    lab.start_router(3, Router { asn: 65003, ..Router::default() });
     // The session over IPv6 of the third router is none of the reflector's.
     lab.until_established(5);
     lab.until("everything is told", |lab| {
