@@ -187,7 +187,9 @@ impl ApiConfigSpec {
         match self.datastore_type.as_str() {
             "" if !self.etcd_endpoints.is_empty() => self.etcd().map(DatastoreConfig::Etcd),
             "etcdv3" => self.etcd().map(DatastoreConfig::Etcd),
-            "" | "kubernetes" => self.kubernetes().map(|config| DatastoreConfig::Kubernetes(Box::new(config))),
+            "" | "kubernetes" => {
+                self.kubernetes().map(|config| DatastoreConfig::Kubernetes(Box::new(config)))
+            }
             "remote" => Ok(DatastoreConfig::Remote {
                 socket: self.socket.clone().unwrap_or_else(default_socket),
             }),
@@ -213,7 +215,10 @@ impl ApiConfigSpec {
         };
         let config = KubernetesConfig {
             kubeconfig: text(&self.kubeconfig),
-            kubeconfig_inline: self.kubeconfig_inline.clone().filter(|text| !text.reveal().is_empty()),
+            kubeconfig_inline: self
+                .kubeconfig_inline
+                .clone()
+                .filter(|text| !text.reveal().is_empty()),
             context: text(&self.k8s_current_context),
             endpoint: text(&self.k8s_api_endpoint),
             ca: file(&self.k8s_ca_file),
@@ -371,7 +376,9 @@ mod tests {
             "k8sCurrentContext": "x", "calicoAPIGroup": "projectcalico.org/v3", "etcdDiscoverySrv": "",
             "etcdUsername": "", "etcdPassword": "", "etcdKeyFile": "", "etcdCertFile": "",
             "etcdCACertFile": ""}"#;
-        let Ok(DatastoreConfig::Kubernetes(config)) = read(everything) else { panic!("kubernetes") };
+        let Ok(DatastoreConfig::Kubernetes(config)) = read(everything) else {
+            panic!("kubernetes")
+        };
         assert_eq!(config.api_group, Some(crate::conversion::ApiGroup::V3));
         assert_eq!(config.ca, Some("ca".into()));
         assert_eq!((config.qps, config.use_pod_cidr), (7.5, true));

@@ -84,7 +84,8 @@ impl KubernetesConfig {
             return Err(format!("{} is no number of requests per second", self.qps));
         }
         if let Some(endpoint) = &self.endpoint {
-            let host = ["https://", "http://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
+            let host =
+                ["https://", "http://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
             if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
                 return Err(format!(
                     "endpoint {endpoint:?} is no URL of a Kubernetes API; write https://host:port"

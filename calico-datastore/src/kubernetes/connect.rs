@@ -50,7 +50,8 @@ fn source(settings: &KubernetesConfig) -> Result<Option<Kubeconfig>, String> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         return Ok(None);
     }
-    let path = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".kube/config"));
+    let path =
+        std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join(".kube/config"));
     match path.filter(|path| path.exists()) {
         Some(path) => Kubeconfig::read_from(&path)
             .map(Some)
@@ -112,8 +113,10 @@ fn chosen(
     let Some(name) = settings.context.clone().or(current) else {
         return match settings.endpoint {
             Some(_) => Ok((Cluster::default(), AuthInfo::default())),
-            None => Err("the kubeconfig has no current context; name one (K8S_CURRENT_CONTEXT)"
-                .to_owned()),
+            None => {
+                Err("the kubeconfig has no current context; name one (K8S_CURRENT_CONTEXT)"
+                    .to_owned())
+            }
         };
     };
     let context = kubeconfig.contexts.into_iter().find(|context| context.name == name);
@@ -121,7 +124,10 @@ fn chosen(
     let context = context.ok_or_else(|| format!("the kubeconfig has no context {name:?}"))?;
     let cluster = kubeconfig.clusters.into_iter().find(|cluster| cluster.name == context.cluster);
     let cluster = cluster.and_then(|cluster| cluster.cluster).ok_or_else(|| {
-        format!("the kubeconfig's context {name:?} names cluster {:?}, which it lacks", context.cluster)
+        format!(
+            "the kubeconfig's context {name:?} names cluster {:?}, which it lacks",
+            context.cluster
+        )
     })?;
     let user = context.user.unwrap_or_default();
     let found = kubeconfig.auth_infos.into_iter().find(|account| account.name == user);

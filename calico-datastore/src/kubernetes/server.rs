@@ -123,8 +123,7 @@ impl Server {
         let unusable = |reason: String| Failure::new(FailureKind::Lost, reason);
         let config = connect::client_config(&self.settings).await.map_err(unusable)?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client =
-            kube::Client::try_from(config).map_err(|e| Failure::of_client(&server, &e))?;
+        let client = kube::Client::try_from(config).map_err(|e| Failure::of_client(&server, &e))?;
         *current = Some((client.clone(), server.clone(), Instant::now()));
         Ok((client, server))
     }
@@ -139,8 +138,7 @@ impl Server {
 
     /// Reads something.
     pub(super) async fn get(&self, path: String) -> Result<String, Failure> {
-        let change =
-            Change { method: Method::GET, path, content_type: "", body: String::new() };
+        let change = Change { method: Method::GET, path, content_type: "", body: String::new() };
         self.repeated(&change, Failure::is_passing).await
     }
 

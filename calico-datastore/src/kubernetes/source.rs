@@ -58,7 +58,11 @@ pub(super) enum Read {
     /// Nothing of Calico's.
     Other,
     /// Something that nobody understands; with a key if readers are to take it for deleted.
-    Bad { path: String, reason: String, key: Option<Key> },
+    Bad {
+        path: String,
+        reason: String,
+        key: Option<Key>,
+    },
 }
 
 impl Source {
@@ -280,6 +284,10 @@ impl Source {
             return Ok(Event::Error(super::failure::Failure::of_status(&status)));
         }
         let at = revision(line.object.version())?;
+        if line.kind == "BOOKMARK" {
+            // It is an object without fields, which for some kinds is not what their type holds.
+            return Ok(Event::Bookmark { at, listed: line.object.ends_listing() });
+        }
         let what = self.object_of::<T>(line.object, reading);
         Ok(match line.kind.as_str() {
             "DELETED" => Event::Deleted { at, what },
@@ -351,14 +359,15 @@ trait Object: DeserializeOwned {
     fn read(self, source: &Source, reading: &Reading) -> Read;
 }
 
-fn seen<S: Spec>(source: &Source, meta: &KubernetesMeta, reading: &Reading, found: Resource<S>) -> Read {
+fn seen<S: Spec>(
+    source: &Source,
+    meta: &KubernetesMeta,
+    reading: &Reading,
+    found: Resource<S>,
+) -> Read {
     match revision(&meta.resource_version) {
-        Ok(revision) => {
-            Read::Object(Entry { key: found.key(), value: found.to_json(), revision })
-        }
-        Err(reason) => {
-            Read::Bad { path: source.path_from(meta, reading.group), reason, key: None }
-        }
+        Ok(revision) => Read::Object(Entry { key: found.key(), value: found.to_json(), revision }),
+        Err(reason) => Read::Bad { path: source.path_from(meta, reading.group), reason, key: None },
     }
 }
 
@@ -440,7 +449,8 @@ impl Object for Value {
 
     fn read(self, source: &Source, reading: &Reading) -> Read {
         let path = source.path_of(&self["metadata"], reading.group);
-        let found = revision(self.version()).and_then(|at| Ok((at, custom(source, reading, self)?)));
+        let found =
+            revision(self.version()).and_then(|at| Ok((at, custom(source, reading, self)?)));
         match found {
             Ok((_, (key, _, true))) => Read::Hidden(key),
             Ok((revision, (key, value, false))) => {
@@ -456,7 +466,11 @@ impl Object for Value {
 }
 
 /// Key, text, and whether it is being deleted.
-fn custom(source: &Source, reading: &Reading, object: Value) -> Result<(Key, String, bool), String> {
+fn custom(
+    source: &Source,
+    reading: &Reading,
+    object: Value,
+) -> Result<(Key, String, bool), String> {
     let resource = |kind, object| {
         from_custom(reading.group, kind, object).map(|(key, value)| (key, value, false))
     };
@@ -467,8 +481,9 @@ fn custom(source: &Source, reading: &Reading, object: Value) -> Result<(Key, Str
         {
             resource(kind, object)
         }
-        What::Ipam(kind) => ipam::from_custom(kind, &object)
-            .map(|found| (found.key, found.value, found.deleted)),
+        What::Ipam(kind) => {
+            ipam::from_custom(kind, &object).map(|found| (found.key, found.value, found.deleted))
+        }
         What::Custom(kind) => resource(kind, object),
         _ => Err("it is no custom resource".to_owned()),
     }
@@ -493,11 +508,7 @@ mod tests {
     use super::*;
 
     fn reading() -> Reading {
-        Reading {
-            group: ApiGroup::Crd,
-            use_pod_cidr: false,
-            interface_prefix: "cali".to_owned(),
-        }
+        Reading { group: ApiGroup::Crd, use_pod_cidr: false, interface_prefix: "cali".to_owned() }
     }
 
     #[test]
@@ -509,10 +520,7 @@ mod tests {
         const V3: &str = "/calico/resources/v3/projectcalico.org";
         let group = "/apis/crd.projectcalico.org/v1";
         check(&format!("{V3}/ippools/a"), &format!("{group}/ippools/a"));
-        check(
-            &format!("{V3}/ipamconfigurations/default"),
-            &format!("{group}/ipamconfigs/default"),
-        );
+        check(&format!("{V3}/ipamconfigurations/default"), &format!("{group}/ipamconfigs/default"));
         check(
             &format!("{V3}/networkpolicies/prod/web"),
             &format!("{group}/namespaces/prod/networkpolicies/web"),
@@ -573,6 +581,10 @@ mod tests {
         let line = r#"{"type":"BOOKMARK","object":{"kind":"IPPool","metadata":{"resourceVersion":"5",
             "annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
         assert!(matches!(event(line), Event::Bookmark { at: Revision(5), listed: true }));
+        let line = r#"{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"5"},
+            "spec":{"containers":null},"status":{}}}"#;
+        let event_of_pods = Source::all(What::Pods).event(line, &reading()).unwrap();
+        assert!(matches!(event_of_pods, Event::Bookmark { at: Revision(5), listed: false }));
         let line = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#;
         assert!(matches!(event(line), Event::Error(failure)
             if failure.kind == super::super::failure::FailureKind::Expired));

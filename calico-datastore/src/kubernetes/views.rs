@@ -102,7 +102,8 @@ fn annotations(
         // Deleted: its addresses are its own no longer.
         None => WorkloadEndpointSpec::default(),
     };
-    let changed = |(name, value): &(String, String)| object["metadata"]["annotations"][name] != *value;
+    let changed =
+        |(name, value): &(String, String)| object["metadata"]["annotations"][name] != *value;
     let wanted = pod_annotations(&spec).into_iter();
     Ok(wanted.filter(changed).map(|(name, value)| (name, Some(value))).collect())
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::Inner;
 use super::failure::{Failure, FailureKind};
-use super::feed::{Feed, Told, Pause, Start};
+use super::feed::{Feed, Pause, Start, Told};
 use super::listing::{Pages, now};
 use super::server::Lines;
 use super::source::{Event, Read, Reading, Source};
@@ -202,8 +202,12 @@ impl Watch {
                         self.inner.streams.store(false, Ordering::Relaxed);
                         return Err(Failure::new(FailureKind::Expired, "a listing takes too long"));
                     }
-                    Ok(Ok(None)) => return Err(Failure::new(FailureKind::Lost, "a listing broke off")),
-                    Ok(Err(error)) => return Err(Failure::new(FailureKind::Lost, error.to_string())),
+                    Ok(Ok(None)) => {
+                        return Err(Failure::new(FailureKind::Lost, "a listing broke off"));
+                    }
+                    Ok(Err(error)) => {
+                        return Err(Failure::new(FailureKind::Lost, error.to_string()));
+                    }
                 };
                 match source.event(&line, reading) {
                     Ok(Event::Bookmark { at, listed: true }) => {

@@ -157,8 +157,7 @@ impl Custom<'_> {
                 // The older group's affinities have a word even where it is missing.
                 let older = self.source.what == What::Ipam(Kind::BlockAffinity)
                     && self.reading.group == custom::ApiGroup::Crd;
-                stored.object["spec"]["deleted"] =
-                    if older { Value::from("true") } else { marked };
+                stored.object["spec"]["deleted"] = if older { Value::from("true") } else { marked };
                 let path = self.source.object(self.reading.group);
                 match self.send(Method::PUT, path, &stored.object).await {
                     Ok(made) => stored.revision = version(&made).map_err(|e| self.bad(&e))?,
@@ -234,7 +233,8 @@ impl Custom<'_> {
     async fn remove(&self, stored: &Stored) -> Result<(), Failure> {
         let preconditions =
             json!({"uid": stored.uid, "resourceVersion": stored.revision.to_string()});
-        let body = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
+        let body =
+            json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions});
         let change = Change {
             method: Method::DELETE,
             path: self.source.object(self.reading.group),

@@ -305,7 +305,9 @@ impl Cluster {
             let request = request.body(body.clone()).expect("a request");
             match client.request(request).await {
                 // After a start, or after new custom resources, the server needs a moment.
-                Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() < deadline => {
+                Err(kube::Error::Api(status))
+                    if status.code == 429 && Instant::now() < deadline =>
+                {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 answer => return answer,

@@ -7,17 +7,42 @@
 #![cfg(feature = "kubernetes")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod apiserver;
 mod contract;
+mod golden;
+mod outage;
+mod views;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
+use calico_core::datastore::{WatchEvent, WatchStream};
 use calico_datastore::config::{KubernetesConfig, Secret};
 use calico_datastore::conversion::ApiGroup;
 use calico_datastore::kubernetes::KubernetesStore;
+use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use self::apiserver::{ADMIN, Cluster, Etcd};
+
+/// No step of a test takes longer.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The next event; an interruption is passed over.
+async fn next(watch: &mut WatchStream) -> WatchEvent {
+    loop {
+        match any(watch).await {
+            WatchEvent::Interrupted { reason } => println!("interrupted: {reason}"),
+            event => return event,
+        }
+    }
+}
+
+async fn any(watch: &mut WatchStream) -> WatchEvent {
+    let event = tokio::time::timeout(LIMIT, watch.next()).await;
+    event.expect("an event in time").expect("a watch has no end")
+}
 
 /// The cluster, for one test at a time. No custom resource is in it.
 struct Turn {
@@ -52,6 +77,15 @@ impl Turn {
 
     fn store(&self, group: ApiGroup) -> KubernetesStore {
         KubernetesStore::connect(&self.config(group)).unwrap()
+    }
+
+    /// Waits until something holds.
+    async fn until(&self, holds: impl AsyncFn() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while !holds().await {
+            assert!(Instant::now() < deadline, "it does not come to hold");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Deletes every custom resource of Calico's.
