@@ -160,10 +160,11 @@ impl Table {
 fn read(stream: &[u8], mut each: impl FnMut(&Update)) {
     let context = UpdateContext::default();
     let mut framer = Framer::default();
+    let mut message = Message::Keepalive;
     for chunk in stream.chunks(CHUNK) {
         framer.push(chunk);
         while let Some(frame) = framer.poll_frame().unwrap() {
-            let message = Message::decode(frame, &context).unwrap();
+            message.read(frame, &context).unwrap();
             let Message::Update(update) = &message else { panic!("only UPDATEs are in it") };
             assert!(update.errors.is_empty());
             each(update);

@@ -14,7 +14,8 @@ impl Filter {
     /// Which rule decides on a route.
     pub fn reason(&self, route: &PolicyRoute<'_>) -> PolicyReason {
         let rule = self.decide(route).1;
-        PolicyReason { rule, label: rule.and_then(|at| self.labels.get(at)).cloned() }
+        let label = self.labels.get(rule.unwrap_or(self.rules.len()));
+        PolicyReason { rule, label: label.cloned() }
     }
 
     /// What becomes of a route, and which rule says so.

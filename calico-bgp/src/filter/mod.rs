@@ -53,7 +53,7 @@ pub struct Filter {
     /// What happens to routes that no rule matches.
     pub otherwise: Otherwise,
     /// What the rules are called when somebody asks which of them decided, in the order of the
-    /// rules; there may be fewer.
+    /// rules, and then what it is called that none matches; there may be fewer.
     pub labels: Vec<Arc<str>>,
 }
 

@@ -29,6 +29,8 @@ pub enum NextHopMode {
     AutoOnSubnet(IpNet),
     /// Always this speaker, except for reflected routes (RFC 4456, section 10).
     OwnAddress,
+    /// Always this speaker, of reflected routes as well (BIRD's `next hop self`).
+    OwnAddressAlways,
     /// The received one, also to external peers.
     Keep,
 }
@@ -182,6 +184,7 @@ pub(super) fn export_attributes(
             to.kind == PeerKind::External && !received.is_some_and(shared)
         }
         NextHopMode::OwnAddress => !reflected,
+        NextHopMode::OwnAddressAlways => true,
         NextHopMode::Keep => false,
     };
     let foreign = family == Family::IPV4_UNICAST

@@ -346,6 +346,7 @@ fn next_hop_modes() {
     let (own, theirs) = (IpAddr::from(ip(254)), IpAddr::from(ip(1)));
     assert_eq!(hop([External, Internal], NextHopMode::OwnAddress), own);
     assert_eq!(hop([Client, Client], NextHopMode::OwnAddress), theirs);
+    assert_eq!(hop([Client, Client], NextHopMode::OwnAddressAlways), own);
     assert_eq!(hop([External, External], NextHopMode::Keep), theirs);
     assert_eq!(hop([External, External], NextHopMode::Auto), own);
     let on = |subnet: &str| NextHopMode::AutoOnSubnet(subnet.parse().unwrap());

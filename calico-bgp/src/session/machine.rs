@@ -72,23 +72,24 @@ impl Peering {
         base * 3 / 4 + base.mul_f64((self.random >> 40) as f64 / (1u64 << 24) as f64 / 4.0)
     }
 
-    pub(super) fn handle_message(&mut self, now: Instant, serial: u32, message: Message) {
+    /// Takes what it needs out of the message.
+    pub(super) fn handle_message(&mut self, now: Instant, serial: u32, message: &mut Message) {
         let Some(c) = self.connection(serial) else { return };
         c.heard(now);
         match (c.phase, message) {
             (_, Message::Notification(n)) => {
                 // The peer should close now, but it is not waited for.
-                self.close(now, serial, DownReason::NotificationReceived(n));
+                self.close(now, serial, DownReason::NotificationReceived(n.clone()));
             }
-            (Phase::OpenSent, Message::Open(open)) => self.handle_open(now, serial, &open),
+            (Phase::OpenSent, Message::Open(open)) => self.handle_open(now, serial, open),
             // Beside a session; see `handle_accepted`.
             (Phase::Connecting, Message::Open(open)) if c.direction == Direction::Incoming => {
-                self.handle_open(now, serial, &open);
+                self.handle_open(now, serial, open);
             }
             (Phase::OpenConfirm, Message::Keepalive) => self.establish(now, serial),
             (Phase::Established, Message::Keepalive) => {}
             (Phase::Established, Message::Update(update)) => {
-                self.events.push_back(PeeringEvent::Update(update));
+                self.events.push_back(PeeringEvent::Update(std::mem::take(update)));
             }
             (Phase::Established, Message::RouteRefresh(refresh)) => {
                 let families = c.negotiated.as_ref().map(|n| n.families.as_slice());
@@ -111,7 +112,7 @@ impl Peering {
                     Phase::OpenConfirm => FsmErrorCode::InOpenConfirm,
                     Phase::Established => FsmErrorCode::InEstablished,
                 };
-                let cause = format!("unexpected {}", message_name(&message));
+                let cause = format!("unexpected {}", message_name(message));
                 let notification = Notification::new(NotificationCode::Fsm(code));
                 self.close(now, serial, sent(notification, Some(cause)));
             }

@@ -183,18 +183,19 @@ impl Peering {
         if let Some(c) = self.connection(serial) {
             c.framer.push(bytes);
         }
+        let mut message = Message::Keepalive;
         // A message may close the connection, so it is looked up for each of them.
         while let Some(c) = self.connection(serial) {
-            let message = match c.framer.poll_frame() {
+            let read = match c.framer.poll_frame() {
                 Ok(None) => break,
                 Ok(Some(frame)) => match &c.negotiated {
-                    Some(n) => Message::decode(frame, &n.context),
-                    None => Message::decode(frame, &c.context()),
+                    Some(n) => message.read(frame, &n.context),
+                    None => message.read(frame, &c.context()),
                 },
                 Err(e) => Err(e),
             };
-            match message {
-                Ok(message) => self.handle_message(now, serial, message),
+            match read {
+                Ok(()) => self.handle_message(now, serial, &mut message),
                 Err(e) => self.fail(now, serial, &e),
             }
         }

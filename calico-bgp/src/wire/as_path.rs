@@ -196,26 +196,32 @@ impl AsPath {
     /// Reads the attribute's value; `None` if it is malformed (RFC 7606, section 7.2).
     pub(super) fn decode(value: &[u8], four_octet: bool) -> Option<Self> {
         let mut reader = Reader::new(value);
-        let mut segments = Segments::None;
+        let mut segments = match Self::decode_segment(&mut reader, four_octet) {
+            Some(only) if reader.is_empty() => return Some(Self { segments: Segments::One(only) }),
+            Some(first) => Segments::One(first),
+            None if value.is_empty() => Segments::None,
+            None => return None,
+        };
         while !reader.is_empty() {
-            let kind = SegmentKind::from_value(reader.u8()?)?;
-            let count = usize::from(reader.u8()?);
-            if count == 0 {
-                return None;
-            }
-            let octets = reader.take(count * if four_octet { 4 } else { 2 })?;
-            let asns: Vec<u32> = if four_octet {
-                octets.as_chunks::<4>().0.iter().map(|c| u32::from_be_bytes(*c)).collect()
-            } else {
-                octets.as_chunks::<2>().0.iter().map(|c| u16::from_be_bytes(*c).into()).collect()
-            };
-            // RFC 7607, section 2: no AS has the number 0.
-            if asns.contains(&0) {
-                return None;
-            }
-            segments.push(AsPathSegment { kind, asns });
+            segments.push(Self::decode_segment(&mut reader, four_octet)?);
         }
         Some(Self { segments })
+    }
+
+    fn decode_segment(reader: &mut Reader<'_>, four_octet: bool) -> Option<AsPathSegment> {
+        let kind = SegmentKind::from_value(reader.u8()?)?;
+        let count = usize::from(reader.u8()?);
+        if count == 0 {
+            return None;
+        }
+        let octets = reader.take(count * if four_octet { 4 } else { 2 })?;
+        let asns: Vec<u32> = if four_octet {
+            octets.as_chunks::<4>().0.iter().map(|c| u32::from_be_bytes(*c)).collect()
+        } else {
+            octets.as_chunks::<2>().0.iter().map(|c| u16::from_be_bytes(*c).into()).collect()
+        };
+        // RFC 7607, section 2: no AS has the number 0.
+        (!asns.contains(&0)).then_some(AsPathSegment { kind, asns })
     }
 
     /// Whether any segment belongs to a confederation (RFC 5065).

@@ -45,15 +45,33 @@ impl Message {
     /// Any [`WireError`]: the session has to end, with [`WireError::notification`]. Milder faults
     /// of an UPDATE are inside the value ([`Update::errors`]).
     pub fn decode(frame: Frame, context: &UpdateContext) -> Result<Self, WireError> {
+        let mut message = Self::Keepalive;
+        message.read(frame, context)?;
+        Ok(message)
+    }
+
+    /// Reads a framed message in place of this one. An UPDATE is a large value; whoever reads many
+    /// saves moving it.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); then the value means nothing.
+    pub fn read(&mut self, frame: Frame, context: &UpdateContext) -> Result<(), WireError> {
+        if frame.kind != MessageKind::Update {
+            *self = Self::decode_small(frame)?;
+            return Ok(());
+        }
+        *self = Self::Update(Update::default());
+        match self {
+            Self::Update(update) => update.read(frame.body, context),
+            // It has just become one.
+            _ => Ok(()),
+        }
+    }
+
+    fn decode_small(frame: Frame) -> Result<Self, WireError> {
         match frame.kind {
             MessageKind::Open => Open::decode(frame.body).map(Self::Open),
-            MessageKind::Update => {
-                let mut message = Self::Update(Update::default());
-                if let Self::Update(update) = &mut message {
-                    update.read(frame.body, context)?;
-                }
-                Ok(message)
-            }
+            MessageKind::Update => Ok(Self::Update(Update::default())),
             MessageKind::Notification => Notification::decode(frame.body).map(Self::Notification),
             MessageKind::Keepalive => Ok(Self::Keepalive),
             MessageKind::RouteRefresh => {

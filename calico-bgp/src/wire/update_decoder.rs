@@ -27,9 +27,33 @@ pub(super) struct AttributeDecoder<'a> {
 /// How one attribute went wrong: what, and what it costs.
 type Fault = (AttributeFault, ErrorClass);
 
+/// Why one attribute was not read.
+enum Trouble {
+    Fault(AttributeFault, ErrorClass),
+    /// Its prefixes cannot be read.
+    Wire(WireError),
+}
+
+impl From<Fault> for Trouble {
+    fn from((fault, class): Fault) -> Self {
+        Self::Fault(fault, class)
+    }
+}
+
+impl From<WireError> for Trouble {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
 const WITHDRAW: ErrorClass = ErrorClass::TreatAsWithdraw;
 const DISCARD: ErrorClass = ErrorClass::AttributeDiscard;
 const RESET: ErrorClass = ErrorClass::SessionReset;
+const OVERRUN: Trouble = Trouble::Fault(AttributeFault::Overrun, WITHDRAW);
+
+const fn is_mp(code: u8) -> bool {
+    matches!(code, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI)
+}
 
 impl<'a> AttributeDecoder<'a> {
     /// A decoder that reads attributes in `body` into an empty UPDATE.
@@ -50,7 +74,7 @@ impl<'a> AttributeDecoder<'a> {
         let mut r = Reader::new(attributes);
         while !r.is_empty() {
             let (Some(flags), Some(code)) = (r.u8(), r.u8()) else {
-                return self.fail(0, (AttributeFault::Overrun, WITHDRAW));
+                return self.fail(0, 0, &[], OVERRUN);
             };
             let length = if flags & EXTENDED_LENGTH != 0 {
                 r.u16().map(usize::from)
@@ -60,59 +84,71 @@ impl<'a> AttributeDecoder<'a> {
             // The NLRI fields lie outside the list, so they can still be found (RFC 7606,
             // section 4): the routes are withdrawn and the session lives.
             let Some(value) = length.and_then(|n| r.take(n)) else {
-                return self.fail(code, (AttributeFault::Overrun, WITHDRAW));
+                return self.fail(flags, code, &[], OVERRUN);
             };
-            if self.is_duplicate(code)? {
-                continue;
+            let read = if self.is_duplicate(code) {
+                // All but the first of a kind are dropped, except that two MP attributes of one
+                // kind end the session (RFC 7606, section 3 g).
+                Err(Trouble::Fault(
+                    AttributeFault::Duplicate,
+                    if is_mp(code) { RESET } else { DISCARD },
+                ))
+            } else {
+                self.read(flags & !EXTENDED_LENGTH, code, value)
+            };
+            if let Err(trouble) = read {
+                self.fail(flags, code, value, trouble)?;
             }
-            let read = self.read(flags & !EXTENDED_LENGTH, code, value);
-            let read = read.and_then(|read| match read {
-                Ok(()) => Ok(()),
-                Err(fault) => self.fail(code, fault),
-            });
-            read.map_err(|e| with_raw(e, flags, code, value))?;
         }
         Ok(())
     }
 
     /// Notes an error, or turns it into a session reset.
-    fn fail(&mut self, attribute: u8, (fault, class): Fault) -> Result<(), WireError> {
+    #[cold]
+    fn fail(
+        &mut self,
+        flags: u8,
+        attribute: u8,
+        value: &[u8],
+        trouble: Trouble,
+    ) -> Result<(), WireError> {
+        let (fault, class) = match trouble {
+            Trouble::Fault(fault, class) => (fault, class),
+            Trouble::Wire(error) => return Err(error),
+        };
         let error = AttributeError { attribute, fault, class };
         if class == RESET {
-            return Err(WireError::Attribute { error, raw: Bytes::new() });
+            return Err(WireError::Attribute { error, raw: raw(flags, attribute, value) });
         }
         self.update.errors.push(error);
         Ok(())
     }
 
-    /// All but the first of a kind are dropped, except that two MP attributes of one kind end
-    /// the session (RFC 7606, section 3 g).
-    fn is_duplicate(&mut self, code: u8) -> Result<bool, WireError> {
+    fn is_duplicate(&mut self, code: u8) -> bool {
         let (word, bit) = (usize::from(code / 64), 1u64 << (code % 64));
         let duplicate = self.seen[word] & bit != 0;
         self.seen[word] |= bit;
-        if duplicate {
-            let mp = matches!(code, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI);
-            self.fail(code, (AttributeFault::Duplicate, if mp { RESET } else { DISCARD }))?;
-        }
-        Ok(duplicate)
+        duplicate
     }
 
     fn has(&self, code: u8) -> bool {
         self.seen[usize::from(code / 64)] & 1u64 << (code % 64) != 0
     }
 
-    /// Reads one attribute. The outer error ends the session, the inner one does what it says.
-    fn read(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<Result<(), Fault>, WireError> {
+    /// Reads one attribute.
+    fn read(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<(), Trouble> {
         self.any |= code != code::MP_UNREACH_NLRI;
         let flags_are_right = check_flags(flags, code);
         match code {
             // Even with wrong flags they tell which routes to withdraw.
             code::MP_REACH_NLRI => self.update.mp_reach = Some(self.read_mp_reach(value)?),
             code::MP_UNREACH_NLRI => self.update.mp_unreach = Some(self.read_mp_unreach(value)?),
-            _ => return Ok(flags_are_right.and_then(|()| self.read_plain(flags, code, value))),
+            _ => {
+                flags_are_right?;
+                return Ok(self.read_plain(flags, code, value)?);
+            }
         }
-        Ok(flags_are_right)
+        Ok(flags_are_right?)
     }
 
     fn read_plain(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<(), Fault> {
@@ -186,18 +222,14 @@ impl<'a> AttributeDecoder<'a> {
         Ok(())
     }
 
-    fn read_mp_reach(&self, value: &[u8]) -> Result<MpReach, WireError> {
-        let bad = |fault| {
-            let error = AttributeError { attribute: code::MP_REACH_NLRI, fault, class: RESET };
-            WireError::Attribute { error, raw: Bytes::new() }
-        };
-        let short = bad(AttributeFault::Length(value.len()));
+    fn read_mp_reach(&self, value: &[u8]) -> Result<MpReach, Trouble> {
+        let short = || Trouble::Fault(AttributeFault::Length(value.len()), RESET);
         let mut r = Reader::new(value);
         let (Some(afi), Some(safi), Some(length)) = (r.u16(), r.u8(), r.u8()) else {
-            return Err(short);
+            return Err(short());
         };
-        let raw_next_hop = r.take(length.into()).ok_or_else(|| short.clone())?;
-        r.u8().ok_or(short)?;
+        let raw_next_hop = r.take(length.into()).ok_or_else(short)?;
+        r.u8().ok_or_else(short)?;
         let family = Family { afi, safi };
         let known = family.max_prefix_len().is_some();
         let next_hop = NextHop::decode(raw_next_hop);
@@ -209,7 +241,7 @@ impl<'a> AttributeDecoder<'a> {
             None => false,
         };
         if known && !fits {
-            return Err(bad(AttributeFault::Value));
+            return Err(Trouble::Fault(AttributeFault::Value, RESET));
         }
         let add_path = self.context.add_path.contains(&family);
         let nlri = NlriList::part_of(self.body, family, add_path, r.rest())?;
@@ -220,15 +252,14 @@ impl<'a> AttributeDecoder<'a> {
         Ok(MpReach { next_hop: None, raw_next_hop, nlri })
     }
 
-    fn read_mp_unreach(&self, value: &[u8]) -> Result<NlriList, WireError> {
-        let fault = AttributeFault::Length(value.len());
-        let error = AttributeError { attribute: code::MP_UNREACH_NLRI, fault, class: RESET };
-        let short = WireError::Attribute { error, raw: Bytes::new() };
+    fn read_mp_unreach(&self, value: &[u8]) -> Result<NlriList, Trouble> {
         let mut r = Reader::new(value);
-        let (Some(afi), Some(safi)) = (r.u16(), r.u8()) else { return Err(short) };
+        let (Some(afi), Some(safi)) = (r.u16(), r.u8()) else {
+            return Err(Trouble::Fault(AttributeFault::Length(value.len()), RESET));
+        };
         let family = Family { afi, safi };
         let add_path = self.context.add_path.contains(&family);
-        NlriList::part_of(self.body, family, add_path, r.rest())
+        Ok(NlriList::part_of(self.body, family, add_path, r.rest())?)
     }
 
     /// Ends the reading of an UPDATE that announces routes outside of its attributes, or not.
@@ -302,9 +333,8 @@ fn check_flags(flags: u8, code: u8) -> Result<(), Fault> {
 /// Longest attribute that a NOTIFICATION of 4,096 octets carries.
 const RAW_MAX: usize = 4096 - 19 - 2;
 
-/// Adds the attribute, as it came, to an error that ends the session.
-fn with_raw(error: WireError, flags: u8, code: u8, value: &[u8]) -> WireError {
-    let WireError::Attribute { error, .. } = error else { return error };
+/// An attribute as it came.
+fn raw(flags: u8, code: u8, value: &[u8]) -> Bytes {
     let mut raw = vec![flags, code];
     match u8::try_from(value.len()) {
         Ok(length) if flags & EXTENDED_LENGTH == 0 => raw.push(length),
@@ -313,7 +343,7 @@ fn with_raw(error: WireError, flags: u8, code: u8, value: &[u8]) -> WireError {
     }
     raw.extend_from_slice(value);
     raw.truncate(RAW_MAX);
-    WireError::Attribute { error, raw: raw.into() }
+    raw.into()
 }
 
 /// RFC 8092, section 5: redundant values are removed.
