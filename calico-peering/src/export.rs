@@ -7,7 +7,7 @@ use calico_core::key::Family;
 use calico_core::resource::{BgpConfigurationSpec, IpPoolSpec, PrefixAdvertisement};
 use ipnet::IpNet;
 
-use crate::filters::PRIORITY_BASE;
+use crate::filters::{Labelled, PRIORITY_BASE};
 use crate::notes::Note;
 use crate::peering::BlockState;
 
@@ -76,31 +76,36 @@ impl Exports {
     }
 
     /// The rules of one family, first match decides; what none matches must not be told.
-    pub(crate) fn rules(&self, family: Family) -> Vec<Rule> {
+    pub(crate) fn rules(&self, family: Family) -> Vec<Labelled> {
         let of_family = |nets: &[IpNet]| -> Vec<IpNet> {
             nets.iter().filter(|net| Family::of_net(net) == family).copied().collect()
         };
-        let mut rules = Vec::new();
+        let mut rules: Vec<Labelled> = Vec::new();
         for cidr in of_family(&self.secret) {
-            rules.push(rule(within(cidr), Action::Reject));
+            let label = format!("disableBGPExport of the IPPool {cidr}");
+            rules.push((rule(within(cidr), Action::Reject), label));
         }
         for advertisement in &self.advertisements {
             if Family::of_net(&advertisement.cidr) == family {
-                let add = |community: &AnyCommunity| Operation::AddCommunity(community.clone());
+                let add = |community: &AnyCommunity| Operation::AddCommunity(*community);
                 let operations = advertisement.communities.iter().map(add).collect();
-                rules.push(rule(within(advertisement.cidr), Action::Change(operations)));
+                let change = rule(within(advertisement.cidr), Action::Change(operations));
+                rules.push((change, format!("prefix advertisement {}", advertisement.cidr)));
             }
         }
         for block in of_family(&self.blocks) {
-            rules.push(rule(Condition::Prefix(PrefixMatch::exactly(block)), accept()));
+            let label = format!("block {block} of this node");
+            let exactly = Condition::Prefix(PrefixMatch::exactly(block));
+            rules.push((rule(exactly, accept()), label.clone()));
             // What is preferred to the usual is on its way to another node (live migration), and
             // must be heard beside the block.
             let preferred = Condition::LocalPrefAbove(self.local_pref(family));
-            rules.push(Rule { conditions: vec![within(block), preferred], action: accept() });
-            rules.push(rule(within(block), Action::Reject));
+            let moving = Rule { conditions: vec![within(block), preferred], action: accept() };
+            rules.push((moving, label.clone()));
+            rules.push((rule(within(block), Action::Reject), format!("inside of {label}")));
         }
         for cidr in of_family(&self.services).into_iter().chain(of_family(&self.pools)) {
-            rules.push(rule(within(cidr), accept()));
+            rules.push((rule(within(cidr), accept()), format!("pool or services {cidr}")));
         }
         rules
     }

@@ -21,6 +21,9 @@ pub(crate) enum Direction {
     Export,
 }
 
+/// A rule, and what a person calls it.
+pub(crate) type Labelled = (Rule, String);
+
 /// The rules of a session's filters, one after the other. As upstream, a filter that does not
 /// exist has no rules.
 pub(crate) fn rules(
@@ -30,7 +33,7 @@ pub(crate) fn rules(
     direction: Direction,
     resource: &str,
     notes: &mut Vec<Note>,
-) -> Vec<Rule> {
+) -> Vec<Labelled> {
     let mut rules = Vec::new();
     for name in names {
         let Some(spec) = known.get(name) else {
@@ -45,7 +48,7 @@ pub(crate) fn rules(
         };
         for (at, rule) in of_filter.iter().enumerate() {
             match self::rule(rule) {
-                Ok(rule) => rules.push(rule),
+                Ok(rule) => rules.push((rule, format!("BGPFilter {name}, {field} rule {at}"))),
                 Err(error) => {
                     let why = format!("rule {at}: {error}");
                     notes.push(Note::bad(format!("BGPFilter {name}"), field, why));

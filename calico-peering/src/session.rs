@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calico_bgp::filter::Filter;
-use calico_bgp::rib::{self, Policy};
+use calico_bgp::rib::{self, AddPathFamily, Policy};
 use calico_bgp::speaker::{Distance, Password, PeerConfig};
 use calico_core::resource::NextHopMode;
 use ipnet::IpNet;
@@ -98,7 +98,7 @@ impl Session {
             NextHopMode::Auto => {
                 self.subnet.map_or(rib::NextHopMode::Auto, rib::NextHopMode::AutoOnSubnet)
             }
-            NextHopMode::SelfNextHop => rib::NextHopMode::OwnAddress,
+            NextHopMode::SelfNextHop => rib::NextHopMode::OwnAddressAlways,
             NextHopMode::Keep => rib::NextHopMode::Keep,
         };
         let seconds = |time: Duration| {
@@ -112,6 +112,9 @@ impl Session {
         }
         peer.allow_own_as = self.allowed_own_as;
         peer.distance = self.secured_hops.map_or(Distance::Anywhere, Distance::Secured);
+        // As upstream: nodes behind a reflector share traffic among all who announce a service.
+        peer.add_path =
+            vec![AddPathFamily::both(calico_bgp::wire::Family::of_address(self.address))];
         peer.password.clone_from(&self.password);
         if let Some(import) = &self.import {
             peer.import = Policy::Filter(Arc::clone(import));

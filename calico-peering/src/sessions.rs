@@ -14,7 +14,7 @@ use calico_core::selector::{Labels, Selector};
 use ipnet::IpNet;
 
 use crate::export::Exports;
-use crate::filters::{self, Direction};
+use crate::filters::{self, Direction, Labelled};
 use crate::node::{address, cluster_id, subnet};
 use crate::notes::{Note, Problem};
 use crate::peering::Peering;
@@ -336,9 +336,8 @@ impl<'a> Sessions<'a> {
             let import = rules(Direction::Import);
             let mut export = rules(Direction::Export);
             export.extend(exports.rules(family));
-            let import = Filter { rules: import, ..Filter::default() };
-            let export =
-                Filter { rules: export, otherwise: Otherwise::Reject, ..Filter::default() };
+            let import = filter(import, Otherwise::Accept, "");
+            let export = filter(export, Otherwise::Reject, "in no IPPool and no range of services");
             let import = (!import.rules.is_empty()).then(|| Arc::new(import));
             (import, Arc::new(export))
         });
@@ -503,4 +502,10 @@ fn type_of(spec: &BgpPeerSpec) -> PeerType {
 
 fn named(peer: &BgpPeer) -> String {
     format!("BGPPeer {}", peer.name())
+}
+
+fn filter(rules: Vec<Labelled>, otherwise: Otherwise, none_matches: &str) -> Filter {
+    let (rules, labels): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+    let labels = labels.iter().map(String::as_str).chain([none_matches]);
+    Filter { rules, otherwise, labels: labels.map(Arc::from).collect() }
 }

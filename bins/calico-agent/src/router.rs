@@ -15,6 +15,7 @@ use calico_bgp::speaker::Config;
 use calico_bgp::wire::PathAttributes;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
 use calico_peering::{Identity, Session, SpeakerPlan};
+use calico_router::program;
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
@@ -139,6 +140,7 @@ impl Router {
             (self.plan, self.retry) = (None, None);
             return self.stop("BGP was turned off").await;
         };
+        program::set_bgp_log(plan.log_severity);
         let plan = Arc::new(plan);
         let before = self.plan.replace(Arc::clone(&plan));
         let running = self.running.is_some();

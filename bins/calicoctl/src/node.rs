@@ -118,6 +118,7 @@ fn peer_table(peers: &[&Peer], now: SystemTime) -> Table {
             "NodeMesh" => "node-to-node mesh",
             "NodePeer" => "node specific",
             "GlobalPeer" => "global",
+            "LocalWorkload" => "local workload",
             other => other,
         };
         let up = peer.state == "Established";

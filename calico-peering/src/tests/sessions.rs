@@ -226,7 +226,10 @@ fn a_peer_with_every_option_of_its_session() {
     ));
     let mut peering = peering("a", &entries);
     let secret = SecretRef { name: "s".into(), key: "k".into() };
-    assert_eq!(peering.wanted_secrets().into_iter().collect::<Vec<_>>(), [secret.clone()]);
+    assert_eq!(
+        peering.wanted_secrets().into_iter().collect::<Vec<_>>(),
+        std::slice::from_ref(&secret)
+    );
     assert!(peering.set_secret(secret.clone(), Ok(Password::new("word").unwrap())));
     assert!(!peering.set_secret(secret, Ok(Password::new("word").unwrap())));
     let plan = peering.plan().unwrap();
@@ -234,7 +237,7 @@ fn a_peer_with_every_option_of_its_session() {
     let config = tor.peer_config();
     assert_eq!((config.local_as, config.allow_own_as), (Some(65000), 2));
     assert_eq!((config.distance, config.local_address), (Distance::Secured(3), None));
-    assert_eq!(config.next_hop, NextHopMode::OwnAddress);
+    assert_eq!(config.next_hop, NextHopMode::OwnAddressAlways);
     assert_eq!((config.graceful_restart, config.keepalive_time), (Some(60), Some(10)));
     assert_eq!(config.hold_time, 30);
     assert_eq!(config.password, Some(Password::new("word").unwrap()));
