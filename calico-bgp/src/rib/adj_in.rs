@@ -142,7 +142,7 @@ impl Rib {
         let known = self.sources.find(id, path_id);
         let slot = self.table.find_or_add(prefix);
         let destination = self.table.get_mut(slot);
-        let active = usize::from(destination.active);
+        let active = destination.active();
         let old = destination.paths.iter_mut().enumerate().find(|(_, p)| Some(p.source) == known);
         let mut replaced_active = false;
         if let Some((at, old)) = old {
@@ -181,7 +181,7 @@ impl Rib {
         let Some(at) = destination.paths.iter().position(|p| p.source == source) else {
             return false;
         };
-        let active = at < usize::from(destination.active);
+        let active = at < destination.active();
         destination.paths.remove(at);
         let gone = destination.paths.is_empty();
         let id = self.sources.peer(source);

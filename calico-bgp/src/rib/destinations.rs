@@ -33,11 +33,39 @@ const COMPACT_MIN: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Destination {
     pub(super) prefix: IpNet,
-    /// How many of the first paths share the traffic; 0 if none is eligible.
-    pub(super) active: u16,
+    /// How many of the first paths share the traffic, and whether that is news.
+    active: u16,
     /// Its latest entry in the log.
     changed: Position,
     pub(super) paths: Paths,
+}
+
+/// Set in `active`: the best route is not what it was when the listener looked last.
+const NEWS: u16 = 1 << 15;
+
+impl Destination {
+    /// How many of the first paths share the traffic; 0 if none is eligible.
+    pub(super) fn active(&self) -> usize {
+        usize::from(self.active & !NEWS)
+    }
+
+    pub(super) fn set_active(&mut self, active: usize) {
+        let active = u16::try_from(active).unwrap_or(u16::MAX).min(NEWS - 1);
+        self.active = self.active & NEWS | active;
+    }
+
+    /// The best route, or those it shares traffic with, changed. Other changes are news only for
+    /// those who are told of several paths.
+    pub(super) const fn note_news(&mut self) {
+        self.active |= NEWS;
+    }
+
+    /// Whether there was news since this was asked last.
+    pub(super) const fn take_news(&mut self) -> bool {
+        let news = self.active & NEWS != 0;
+        self.active &= !NEWS;
+        news
+    }
 }
 
 #[derive(Debug)]

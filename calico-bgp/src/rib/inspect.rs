@@ -115,7 +115,7 @@ impl Rib {
         let slot = self.table.find(prefix)?;
         let route = self.route(prefix)?;
         let destination = self.table.get(slot);
-        let best = destination.paths.first().filter(|_| destination.active > 0);
+        let best = destination.paths.first().filter(|_| destination.active() > 0);
         let mut peers: Vec<PeerVerdict> = self
             .peers
             .keys()

@@ -10,12 +10,11 @@ impl Rib {
     /// Chooses the best path again. With `force`, peers and listeners look again even if the
     /// choice is the same: an active path was replaced or removed, or its source changed.
     pub(super) fn evaluate(&mut self, slot: Slot, force: bool) {
-        let force = force || self.several;
         let destination = self.table.get_mut(slot);
         let mut paths = std::mem::take(&mut destination.paths);
         // The sources tell: whoever replaces or removes an active path says so with `force`. A
         // destination with one path, the common case, allocates nothing here.
-        let active = usize::from(destination.active).min(paths.len());
+        let active = destination.active().min(paths.len());
         let mut before = paths[..active].iter().map(|p| p.source);
         let best_before = before.next();
         let others_before: Vec<SourceId> = before.collect();
@@ -23,9 +22,12 @@ impl Rib {
         let mut after = paths[..active].iter().map(|p| p.source);
         let same = !force && after.next() == best_before && after.eq(others_before);
         let destination = self.table.get_mut(slot);
-        destination.active = u16::try_from(active).unwrap_or(u16::MAX);
+        destination.set_active(active);
         destination.paths = paths;
         if !same {
+            destination.note_news();
+        }
+        if !same || self.several {
             self.note_change(slot);
         }
     }

@@ -49,7 +49,7 @@ impl Rib {
         };
         let paths = destination.paths.iter().map(import).collect();
         let family = Family::of_prefix(prefix);
-        let Some(best) = destination.paths.first().filter(|_| destination.active > 0) else {
+        let Some(best) = destination.paths.first().filter(|_| destination.active() > 0) else {
             return Rejections { paths, peers: Vec::new() };
         };
         let from = self.facts(self.peer_of(best));

@@ -197,6 +197,11 @@ mod tests {
         assert_eq!(poll(&mut rib), (vec![], vec![3]), "the others stay as they are");
         assert_eq!(rib.counts(PeerId(4)), (0, 2));
         assert_eq!(rib.advertised(PeerId(4)).len(), 2);
+        assert_eq!(rib.poll_change(), Some(net(PREFIX)));
+        // What happens behind the best path is no news for who follows that.
+        announce(&mut rib, 3, PREFIX, prefer(3, 2));
+        assert_eq!(rib.poll_change(), None);
+        assert_eq!(poll(&mut rib), (vec![(4, 3)], vec![]));
         // Plain peers hear of the best path alone.
         let plain = rib.poll_export(PeerId(2), 100);
         assert!(plain.announce_paths.is_empty() && plain.announce.len() == 1);

@@ -262,11 +262,14 @@ impl Rib {
 
     /// A prefix whose best route is not what it was; ask [`best`](Self::best) for it.
     pub fn poll_change(&mut self) -> Option<IpNet> {
-        let changed = self.table.follow(self.follower.as_mut()?);
-        if changed.is_none() {
-            self.trim();
+        while let Some(slot) = self.table.follow(self.follower.as_mut()?) {
+            let destination = self.table.get_mut(slot);
+            if destination.take_news() {
+                return Some(destination.prefix);
+            }
         }
-        changed.map(|slot| self.table.get(slot).prefix)
+        self.trim();
+        None
     }
 
     /// Paths of a peer that were left out: more to one destination than it may tell.

@@ -94,10 +94,10 @@ impl Rib {
     }
 
     fn best_of(&self, destination: &Destination) -> Option<BestRoute> {
-        let best = destination.paths.first().filter(|_| destination.active > 0)?;
+        let best = destination.paths.first().filter(|_| destination.active() > 0)?;
         Some(BestRoute {
             prefix: destination.prefix,
-            next_hops: next_hops(&destination.paths[..usize::from(destination.active)]),
+            next_hops: next_hops(&destination.paths[..destination.active()]),
             source: self.source(self.peer_of(best)),
             attributes: Arc::clone(&best.attributes),
         })
@@ -126,7 +126,7 @@ impl Rib {
         let prefixes =
             (0..=host.prefix_len()).rev().filter_map(|len| IpNet::new(address, len).ok());
         let mut found = prefixes.filter_map(|p| self.table.find(&p.trunc()));
-        let slot = found.find(|slot| self.table.get(*slot).active > 0)?;
+        let slot = found.find(|slot| self.table.get(*slot).active() > 0)?;
         Some(self.view(self.table.get(slot)))
     }
 
@@ -147,7 +147,7 @@ impl Rib {
 
     pub(super) fn view(&self, destination: &Destination) -> RouteView {
         let paths = &destination.paths;
-        let active = usize::from(destination.active);
+        let active = destination.active();
         let best = paths.first().filter(|_| active > 0).and_then(|p| self.candidate(p));
         let step = |path: &Path| match (&best, self.candidate(path)) {
             (Some(best), Some(other)) => compare(best, &other).1,

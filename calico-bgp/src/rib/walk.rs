@@ -127,7 +127,7 @@ impl Walk<'_> {
         if let Some(most) = group.profile.several(Family::of_prefix(&destination.prefix)) {
             return self.tell_paths(group, slot, why, most);
         }
-        let best = destination.paths.first().filter(|_| destination.active > 0);
+        let best = destination.paths.first().filter(|_| destination.active() > 0);
         let before = group.told.get(slot);
         let known = before.is_some() && before == best.map(|best| self.told(best));
         if known && matches!(why, Why::New) {

@@ -20,6 +20,8 @@ use crate::speaker::{ConnectionId, Transport};
 const READ_CHUNK: usize = 64 * 1024;
 /// Time to get the last words out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Time that a peer has to close its side after a NOTIFICATION.
+const LINGER: Duration = Duration::from_millis(500);
 /// Pieces and octets handed to the kernel at once, at most.
 const WRITE_PIECES: usize = 64;
 const WRITE_OCTETS: usize = 256 * 1024;
@@ -138,10 +140,32 @@ impl Up {
         // A message that was begun has to be ended, the others do not matter any more; which
         // is which is not known here, and there are few.
         unsent.extend((!last.is_empty()).then_some(last));
-        tokio::spawn(async move {
-            // Nothing is left to do for a peer that does not take its last words.
-            let _ = tokio::time::timeout(LAST_WORDS, write_last(&stream, unsent)).await;
-        })
+        tokio::spawn(async move { say_goodbye(&stream, unsent, LINGER).await })
+    }
+}
+
+/// Sends the last bytes, and waits a while for the peer to close its side: a socket that is closed
+/// over bytes that nobody has read resets the connection (RFC 1122, section 4.2.2.13), and a reset
+/// may cost the peer the NOTIFICATION. FRR, met by a reset on the connection that loses a
+/// collision, gives up the other one too.
+async fn say_goodbye(stream: &TcpStream, unsent: VecDeque<Bytes>, linger: Duration) {
+    let has_words = !unsent.is_empty();
+    // Nothing is left to do for a peer that does not take its last words.
+    let told = tokio::time::timeout(LAST_WORDS, write_last(stream, unsent)).await;
+    if has_words && matches!(told, Ok(Ok(()))) {
+        let _ = tokio::time::timeout(linger, drain(stream)).await;
+    }
+}
+
+/// Reads until the peer closes its side.
+async fn drain(stream: &TcpStream) -> io::Result<()> {
+    loop {
+        stream.readable().await?;
+        match read(stream) {
+            Ok(None) => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+            Ok(Some(_)) | Err(_) => {}
+        }
     }
 }
 
@@ -261,4 +285,34 @@ fn read(stream: &TcpStream) -> io::Result<Option<Bytes>> {
         let octets = stream.try_read(buffer)?;
         Ok((octets > 0).then(|| Bytes::copy_from_slice(&buffer[..octets])))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn last_words_arrive_though_the_peer_is_still_talking() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let patience = Duration::from_secs(60);
+        let goodbye = tokio::spawn(async move {
+            say_goodbye(&ours, VecDeque::from([Bytes::from_static(b"goodbye")]), patience).await;
+        });
+        // Far more than the sockets hold: somebody has to read it.
+        let talk = async {
+            peer.write_all(&vec![0; 16 << 20]).await?;
+            let mut heard = Vec::new();
+            peer.read_to_end(&mut heard).await?;
+            io::Result::Ok(heard)
+        };
+        let heard = tokio::time::timeout(patience, talk).await.expect("in time");
+        assert_eq!(heard.expect("no reset"), b"goodbye");
+        drop(peer);
+        tokio::time::timeout(patience, goodbye).await.expect("in time").unwrap();
+    }
 }

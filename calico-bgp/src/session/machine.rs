@@ -285,7 +285,8 @@ pub(super) const fn collision() -> DownReason {
     sent(Notification::new(NotificationCode::Cease(CeaseCode::ConnectionCollisionResolution)), None)
 }
 
-/// Whether the peer is to drop the routes at once (RFC 8538, section 3.1).
+/// Whether the peer is to drop the routes at once (RFC 8538, section 3.1). An administrative reset
+/// is not for good: the session comes back at once, and the routes stay meanwhile.
 const fn is_for_good(code: NotificationCode) -> bool {
     matches!(
         code,

@@ -253,6 +253,40 @@ fn a_hold_timer_that_expires_keeps_the_routes_if_both_sides_agree() {
 }
 
 #[test]
+fn a_reset_keeps_the_routes_and_a_shutdown_does_not() {
+    let fresh = || {
+        let mut network = Network::new((1..=2).map(|n| (n, config(n, AS))));
+        network.announce(2, "192.168.2.0/26");
+        network.set_peers(2, vec![internal(2, 1)]);
+        network.set_peers(1, vec![internal(1, 2)]);
+        network.run(MINUTE);
+        network.events.clear();
+        network
+    };
+    let kept = |network: &Network| {
+        network.events[&1].iter().find_map(|e| match e {
+            SpeakerEvent::SessionDown { routes_kept, .. } => Some(*routes_kept),
+            _ => None,
+        })
+    };
+    let mut network = fresh();
+    let now = network.now;
+    assert!(network.speaker(2).reset(now, SocketAddr::new(ip(1), 179)));
+    network.run(MINUTE);
+    assert_eq!(kept(&network), Some(true));
+    let gap = network.events[&1]
+        .iter()
+        .any(|e| matches!(e, SpeakerEvent::RouteChanged { route: None, .. }));
+    assert!(!gap && network.best(1, "192.168.2.0/26").is_some());
+    let mut network = fresh();
+    let now = network.now;
+    network.speaker(2).shutdown(now, Some("for good"));
+    network.settle();
+    assert_eq!(kept(&network), Some(false), "a hard reset (RFC 8538)");
+    assert_eq!(network.best(1, "192.168.2.0/26"), None);
+}
+
+#[test]
 fn a_refresh_is_marked_and_sweeps() {
     let mut network = Network::new((1..=2).map(|n| (n, config(n, AS))));
     for i in 0..50 {

@@ -61,6 +61,11 @@ proptest! {
     fn speaker_smoke(data in inputs(seeds::speakers())) {
         speaker::run(&data);
     }
+
+    #[test]
+    fn paths_smoke(data in inputs(seeds::speakers_with_paths())) {
+        speaker::run(&data);
+    }
 }
 
 #[test]
@@ -70,6 +75,10 @@ fn every_seed_runs() {
     seeds::texts().iter().for_each(|s| text::run(s));
     let learned = seeds::speakers().iter().map(|s| speaker::run(s)).max();
     assert!(learned > Some(0), "a seed that brings a session up and a route in");
+    for seed in seeds::speakers_with_paths() {
+        // Three identifiers are taken of the first prefix and of the second, one of them is 0.
+        assert!(speaker::run(&seed) >= 6, "several paths come in");
+    }
 }
 
 /// Writes the seeds for the fuzzer to `SEEDS`: run with
@@ -83,7 +92,7 @@ fn write_seeds() {
         ("bgp_messages", seeds::messages()),
         ("bgp_stream", seeds::streams()),
         ("bgp_text", seeds::texts()),
-        ("bgp_speaker", seeds::speakers()),
+        ("bgp_speaker", [seeds::speakers(), seeds::speakers_with_paths()].concat()),
     ];
     for (target, seeds) in all {
         let directory = root.join(target);

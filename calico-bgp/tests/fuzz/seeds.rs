@@ -145,6 +145,39 @@ pub(crate) fn texts() -> Vec<Vec<u8>> {
     texts.map(|t| t.as_bytes().to_vec()).to_vec()
 }
 
+/// UPDATEs with path identifiers (RFC 7911).
+fn paths() -> Vec<Message> {
+    let nlri = |ids: std::ops::Range<u32>| {
+        let prefixes = ["10.1.0.0/16", "10.2.0.0/16"].map(|p| p.parse().expect("a prefix"));
+        NlriList::from_paths(V4, ids.flat_map(|id| prefixes.map(|p| (id, p))))
+    };
+    let attributes = PathAttributes {
+        next_hop: Some(NextHop::V4([10, 0, 0, 2].into())),
+        as_path: AsPath::sequence([65_002]),
+        ..PathAttributes::default()
+    };
+    let announced = nlri(0..5);
+    let told = Update { announced, attributes: Some(attributes), ..Update::default() };
+    let gone = Update { withdrawn: nlri(1..3), ..Update::default() };
+    [told, gone].map(Message::Update).to_vec()
+}
+
+/// Two peers, of which the second exchanges several paths.
+pub(crate) fn speakers_with_paths() -> Vec<Vec<u8>> {
+    let message = |m: &Message| {
+        let bytes = encode(m);
+        let length = u8::try_from(bytes.len() - 19).expect("a short seed");
+        [&[3, 0, bytes[18], length], &bytes[19..]].concat()
+    };
+    let seed = |how: u8| {
+        let asn = if how & 4 != 0 { OUR_AS } else { 65_002 };
+        let up = [vec![0, 2], message(&open(asn)), message(&Message::Keepalive)].concat();
+        let talk: Vec<u8> = paths().iter().flat_map(message).collect();
+        [vec![8, how], up, talk, vec![11, 0, 6, 0, 7, 130]].concat()
+    };
+    [0b0000_1111, 0b0001_1110, 0b0000_1011, 0b0100_1011].map(seed).to_vec()
+}
+
 /// Peers of our AS, all waited for; one connects, comes up, and tells routes.
 pub(crate) fn speakers() -> Vec<Vec<u8>> {
     let message = |m: &Message| {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use calico_bgp::rib::PeerId;
+use calico_bgp::rib::{AddPathFamily, PeerId, SendPaths};
 use calico_bgp::speaker::{
     Config, ConnectionId, DynamicPeers, LimitAction, PeerConfig, PrefixLimit, Speaker,
     SpeakerAction, SpeakerEvent,
@@ -138,6 +138,12 @@ impl Driver {
             peer.prefix_limit = Some(limit);
             peer.long_lived = Some(3600);
             peer.allow_own_as = how >> 6;
+            peer.extended_next_hop = true;
+            if n == 2 {
+                let send = if how & 64 != 0 { SendPaths::UpTo(2) } else { SendPaths::All };
+                let family = Family::IPV4_UNICAST;
+                peer.add_path = vec![AddPathFamily { family, receive: 3, send }];
+            }
             peer
         };
         let peers = (1..=2).filter(|n| how & n != 0).map(peer).collect();
