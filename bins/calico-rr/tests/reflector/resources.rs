@@ -101,7 +101,8 @@ fn sessions_follow_the_resources_of_the_cluster() {
     none_was_lost(&lab);
     assert!(lab.has_route(2, "10.65.1.0/24"));
     let text = lab.ask("bgp explain 10.65.2.0/24");
-    assert!(text.contains("rejected by the import policy"), "{text}");
+    let reason = "rejected by the import policy: BGPFilter no-two, importV4 rule 0";
+    assert!(text.contains(reason), "{text}");
 
     // Another process takes its place, and the routers keep what they have.
     lab.end_reflector(Signal::SIGKILL);

@@ -5,6 +5,9 @@ use calico_control::{Attributes, Explanation, Path, Told};
 use super::tables::{from, hop, numbers};
 use crate::output::table::Table;
 
+/// More neighbors with the same answer are told of together.
+const MANY: usize = 8;
+
 /// The answer in words.
 pub(super) fn text(explanation: &Explanation) -> String {
     let route = &explanation.route;
@@ -28,9 +31,10 @@ pub(super) fn text(explanation: &Explanation) -> String {
     if !told.is_empty() {
         text.push_str("\nTold to:\n");
         let mut table = Table::new(&["NEIGHBOR", "NEXT HOP", "PREF", "MED", "AS PATH", ""]);
-        for told in told {
+        let same = |a: &Told, b: &Told| a.attributes == b.attributes && a.pending == b.pending;
+        for (neighbor, told) in gathered(&told, same) {
             let Some(attributes) = &told.attributes else { continue };
-            let mut row = vec![told.address.to_string(), hop(attributes)];
+            let mut row = vec![neighbor, hop(attributes)];
             row.extend(numbers(attributes));
             row.push(if told.pending { "still to be sent" } else { "" }.to_owned());
             table.rows.push(row);
@@ -40,9 +44,8 @@ pub(super) fn text(explanation: &Explanation) -> String {
     if !untold.is_empty() {
         text.push_str("\nNot told to:\n");
         let mut table = Table::new(&["NEIGHBOR", "WHY"]);
-        for told in untold {
-            let why = told.withheld.clone().unwrap_or_default();
-            table.rows.push(vec![told.address.to_string(), why]);
+        for (neighbor, told) in gathered(&untold, |a, b| a.withheld == b.withheld) {
+            table.rows.push(vec![neighbor, told.withheld.clone().unwrap_or_default()]);
         }
         text.push_str(&table.aligned());
     }
@@ -50,6 +53,27 @@ pub(super) fn text(explanation: &Explanation) -> String {
         text.push_str("\nThere is no neighbor to tell.\n");
     }
     text
+}
+
+/// The neighbors, of which many that are the same are one row.
+fn gathered<'t>(all: &[&'t Told], same: impl Fn(&Told, &Told) -> bool) -> Vec<(String, &'t Told)> {
+    let mut groups: Vec<Vec<&Told>> = Vec::new();
+    for told in all {
+        match groups.iter_mut().find(|group| same(group[0], told)) {
+            Some(group) => group.push(told),
+            None => groups.push(vec![told]),
+        }
+    }
+    let mut rows = Vec::new();
+    for group in groups {
+        if group.len() > MANY {
+            let name = format!("{} and {} others", group[0].address, group.len() - 1);
+            rows.push((name, group[0]));
+        } else {
+            rows.extend(group.into_iter().map(|told| (told.address.to_string(), told)));
+        }
+    }
+    rows
 }
 
 fn why(path: &Path, best: Option<&Path>) -> String {
@@ -178,6 +202,22 @@ NEIGHBOR    WHY
 192.0.2.1   the peer told the route itself
 ";
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn many_neighbors_with_one_answer_are_one_row() {
+        let told = |n: u8| Told {
+            address: [192, 0, 2, n].into(),
+            port: 179,
+            attributes: None,
+            withheld: Some(if n == 5 { "b" } else { "a" }.to_owned()),
+            pending: false,
+        };
+        let all: Vec<Told> = (0..20).map(told).collect();
+        let all: Vec<&Told> = all.iter().collect();
+        let names: Vec<String> =
+            gathered(&all, |a, b| a.withheld == b.withheld).into_iter().map(|row| row.0).collect();
+        assert_eq!(names, ["192.0.2.0 and 18 others", "192.0.2.5"]);
     }
 
     #[test]
