@@ -38,3 +38,4 @@ pub mod rtnl;
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tunnel;
