@@ -47,6 +47,10 @@ pub(crate) fn rules(
             (Direction::Export, Family::V6) => ("exportV6", &spec.export_v6),
         };
         for (at, rule) in of_filter.iter().enumerate() {
+            if !rule.interface.is_empty() {
+                let why = format!("rule {at} asks for an interface, which no route here has");
+                notes.push(Note::no_effect(format!("BGPFilter {name}"), field, why));
+            }
             match self::rule(rule) {
                 Ok(rule) => rules.push((rule, format!("BGPFilter {name}, {field} rule {at}"))),
                 Err(error) => {

@@ -108,6 +108,7 @@ impl Peering {
         let advertisements = advertisements(own, global, &self.node, &mut notes);
         let exports = Exports::new(&self.pools, &self.blocks, told, advertisements, global);
         self.note_per_node(&mut notes);
+        self.note_unsupported(&mut notes);
         let sessions = Sessions::new(self, me, &exports, notes).all();
         let program = global.and_then(|global| global.program_cluster_routes);
         let mut notes = sessions.notes;
@@ -151,6 +152,24 @@ impl Peering {
             return own.map(|address| SocketAddr::new(address, port)).collect();
         }
         vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)]
+    }
+
+    /// What is in force elsewhere and not here.
+    fn note_unsupported(&self, notes: &mut Vec<Note>) {
+        let Some(global) = self.global() else { return };
+        let metric = "it sets what other nodes are told, and no metric in the kernel";
+        let fields = [
+            (
+                "ignoredInterfaces",
+                !global.ignored_interfaces.is_empty(),
+                "no routes of interfaces are announced anyway",
+            ),
+            ("ipv4NormalRoutePriority", global.ipv4_normal_route_priority.is_some(), metric),
+            ("ipv6NormalRoutePriority", global.ipv6_normal_route_priority.is_some(), metric),
+        ];
+        for (field, _, why) in fields.into_iter().filter(|(_, set, _)| *set) {
+            notes.push(Note::no_effect("BGPConfiguration default", field, why));
+        }
     }
 
     /// Fields that only `default` may have.

@@ -271,9 +271,12 @@ fn a_peer_with_every_option_of_its_session() {
     };
     assert_eq!(tor.export.rules, [wanted]);
     let texts = notes(&plan);
-    assert_eq!(texts.len(), 2, "{texts:?}");
-    assert!(texts[0].starts_with("BGPFilter second: importV4 is ignored: rule 2: "), "{texts:?}");
-    assert_eq!(texts[1], "BGPPeer tor: BGPFilter no does not exist; routes pass as without it");
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    let interface = "BGPFilter second: importV4 has no effect: rule 1 asks for an interface, which \
+                     no route here has";
+    assert_eq!(texts[0], interface);
+    assert!(texts[1].starts_with("BGPFilter second: importV4 is ignored: rule 2: "), "{texts:?}");
+    assert_eq!(texts[2], "BGPPeer tor: BGPFilter no does not exist; routes pass as without it");
     let mesh = plan.sessions.iter().find(|s| s.remote_as == 64512).unwrap();
     assert_eq!((&mesh.import, &mesh.password), (&None, &None));
 }
@@ -320,6 +323,21 @@ fn what_is_only_for_peers_with_an_address_is_named() {
             "BGPPeer racks: numAllowedLocalASNumbers has no effect: the peer has no peerIP",
         ]
     );
+}
+
+#[test]
+fn fields_without_effect_are_named() {
+    let mut entries = three();
+    entries.push(configuration(
+        "default",
+        json!({"ignoredInterfaces": ["eth7"], "ipv4NormalRoutePriority": 100,
+            "ipv6NormalRoutePriority": 100}),
+    ));
+    let texts = notes(&plan("a", &entries));
+    for field in ["ignoredInterfaces", "ipv4NormalRoutePriority", "ipv6NormalRoutePriority"] {
+        let start = format!("BGPConfiguration default: {field} has no effect: ");
+        assert_eq!(texts.iter().filter(|text| text.starts_with(&start)).count(), 1, "{texts:?}");
+    }
 }
 
 #[test]
