@@ -36,7 +36,6 @@ mod network_policy;
 mod node;
 mod pod;
 mod profile;
-mod qos;
 mod selector;
 mod uid;
 
@@ -57,7 +56,6 @@ pub use self::profile::{
     Namespace, ProfileSource, ServiceAccount, namespace_profile, profile_source,
     service_account_profile,
 };
-pub use self::qos::qos_of_annotations;
 pub use self::selector::LabelSelector;
 pub use self::uid::calico_uid;
 

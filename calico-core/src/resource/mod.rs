@@ -42,6 +42,7 @@ pub(crate) mod object;
 mod policy;
 mod pool;
 mod profile;
+mod qos;
 mod rule;
 pub mod schema;
 mod sets;

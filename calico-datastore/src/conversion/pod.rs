@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use calico_core::resource::{
-    Cidr, EndpointName, IpNat, NAMESPACE_PROFILE_PREFIX, ObjectMeta, Protocol,
+    Cidr, EndpointName, IpNat, NAMESPACE_PROFILE_PREFIX, ObjectMeta, Protocol, QosControls,
     SERVICE_ACCOUNT_PROFILE_PREFIX, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
     pod_interface_name,
 };
@@ -11,7 +11,6 @@ use serde::Deserialize;
 
 use super::Converted;
 use super::meta::KubernetesMeta;
-use super::qos::qos_of_annotations;
 
 /// The first address that a pod was given; empty once they are released.
 pub const POD_IP_ANNOTATION: &str = "cni.projectcalico.org/podIP";
@@ -209,7 +208,7 @@ pub fn workload_endpoint(pod: &Pod, prefix: &str) -> Option<Converted<WorkloadEn
         interface_name: pod_interface_name(prefix, &meta.namespace, &meta.name),
         ports: ports(spec, &mut problems),
         allow_spoofed_source_prefixes: json_list(meta, SOURCE_PREFIXES_ANNOTATION, &mut problems),
-        qos_controls: qos_of_annotations(&meta.annotations, &mut problems),
+        qos_controls: QosControls::of_annotations(&meta.annotations, &mut problems),
         ..WorkloadEndpointSpec::default()
     };
     Some(Converted::new(WorkloadEndpoint::with_metadata(metadata, spec), problems))

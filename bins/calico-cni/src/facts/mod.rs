@@ -141,7 +141,7 @@ impl PodFacts {
         if let Some(text) = of_pod("allowedSourcePrefixes") {
             facts.spoofed = list("annotation allowedSourcePrefixes", text)?;
         }
-        if let Some(qos) = qos::of_annotations(&pod.annotations, &mut facts.notes) {
+        if let Some(qos) = QosControls::of_annotations(&pod.annotations, &mut facts.notes) {
             facts.qos = Some(qos);
         }
         Ok(facts)

@@ -1,7 +1,10 @@
+//! Limits of a workload's traffic, as annotations say them.
+
 use std::collections::BTreeMap;
 
-use calico_core::resource::QosControls;
 use serde_json::Value;
+
+use super::QosControls;
 
 /// Bits that may come at once where only a bandwidth is given. Upstream: 4 Gi.
 const DEFAULT_BURST: i64 = 4 << 30;
@@ -28,64 +31,71 @@ const LIMITS: [(&str, i64, i64, Field); 14] = [
     ("egressMaxConnections", 1, 4_294_967_295, |q| &mut q.egress_max_connections),
 ];
 
-/// Limits of a pod's traffic by its annotations. As upstream, values out of range are put into it and unreadable ones
-/// left out; `notes` says which.
-#[must_use]
-pub fn qos_of_annotations(
-    annotations: &BTreeMap<String, String>,
-    notes: &mut Vec<String>,
-) -> Option<QosControls> {
-    let mut qos = QosControls::default();
-    for (name, least, most, field) in LIMITS {
-        let older = match name {
-            "ingressBandwidth" => "kubernetes.io/ingress-bandwidth",
-            "egressBandwidth" => "kubernetes.io/egress-bandwidth",
-            _ => "",
-        };
-        let own = annotations.get(&format!("qos.projectcalico.org/{name}"));
-        let Some(text) = own.or_else(|| annotations.get(older)) else { continue };
-        let Some(value) = quantity(text) else {
-            notes.push(format!("annotation {name} {text:?} is no quantity; it has no effect"));
-            continue;
-        };
-        let clamped = value.clamp(least, most);
-        if clamped != value {
-            notes.push(format!("annotation {name} {text:?} is out of range; {clamped} is used"));
+/// Limits of a workload's traffic.
+impl QosControls {
+    /// What a pod's annotations say; `None` if they say nothing. As upstream, values out of range are
+    /// put into it, and unreadable ones left out; `notes` says which.
+    #[must_use]
+    pub fn of_annotations(
+        annotations: &BTreeMap<String, String>,
+        notes: &mut Vec<String>,
+    ) -> Option<Self> {
+        let mut qos = Self::default();
+        for (name, least, most, field) in LIMITS {
+            let older = match name {
+                "ingressBandwidth" => "kubernetes.io/ingress-bandwidth",
+                "egressBandwidth" => "kubernetes.io/egress-bandwidth",
+                _ => "",
+            };
+            let own = annotations.get(&format!("qos.projectcalico.org/{name}"));
+            let Some(text) = own.or_else(|| annotations.get(older)) else { continue };
+            let Some(value) = quantity(text) else {
+                notes.push(format!("annotation {name} {text:?} is no quantity; it has no effect"));
+                continue;
+            };
+            let clamped = value.clamp(least, most);
+            if clamped != value {
+                notes
+                    .push(format!("annotation {name} {text:?} is out of range; {clamped} is used"));
+            }
+            *field(&mut qos) = clamped;
         }
-        *field(&mut qos) = clamped;
+        if let Some(dscp) = annotations.get("qos.projectcalico.org/dscp") {
+            qos.dscp = Some(dscp.parse::<u8>().map_or_else(|_| dscp.as_str().into(), Value::from));
+        }
+        qos.completed(notes)
     }
-    if let Some(dscp) = annotations.get("qos.projectcalico.org/dscp") {
-        qos.dscp = Some(dscp.parse::<u8>().map_or_else(|_| dscp.as_str().into(), Value::from));
-    }
-    complete(&mut qos, notes);
-    (qos != QosControls::default()).then_some(qos)
-}
 
-/// Fills in what follows from other limits, and drops what has no meaning without them.
-fn complete(qos: &mut QosControls, notes: &mut Vec<String>) {
-    for (rate, burst, peak) in [
-        (qos.ingress_bandwidth, &mut qos.ingress_burst, &mut qos.ingress_peakrate),
-        (qos.egress_bandwidth, &mut qos.egress_burst, &mut qos.egress_peakrate),
-    ] {
-        if rate == 0 {
-            *burst = 0;
-        } else if *burst == 0 {
-            *burst = DEFAULT_BURST;
+    /// Fills in what follows from other limits, and drops what has no meaning without them; `None`
+    /// if nothing is left.
+    #[must_use]
+    pub fn completed(mut self, notes: &mut Vec<String>) -> Option<Self> {
+        for (rate, burst, peak) in [
+            (self.ingress_bandwidth, &mut self.ingress_burst, &mut self.ingress_peakrate),
+            (self.egress_bandwidth, &mut self.egress_burst, &mut self.egress_peakrate),
+        ] {
+            if rate == 0 {
+                *burst = 0;
+            } else if *burst == 0 {
+                *burst = DEFAULT_BURST;
+            }
+            if *peak != 0 && *peak <= rate {
+                notes.push(format!("a peak rate of {peak} is not above {rate}; it has no effect"));
+                *peak = 0;
+            }
         }
-        if *peak != 0 && *peak <= rate {
-            notes.push(format!("a peak rate of {peak} is not above {rate}; it has no effect"));
-            *peak = 0;
+        for (rate, burst) in [
+            (self.ingress_packet_rate, &mut self.ingress_packet_burst),
+            (self.egress_packet_rate, &mut self.egress_packet_burst),
+        ] {
+            if rate == 0 {
+                *burst = 0;
+            } else if *burst == 0 {
+                *burst = DEFAULT_PACKET_BURST;
+            }
         }
-    }
-    for (rate, burst) in [
-        (qos.ingress_packet_rate, &mut qos.ingress_packet_burst),
-        (qos.egress_packet_rate, &mut qos.egress_packet_burst),
-    ] {
-        if rate == 0 {
-            *burst = 0;
-        } else if *burst == 0 {
-            *burst = DEFAULT_PACKET_BURST;
-        }
+
+        (self != Self::default()).then_some(self)
     }
 }
 
@@ -127,7 +137,7 @@ mod tests {
     #[test]
     fn annotations_are_read_clamped_and_completed() {
         let mut notes = Vec::new();
-        let qos = qos_of_annotations(
+        let qos = QosControls::of_annotations(
             &annotations(&[
                 ("kubernetes.io/ingress-bandwidth", "10M"),
                 ("qos.projectcalico.org/egressBandwidth", "1"),
@@ -145,7 +155,7 @@ mod tests {
         assert_eq!((qos.ingress_packet_rate, qos.ingress_packet_burst), (10_000, 5));
         assert_eq!((qos.ingress_peakrate, qos.egress_max_connections), (0, 0));
         assert_eq!(notes.len(), 4, "{notes:?}");
-        assert_eq!(qos_of_annotations(&annotations(&[]), &mut notes), None);
+        assert_eq!(QosControls::of_annotations(&annotations(&[]), &mut notes), None);
     }
 
     #[test]
