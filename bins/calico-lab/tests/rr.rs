@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use calico_lab::Lab;
 use common::traffic::{assert_reaches, assert_routes, sessions};
 use common::{assert_gone, lab_name, topology, turn};
@@ -26,6 +28,29 @@ async fn three_nodes_below_a_route_reflector() {
     assert_reaches(&lab, "client", "web").await;
     assert_reaches(&lab, "web", "other").await;
 
+    // calicoctl is told the same of a route at both ends, by the agent and by the reflector.
+    let reflector = lab.run_dir(&lab.topology().reflectors[0].name);
+    let agent = lab.run_dir(&lab.topology().nodes[0].name);
+    let peers = ask(&lab, &reflector, &["peers"]).await;
+    assert_eq!(peers.matches("Established").count(), 6, "{peers}");
+    let peers = ask(&lab, &agent, &["peers"]).await;
+    assert!(peers.contains("172.30.0.2") && peers.contains("global"), "{peers}");
+    let received = ask(&lab, &agent, &["neighbor", "172.30.0.2", "received"]).await;
+    let block = received.lines().nth(1).and_then(|line| line.split(' ').next()).unwrap();
+    for program in [&reflector, &agent] {
+        let text = ask(&lab, program, &["explain", block]).await;
+        assert!(text.starts_with(block) && text.contains("Not told to:"), "{text}");
+    }
+
     lab.remove().unwrap();
     assert_gone(&name);
+}
+
+/// What `calicoctl bgp` prints of the program with this run directory.
+async fn ask(lab: &Lab, run_dir: &Path, what: &[&str]) -> String {
+    let socket = run_dir.join("control.sock");
+    let mut all = vec!["bgp"];
+    all.extend(what);
+    all.extend(["--control-socket", socket.to_str().unwrap()]);
+    lab.calicoctl(&all).await.unwrap()
 }
