@@ -9,6 +9,7 @@ use std::time::Duration;
 use calico_core::datastore::{Entry, Revision, WatchEvent, WatchStream};
 use calico_core::key::Scope;
 use calico_core::resource::Profile;
+use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, Stream, StreamExt as _, iter, unfold};
 use tokio::time::timeout;
 
@@ -24,6 +25,9 @@ const REPORTED: usize = 1_000;
 
 /// Listings that are begun again at once; after more of them, with a pause.
 const ANEW: u32 = 5;
+
+/// Times that a busy server is asked again before the caller is told.
+const WAITS: u32 = 50;
 
 /// How long a server may take for the next object of a streamed listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +48,7 @@ pub(super) fn stream(inner: Arc<Inner>, scope: Scope, from: Option<Revision>) ->
         down: HashSet::new(),
         pause: Pause::new(),
         anew: 0,
+        waits: 0,
     };
     let answers = unfold(watch, async |mut watch| {
         let events = watch.next().await;
@@ -91,6 +96,8 @@ struct Watch {
     pause: Pause,
     /// Listings in a row that the server did not finish.
     anew: u32,
+    /// Times in a row that the server was busy.
+    waits: u32,
 }
 
 impl Watch {
@@ -163,7 +170,7 @@ impl Watch {
         }
         self.down.clear();
         self.state = State::Following(feeds);
-        self.anew = 0;
+        (self.anew, self.waits) = (0, 0);
         (self.told, self.pause) = (false, Pause::new());
     }
 
@@ -172,10 +179,20 @@ impl Watch {
         let Listing { reading, left, current, done, begun } = &mut **listing;
         match current {
             None => match left.pop() {
-                Some(source) => {
-                    let opened = open(&self.inner, reading, &source).await?;
-                    *current = Some((source, opened));
-                }
+                Some(source) => match open(&self.inner, reading, &source).await {
+                    Ok(opened) => *current = Some((source, opened)),
+                    // A server that was just started makes each collection ready when it is first
+                    // asked for it: what is done stays done, and the others get ready together.
+                    Err(failure) if failure.kind == FailureKind::Busy && self.waits < WAITS => {
+                        self.waits += 1;
+                        left.push(source);
+                        let asked =
+                            left.iter().map(|source| now(&self.inner.server, source, reading));
+                        join_all(asked).await;
+                        self.pause.wait().await;
+                    }
+                    Err(failure) => return Err(failure),
+                },
                 None => {
                     self.ready.extend(first(begun));
                     let (reading, done) = (reading.clone(), std::mem::take(done));
