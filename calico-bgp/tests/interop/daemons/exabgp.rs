@@ -114,12 +114,12 @@ impl Daemon for ExaBgp {
     }
 
     fn is_established(&self, with: IpAddr) -> bool {
-        let states = self.said().into_iter().filter_map(|v| {
+        let mut states = self.said().into_iter().filter_map(|v| {
             let neighbor = v.get("neighbor")?;
             (neighbor["address"]["peer"] == with.to_string())
                 .then(|| neighbor.get("state")?.as_str().map(str::to_owned))?
         });
-        states.last().is_some_and(|state| state == "up")
+        states.next_back().is_some_and(|state| state == "up")
     }
 
     fn route(&self, prefix: IpNet) -> Option<String> {
