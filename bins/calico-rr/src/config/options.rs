@@ -72,6 +72,8 @@ options! {
     local_as = "local_as": u32,
     /// What the peer sees of the speaker's own AS number.
     local_as_mode = "local_as_mode": LocalAsMode,
+    /// Whether paths that the peer sends show it in front.
+    local_as_prepend = "local_as_prepend": bool,
     /// Source address of connections.
     source = "source": IpAddr,
     /// Wait for the peer to connect.

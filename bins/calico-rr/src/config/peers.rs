@@ -187,8 +187,11 @@ impl Maker<'_> {
             (_, None) => NextHopMode::Auto,
         };
         peer.local_as_mode = value(&options.local_as_mode).unwrap_or_default();
-        if let Some(mode) = options.local_as_mode.as_ref().filter(|_| peer.local_as.is_none()) {
-            mode.problem("says how local_as is shown; add local_as, or leave it out");
+        peer.local_as_prepend = value(&options.local_as_prepend).unwrap_or_default();
+        if peer.local_as.is_none() {
+            const WHY: &str = "says how local_as is shown; add local_as, or leave it out";
+            options.local_as_mode.iter().for_each(|mode| mode.problem(WHY));
+            options.local_as_prepend.iter().for_each(|prepend| prepend.problem(WHY));
         }
         peer.allow_own_as = value(&options.allow_own_as).unwrap_or_default();
         peer.override_as = value(&options.override_as).unwrap_or_default();

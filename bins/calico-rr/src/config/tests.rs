@@ -58,6 +58,12 @@ fn every_example_of_the_manual_is_valid() {
 }
 
 #[test]
+fn the_unit_in_the_manual_is_the_one_that_is_shipped() {
+    let unit = include_str!("../../../../deploy/systemd/calico-rr.service");
+    assert!(MANUAL.contains(&format!("```ini\n{unit}```\n")));
+}
+
+#[test]
 fn every_key_is_in_the_manual() {
     const UNKNOWN: &str = "zzzzzzzzzzzz = 1\n";
     let tables = [
@@ -102,7 +108,7 @@ fn every_option_arrives_at_the_speaker() {
          [group.all]\nas = 65001\nhold_time = 30\nkeepalive_time = 5\nconnect_retry = 2\n\
          [group.far]\ngroup = 'all'\nmultihop = 3\nhold_time = 60\n\
          [[neighbor]]\naddress = '10.0.0.1'\ngroup = 'far'\nport = 1790\nlocal_as = 65000\n\
-         local_as_mode = 'show'\nsource = '10.0.0.9'\npassive = true\nnext_hop = 'keep'\n\
+         local_as_mode = 'show'\nlocal_as_prepend = true\nsource = '10.0.0.9'\npassive = true\nnext_hop = 'keep'\n\
          families = ['ipv4', 'ipv6']\nrestart_time = 60\nlong_lived_time = 3600\n\
          long_lived_max = 60\npassword_file = '{}'\nallow_own_as = 2\noverride_as = true\n\
          private_as = 'replace'\nrole = 'customer'\nstrict_role = true\n\
@@ -132,7 +138,7 @@ fn every_option_arrives_at_the_speaker() {
     assert_eq!((peer.hold_time, peer.keepalive_time), (60, Some(5)));
     assert_eq!(peer.connect_retry, Duration::from_secs(2));
     assert_eq!(peer.distance, Distance::Hops(3));
-    assert_eq!(peer.local_as_mode, LocalAsMode::Show);
+    assert_eq!((peer.local_as_mode, peer.local_as_prepend), (LocalAsMode::Show, true));
     assert_eq!(peer.local_address, Some([10, 0, 0, 9].into()));
     assert!(peer.passive && !peer.rr_client && peer.override_as && peer.strict_role);
     assert_eq!(peer.next_hop, NextHopMode::Keep);
@@ -167,6 +173,33 @@ fn every_option_arrives_at_the_speaker() {
     assert_eq!((dynamic.limit, dynamic.template.remote_as), (3, 65001));
     let network = &config.networks[&"10.9.0.0/16".parse().unwrap()];
     assert_eq!((network.med, network.local_pref, network.communities.len()), (Some(5), Some(6), 1));
+}
+
+/// Whatever the speaker comes to have as an option, the file has to have, too.
+#[test]
+fn every_field_of_the_speaker_has_a_key() {
+    let peer = PeerConfig::new([10, 0, 0, 1].into(), 1);
+    let speaker = speaker::Config::new(1, [10, 0, 0, 1].into());
+    // Those that are called otherwise in the file, and one that is not for it to say.
+    let called = [
+        ("local_as", "as"),
+        ("remote_as", "as"),
+        ("local_address", "source"),
+        ("rr_client", "client"),
+        ("graceful_restart", "restart_time"),
+        ("long_lived", "long_lived_time"),
+        ("distance", "multihop"),
+        ("restarting", "run_dir"),
+    ];
+    for fields in [format!("{peer:#?}"), format!("{speaker:#?}")] {
+        let of = |line: &str| line.strip_prefix("    ")?.split_once(": ").map(|l| l.0.to_owned());
+        let fields: Vec<String> = fields.lines().filter_map(of).collect();
+        assert!(fields.len() > 5, "{fields:?}");
+        for field in fields.iter().filter(|field| !field.starts_with(' ')) {
+            let key = called.iter().find(|(name, _)| name == field).map_or(&**field, |c| c.1);
+            assert!(MANUAL.contains(&format!("`{key}`")), "{field} has no key");
+        }
+    }
 }
 
 #[test]

@@ -178,6 +178,7 @@ impl Lab {
             .args(["netns", "exec", &self.namespace(0), env!("CARGO_BIN_EXE_calico-rr")])
             .args(arguments)
             .env("RUST_LOG", "debug,calico_datastore=info")
+            .env("NOTIFY_SOCKET", self.path("notify"))
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -98,7 +98,13 @@ fn an_operator_sees_neighbors_routes_and_reasons() {
 fn machines_get_metrics_health_and_readiness() {
     let Some(mut lab) = lab(1) else { return };
     let address = "127.0.0.1:9179".parse().unwrap();
+    let manager = UnixDatagram::bind(lab.path("notify")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     lab.start_reflector(&clients(1));
+    let mut told = [0; 256];
+    let length = manager.recv(&mut told).unwrap();
+    let told = String::from_utf8_lossy(&told[..length]).into_owned();
+    assert_eq!(told, "READY=1\nSTATUS=reflecting routes, 2 neighbors");
     assert_eq!(lab.page(address, "/healthz").0, "HTTP/1.1 200 OK");
     let (status, waiting) = lab.page(address, "/readyz");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
