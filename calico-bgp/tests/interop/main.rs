@@ -6,6 +6,9 @@
 //! ```text
 //! UPDATE=1 cargo test -p calico-bgp --test interop
 //! ```
+//!
+//! `SCENARIO=passwords cargo test -p calico-bgp --test interop frr -- --nocapture` plays the
+//! scenarios of that name with one daemon and shows the end of its log if they fail.
 
 #![cfg(feature = "runtime")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
