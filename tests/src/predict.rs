@@ -114,20 +114,14 @@ impl Outcome {
 
     fn leaves(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
         self.verdicts += 1;
-        let source = probe.packet.source;
         let Some(endpoint) = behind(desired, probe.from) else {
-            // Routes lead to each pod's addresses whether or not it is known.
-            let known_route = probe.from.has(source);
-            self.count(if known_route { "unknown endpoint" } else { "reverse path check" }, length);
+            self.count("unknown endpoint", length);
             self.report(probe, probe.from, Direction::Egress, &VerdictCause::UnknownEndpoint);
             return false;
         };
         let decision = desired.evaluate(endpoint, Direction::Egress, &probe.packet);
         if decision.cause == VerdictCause::Spoofed {
-            let checked_before = endpoint.allowed_sources.is_empty() && !probe.from.has(source);
-            let by =
-                if checked_before { "reverse path check" } else { "source is not the endpoint's" };
-            self.count(by, length);
+            self.count("source is not the endpoint's", length);
         }
         if decision.cause == VerdictCause::Encapsulated {
             let vxlan = probe.packet.protocol == 17;

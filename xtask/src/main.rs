@@ -15,11 +15,12 @@ usage: cargo xtask <chore>
 
   demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
   test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
+  kills [N]     as the tests: N agents (100) are killed under traffic; nothing is lost or let in
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   check-deps    hold the dependencies between the workspace's crates against their table
   crds          write deploy/crds and deploy/schemas from the resource types
 
-demo, test and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
+demo, test, kills and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = match chore.as_deref() {
         Some("demo") => demo(&rest),
         Some("test") => test(&rest),
+        Some("kills") => kills(&rest),
         Some("bench") => bench(&rest),
         Some("check-deps") => check_deps(),
         Some("crds") => crds::write(),
@@ -68,6 +70,21 @@ fn test(args: &[String]) -> Result<(), Failure> {
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .args(args)
         .deadline(Duration::from_secs(40 * 60))
+        .run()
+}
+
+fn kills(args: &[String]) -> Result<(), Failure> {
+    let number = args.first().map_or("100", String::as_str);
+    if number.parse::<u32>().is_err() {
+        return Err(Failure::usage(format!("{number:?} is no number of kills\n\n{USAGE}")));
+    }
+    run::require_root("the kills")?;
+    packages::install(packages::DEMO)?;
+    build("--bins")?;
+    Step::cargo("kills")
+        .args(["test", "-p", "calico-lab", "--locked", "--test", "restart", "--", "--nocapture"])
+        .env("CALICO_KILLS", number)
+        .deadline(Duration::from_secs(60 * 60))
         .run()
 }
 

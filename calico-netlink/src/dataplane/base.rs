@@ -9,7 +9,7 @@ use calico_core::key::Family;
 use super::host::{self, Stage};
 use super::matches::{self, ACCEPT};
 use super::{names, translate};
-use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, fib, hook};
+use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, hook};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
 
 /// ICMPv6 that a workload may always send to its host, which is its router: multicast listener
@@ -37,7 +37,6 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
     };
     put(names::FROM_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
     put(names::TO_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
-    put(names::RPF_SKIP, SetSpec::set([KeyType::IfName]));
     for family in Family::BOTH {
         let key = super::lower::address_key(family);
         put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
@@ -51,7 +50,8 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
 }
 
 /// Chains that are there only as long as something needs them.
-pub(super) const OPTIONAL: [&str; 9] = [
+pub(super) const OPTIONAL: [&str; 10] = [
+    names::RAW_PREROUTING,
     names::NAT_PREROUTING,
     names::NAT_OUTPUT,
     names::FLOATING_IN,
@@ -77,9 +77,9 @@ pub(super) fn chains(
 ) -> Vec<(&'static str, ChainDef)> {
     let prefix = host.interface_prefix.as_ref();
     let mut chains = vec![
-        (names::RAW_PREROUTING, raw_prerouting(prefix, hooks)),
         (names::FILTER_INPUT, input(prefix, hooks)),
         (names::NAT_POSTROUTING, postrouting(!floating.is_empty())),
+        (names::TRACKED, tracked()),
         (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
         (names::FROM_WORKLOAD, from_workload()),
         (names::TO_WORKLOAD, to_workload()),
@@ -98,6 +98,7 @@ pub(super) fn chains(
         chains.push((names::FLOATING_OUT, translate::floating_out(floating)));
     }
     if !hooks.is_empty() {
+        chains.push((names::RAW_PREROUTING, raw_prerouting(prefix, hooks)));
         chains.push((names::RAW_OUTPUT, raw_output(prefix, hooks)));
         chains.push((names::FILTER_OUTPUT, output(prefix)));
         chains.push((names::MANGLE_POSTROUTING, mangle_postrouting(prefix)));
@@ -108,25 +109,8 @@ pub(super) fn chains(
     chains
 }
 
-/// Reverse path: a source to which no route leads back over the same interface is forged.
 fn raw_prerouting(prefix: &str, hooks: &Hooks) -> ChainDef {
-    let from_workload = matches::interface(MetaKey::IifName, prefix).to_vec();
-    let mut check = from_workload;
-    let may_spoof = matches::lookup(names::RPF_SKIP.to_owned(), true);
-    check.extend([matches::meta(MetaKey::IifName), may_spoof]);
-    check.extend([
-        Expr::Fib {
-            dreg: Reg::R0,
-            result: fib::RESULT_OIF,
-            flags: fib::SADDR | fib::IIF | fib::PRESENT,
-        },
-        matches::compare(CmpOp::Eq, [0; 4]),
-    ]);
-    check.extend(matches::drop_logged(names::GROUP_EGRESS, names::SPOOFED.to_owned()));
-    let mut rules = vec![rule("reverse path check", check)];
-    if !hooks.is_empty() {
-        rules.push(host::clear_marks());
-    }
+    let mut rules = vec![host::clear_marks()];
     if hooks.contains(&(Stage::Untracked, false)) {
         rules.push(from_host(Stage::Untracked, prefix));
     }
@@ -250,6 +234,25 @@ fn workload_to_host(action: EndpointToHostAction) -> ChainDef {
         rules.push(rule("defaultEndpointToHostAction", action));
     }
     ChainDef { base: None, rules }
+}
+
+/// Where packets of connections go that are known, or that belong to none: what was let through
+/// goes on, unless policy denies it by now.
+fn tracked() -> ChainDef {
+    let established = || matches::ct_state(matches::CT_ESTABLISHED_RELATED);
+    let mut go_on = [established(), matches::not_condemned()].concat();
+    go_on.push(Expr::Verdict(Verdict::Accept));
+    let mut condemned = established();
+    condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
+    let invalid = vec![Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
+    ChainDef {
+        base: None,
+        rules: vec![
+            rule("established", go_on),
+            rule("policy denies this connection by now", condemned),
+            rule("invalid", invalid),
+        ],
+    }
 }
 
 fn from_workload() -> ChainDef {

@@ -1,6 +1,6 @@
 //! From a reported prefix back to what decided.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use calico_core::dataplane::{Direction, Rule, Verdict, VerdictCause, VerdictEvent};
@@ -18,7 +18,6 @@ pub(super) struct Causes(Arc<RwLock<Content>>);
 struct Content {
     by_prefix: HashMap<String, VerdictCause>,
     prefixes: BTreeMap<String, Vec<String>>,
-    interfaces: BTreeSet<Arc<str>>,
 }
 
 impl Causes {
@@ -53,16 +52,6 @@ impl Causes {
         self.write().by_prefix.entry(prefix).or_insert_with(tier);
     }
 
-    /// The interface belongs to an endpoint, or no longer does.
-    pub(super) fn interface(&self, interface: &Arc<str>, known: bool) {
-        let interfaces = &mut self.write().interfaces;
-        if known {
-            interfaces.insert(interface.clone());
-        } else {
-            interfaces.remove(interface);
-        }
-    }
-
     /// What a reported packet means; `None` for a prefix that is not (or no longer) ours.
     pub(super) fn event(
         &self,
@@ -89,12 +78,9 @@ impl Causes {
         let interface: Arc<str> = interface_name(index)?.into();
         let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let cause = match packet.prefix.as_str() {
-            // The reverse path check comes first and fails as well for an endpoint to be.
-            names::SPOOFED if content.interfaces.contains(&interface) => VerdictCause::Spoofed,
+            names::SPOOFED => VerdictCause::Spoofed,
             names::ENCAPSULATED => VerdictCause::Encapsulated,
-            names::SPOOFED | names::UNKNOWN_FROM | names::UNKNOWN_TO => {
-                VerdictCause::UnknownEndpoint
-            }
+            names::UNKNOWN_FROM | names::UNKNOWN_TO => VerdictCause::UnknownEndpoint,
             prefix if prefix == names::no_profile_prefix(direction) => VerdictCause::NoProfileMatch,
             prefix => content.by_prefix.get(prefix)?.clone(),
         };

@@ -50,9 +50,12 @@ pub(super) fn chain(
         rendered.push(&format!("{missing} is not known"), drop);
         return rendered;
     }
-    rendered.connection();
+    // Before all else: a forged packet is no part of the connection that it pretends to be of.
     if direction == Direction::Egress {
         rendered.sources(endpoint);
+    }
+    rendered.connection();
+    if direction == Direction::Egress {
         rendered.encapsulation(host);
     }
     rendered.push("", matches::change_mark(ACCEPT | PASS | HOST, false));
@@ -86,17 +89,10 @@ pub(super) fn first_missing_policy(
 }
 
 impl Rendered {
-    /// What belongs to a connection that was let through goes on, what belongs to none does not.
+    /// Connections that are known are not judged anew.
     pub(super) fn connection(&mut self) {
-        let established = || matches::ct_state(matches::CT_ESTABLISHED_RELATED);
-        let go_on = [established(), matches::not_condemned()].concat();
-        self.push("established", then(go_on, Verdict::Accept));
-        let mut condemned = established();
-        condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
-        self.push("policy denies this connection by now", condemned);
-        let mut invalid = matches::ct_state(matches::CT_INVALID);
-        invalid.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
-        self.push("invalid", invalid);
+        let known = matches::ct_state(matches::CT_INVALID | matches::CT_ESTABLISHED_RELATED);
+        self.push("", then(known, Verdict::Goto(names::TRACKED.to_owned())));
     }
 
     pub(super) fn push(&mut self, identity: &str, expressions: Vec<Expr>) {

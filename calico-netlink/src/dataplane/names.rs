@@ -39,13 +39,11 @@ pub(super) const NAT_OUTPUT: &str = "nat-OUTPUT";
 pub(super) const WORKLOAD_TO_HOST: &str = "cali-wl-to-host";
 pub(super) const FROM_WORKLOAD: &str = "cali-from-wl-dispatch";
 pub(super) const TO_WORKLOAD: &str = "cali-to-wl-dispatch";
+pub(super) const TRACKED: &str = "cali-tracked";
 pub(super) const NAT_OUTGOING: &str = "cali-nat-outgoing";
 pub(super) const FLOATING_IN: &str = "cali-fip-dnat";
 pub(super) const FLOATING_OUT: &str = "cali-fip-snat";
 pub(super) const CIDR_BLOCK: &str = "cali-cidr-block";
-
-/// Interfaces of workloads that may use sources to which no route leads back.
-pub(super) const RPF_SKIP: &str = "cali-rpf-skip";
 
 /// Where services have their addresses.
 pub(super) const SERVICES: &str = "service-cidrs";

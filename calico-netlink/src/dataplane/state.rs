@@ -13,7 +13,7 @@ use calico_core::key::Family;
 use ipnet::IpNet;
 
 use super::causes::Causes;
-use super::elements::{address_bytes, element, interface_key, net, net_elements};
+use super::elements::{address_bytes, element, net, net_elements};
 use super::host_state::OfHosts;
 use super::lower::{self, address_key};
 use super::matches::Constant;
@@ -343,13 +343,6 @@ impl State {
         }
         self.place_sources(endpoint);
         self.uses.insert(id.clone(), uses);
-        let key = Element::key(interface_key(&endpoint.interface));
-        if endpoint.allowed_sources.is_empty() {
-            self.table.remove_element(names::RPF_SKIP, &key);
-        } else {
-            self.table.add_element(names::RPF_SKIP, key);
-        }
-        self.causes.interface(&endpoint.interface, true);
     }
 
     fn release_interface(&mut self, interface: &Arc<str>) {
@@ -357,8 +350,6 @@ impl State {
             self.interface_of.remove(&id);
         }
         self.displace(interface);
-        self.table.remove_element(names::RPF_SKIP, &Element::key(interface_key(interface)));
-        self.causes.interface(interface, false);
     }
 
     fn render_rules(&mut self, key: &RulesKey) {
