@@ -199,6 +199,24 @@ pub struct PathAttributes {
 }
 
 impl PathAttributes {
+    /// Makes all of them as by default, in place.
+    pub(super) fn clear(&mut self) {
+        self.origin = Origin::default();
+        self.as_path = AsPath::empty();
+        self.next_hop = None;
+        self.med = None;
+        self.local_pref = None;
+        self.atomic_aggregate = false;
+        self.aggregator = None;
+        self.communities.clear();
+        self.extended_communities.clear();
+        self.large_communities.clear();
+        self.originator_id = None;
+        self.cluster_list.clear();
+        self.only_to_customer = None;
+        self.unknown.clear();
+    }
+
     /// Whether the route carries a community.
     pub fn has_community(&self, community: Community) -> bool {
         self.communities.contains(&community)

@@ -50,8 +50,8 @@ impl Message {
         Ok(message)
     }
 
-    /// Reads a framed message in place of this one. An UPDATE is a large value; whoever reads many
-    /// saves moving it.
+    /// Reads a framed message in place of this one. An UPDATE is a large value with lists in it;
+    /// whoever reads many saves moving it, and allocating some of them.
     ///
     /// # Errors
     /// As [`decode`](Self::decode); then the value means nothing.
@@ -59,6 +59,10 @@ impl Message {
         if frame.kind != MessageKind::Update {
             *self = Self::decode_small(frame)?;
             return Ok(());
+        }
+        if let Self::Update(update) = self {
+            update.clear();
+            return update.read(frame.body, context);
         }
         *self = Self::Update(Update::default());
         match self {

@@ -52,6 +52,18 @@ impl NlriList {
         Ok(Self { family, add_path, bytes })
     }
 
+    /// Like [`parse`](Self::parse), into an empty list.
+    pub(super) fn fill(
+        &mut self,
+        family: Family,
+        add_path: bool,
+        bytes: Bytes,
+    ) -> Result<(), WireError> {
+        check(family, add_path, &bytes)?;
+        (self.family, self.add_path, self.bytes) = (family, add_path, bytes);
+        Ok(())
+    }
+
     /// The same for a part of a larger buffer, which is shared.
     pub(super) fn part_of(
         whole: &Bytes,

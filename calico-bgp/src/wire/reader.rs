@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Everything left.
-    pub(super) const fn rest(&mut self) -> &'a [u8] {
-        std::mem::replace(&mut self.bytes, &[])
+    pub(super) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.bytes)
     }
 }

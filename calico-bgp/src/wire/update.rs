@@ -90,6 +90,19 @@ impl Default for Update {
 }
 
 impl Update {
+    /// Makes it empty, in place.
+    pub(super) fn clear(&mut self) {
+        let Self { withdrawn, mp_unreach, attributes, mp_reach, announced, errors } = self;
+        *withdrawn = NlriList::empty(Family::IPV4_UNICAST);
+        *announced = NlriList::empty(Family::IPV4_UNICAST);
+        *mp_unreach = None;
+        *mp_reach = None;
+        errors.clear();
+        if let Some(attributes) = attributes {
+            attributes.clear();
+        }
+    }
+
     /// The End-of-RIB marker of a family (RFC 4724, section 2).
     pub fn end_of_rib(family: Family) -> Self {
         let mp_unreach = (family != Family::IPV4_UNICAST).then(|| NlriList::empty(family));
@@ -140,7 +153,9 @@ impl Update {
             .ok_or(WireError::Update("attributes run over the end of the message"))?;
         let v4 = Family::IPV4_UNICAST;
         let add_path = context.add_path.contains(&v4);
-        self.withdrawn = NlriList::part_of(&body, v4, add_path, withdrawn)?;
+        if !withdrawn.is_empty() {
+            self.withdrawn = NlriList::part_of(&body, v4, add_path, withdrawn)?;
+        }
         let announced_at = body.len() - r.len();
         let mut decoder = AttributeDecoder::new(context, &body, self);
         decoder.read_all(attributes)?;
@@ -148,7 +163,7 @@ impl Update {
         decoder.finish(announces);
         if announces {
             body.advance(announced_at);
-            self.announced = NlriList::parse(v4, add_path, body)?;
+            self.announced.fill(v4, add_path, body)?;
         }
         Ok(())
     }

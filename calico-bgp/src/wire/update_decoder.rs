@@ -9,7 +9,7 @@ use super::attributes::{EXTENDED_LENGTH, OPTIONAL, TRANSITIVE, code};
 use super::reader::Reader;
 use super::{
     AS_TRANS, Aggregator, AsPath, AttributeError, AttributeFault, Community, ErrorClass,
-    ExtendedCommunity, Family, LargeCommunity, MpReach, NextHop, NlriList, Origin, PathAttributes,
+    ExtendedCommunity, Family, LargeCommunity, MpReach, NextHop, NlriList, Origin,
     UnknownAttribute, Update, UpdateContext, WireError,
 };
 
@@ -58,7 +58,7 @@ const fn is_mp(code: u8) -> bool {
 impl<'a> AttributeDecoder<'a> {
     /// A decoder that reads attributes in `body` into an empty UPDATE.
     pub(super) fn new(context: &'a UpdateContext, body: &'a Bytes, update: &'a mut Update) -> Self {
-        update.attributes = Some(PathAttributes::default());
+        update.attributes.get_or_insert_default();
         Self {
             context,
             body,
@@ -168,7 +168,8 @@ impl<'a> AttributeDecoder<'a> {
                 }
             }
             code::NEXT_HOP => {
-                a.next_hop = Some(NextHop::V4(fixed::<4>(value, WITHDRAW)?.into()));
+                let octets: [u8; 4] = fixed(value, WITHDRAW)?;
+                a.next_hop = Some(NextHop::V4(octets.into()));
             }
             code::MULTI_EXIT_DISC => {
                 a.med = Some(u32::from_be_bytes(fixed(value, WITHDRAW)?));
@@ -190,16 +191,18 @@ impl<'a> AttributeDecoder<'a> {
                 a.aggregator = Some(read_aggregator(value, self.context.four_octet_as)?);
             }
             code::COMMUNITIES => {
-                a.communities = list(value, |c: [u8; 4]| Community(u32::from_be_bytes(c)))?;
+                let community = |c: [u8; 4]| Community(u32::from_be_bytes(c));
+                read_list(&mut a.communities, value, community)?;
             }
             code::EXTENDED_COMMUNITIES => {
-                a.extended_communities = list(value, ExtendedCommunity)?;
+                read_list(&mut a.extended_communities, value, ExtendedCommunity)?;
             }
             code::LARGE_COMMUNITIES => {
-                a.large_communities = without_repeats(list(value, large_community)?);
+                read_list(&mut a.large_communities, value, large_community)?;
+                remove_repeats(&mut a.large_communities);
             }
             code::ORIGINATOR_ID => a.originator_id = Some(fixed::<4>(value, WITHDRAW)?.into()),
-            code::CLUSTER_LIST => a.cluster_list = list(value, |c: [u8; 4]| c.into())?,
+            code::CLUSTER_LIST => read_list(&mut a.cluster_list, value, |c: [u8; 4]| c.into())?,
             code::ONLY_TO_CUSTOMER => {
                 a.only_to_customer = Some(u32::from_be_bytes(fixed(value, WITHDRAW)?));
             }
@@ -347,25 +350,29 @@ fn raw(flags: u8, code: u8, value: &[u8]) -> Bytes {
 }
 
 /// RFC 8092, section 5: redundant values are removed.
-fn without_repeats<T: Eq + Hash + Copy>(mut list: Vec<T>) -> Vec<T> {
+fn remove_repeats<T: Eq + Hash + Copy>(list: &mut Vec<T>) {
     if list.len() > 1 {
         let mut seen = HashSet::with_capacity(list.len());
         list.retain(|item| seen.insert(*item));
     }
-    list
 }
 
 fn fixed<const N: usize>(value: &[u8], class: ErrorClass) -> Result<[u8; N], Fault> {
     value.try_into().map_err(|_length| (AttributeFault::Length(value.len()), class))
 }
 
-/// A list of fixed-size items, at least one (RFC 7606, sections 7.8, 7.10, 7.14).
-fn list<const N: usize, T>(value: &[u8], item: impl Fn([u8; N]) -> T) -> Result<Vec<T>, Fault> {
+/// Reads a list of fixed-size items, at least one (RFC 7606, sections 7.8, 7.10, 7.14).
+fn read_list<const N: usize, T>(
+    into: &mut Vec<T>,
+    value: &[u8],
+    item: impl Fn([u8; N]) -> T,
+) -> Result<(), Fault> {
     let (items, rest) = value.as_chunks::<N>();
     if items.is_empty() || !rest.is_empty() {
         return Err((AttributeFault::Length(value.len()), WITHDRAW));
     }
-    Ok(items.iter().map(|i| item(*i)).collect())
+    into.extend(items.iter().map(|i| item(*i)));
+    Ok(())
 }
 
 fn large_community(octets: [u8; 12]) -> LargeCommunity {
