@@ -4,6 +4,7 @@
 //! - [`remote`]: a store served by another process over a unix socket, and the server for it.
 //! - `etcd` (feature of that name): an etcd v3 cluster, in upstream's layout.
 //! - `kubernetes` (feature of that name): the API server of a Kubernetes cluster.
+//! - [`fanout`]: one watch on a store serves any number of watches on its own.
 //! - [`conversion`]: Calico's view of Kubernetes' own objects, without a client.
 //! - [`config`]: picks a backend from typed settings.
 //!
@@ -32,6 +33,7 @@ pub mod conversion;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod fanout;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod remote;

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use calico_core::Datastore;
-use calico_core::resource::{ClusterInformation, ClusterInformationSpec, Tier};
+use calico_core::resource::{
+    ClusterInformation, ClusterInformationSpec, IpPool, IpPoolSpec, Profile, Resource, Spec, Tier,
+};
+use calico_datastore::conversion::{self, ApiGroup};
 use calico_ipam::{AssignRequest, Ipam, Options};
-use common::Backend;
+use common::{Backend, apiserver};
+use serde_json::Value;
 
 /// Runs one command: the command line, what it prints, and how it ends.
 fn run(backend: &Backend, line: &str) -> String {
@@ -46,6 +50,14 @@ fn without_chance(said: &str) -> String {
                 }
             }
         }
+        for field in ["uid", "creationTimestamp"] {
+            // In JSON without spaces.
+            let start = format!("\"{field}\":\"");
+            while let Some(at) = line.find(&start) {
+                let end = line[at + start.len()..].find('"').unwrap();
+                line.replace_range(at..at + start.len() + end + 1, &format!("\"{field}\":..."));
+            }
+        }
         if let Some(at) = line.find("is at resourceVersion") {
             line.truncate(at);
         }
@@ -68,6 +80,50 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
+const NODE: &str =
+    r#"{"metadata":{"name":"node1","uid":"u","creationTimestamp":"2026-01-01T00:00:00Z"}}"#;
+const POD: &str = r#"{"metadata":{"name":"web-1","namespace":"prod","uid":"u","creationTimestamp":"2026-01-01T00:00:00Z"},
+    "spec":{"nodeName":"node1","containers":[{"name":"c","image":"i"}]}}"#;
+const POD_STATUS: &str = r#"{"status":{"podIP":"10.99.0.0","podIPs":[{"ip":"10.99.0.0"}]}}"#;
+
+/// What a cluster has before Calico comes: a node, and a pod on it. Returns its namespaces.
+async fn prepare(cluster: &apiserver::Cluster) -> Vec<Value> {
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    cluster.must("POST", "/api/v1/nodes", json(NODE)).await;
+    const PODS: &str = "/api/v1/namespaces/prod/pods";
+    cluster.must("POST", PODS, json(POD)).await;
+    cluster.must("PATCH", &format!("{PODS}/web-1/status"), json(POD_STATUS)).await;
+    let namespaces = cluster.must("GET", "/api/v1/namespaces", Value::Null).await;
+    namespaces["items"].as_array().unwrap().clone()
+}
+
+/// The same in other datastores: there, controllers have copied it.
+async fn copy(store: &dyn Datastore, namespaces: &[Value]) {
+    let node: conversion::KubernetesNode = serde_json::from_str(NODE).unwrap();
+    let node = conversion::node(&node, false).resource;
+    store.create(node.key(), node.to_json()).await.unwrap();
+    let mut pod: Value = serde_json::from_str(POD).unwrap();
+    pod["status"] = serde_json::from_str::<Value>(POD_STATUS).unwrap()["status"].clone();
+    let pod: conversion::Pod = serde_json::from_value(pod).unwrap();
+    let endpoint = conversion::workload_endpoint(&pod, "cali").unwrap().resource;
+    store.create(endpoint.key(), endpoint.to_json()).await.unwrap();
+    for namespace in namespaces {
+        let namespace = serde_json::from_value(namespace.clone()).unwrap();
+        let profile = conversion::namespace_profile(&namespace);
+        store.create(profile.key(), profile.to_json()).await.unwrap();
+    }
+    let profile = Profile::default_allow();
+    store.create(profile.key(), profile.to_json()).await.unwrap();
+}
+
+/// A resource as clients write it.
+async fn create<S: Spec>(store: &dyn Datastore, mut resource: Resource<S>) {
+    resource.apply_defaults();
+    resource.metadata.uid = "u".to_owned();
+    resource.metadata.creation_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
+    store.create(resource.key(), resource.to_json()).await.unwrap();
+}
+
 /// What an agent finds or makes: the cluster's identity, tiers, and some addresses.
 async fn fill(store: Arc<dyn Datastore>) {
     let spec = ClusterInformationSpec {
@@ -77,14 +133,12 @@ async fn fill(store: Arc<dyn Datastore>) {
         datastore_ready: Some(true),
         ..ClusterInformationSpec::default()
     };
-    let information = ClusterInformation::new("default", spec);
-    store.create(information.key(), information.to_json()).await.unwrap();
+    create(&*store, ClusterInformation::new("default", spec)).await;
     for tier in Tier::built_in() {
-        store.create(tier.key(), tier.to_json()).await.unwrap();
+        create(&*store, tier).await;
     }
-    let pool = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"small"},"spec":{"cidr":"10.99.0.0/26"}}"#;
-    let key = "/calico/resources/v3/projectcalico.org/ippools/small".parse().unwrap();
-    store.create(key, pool.into()).await.unwrap();
+    let spec = IpPoolSpec::new("10.99.0.0/26".parse().unwrap());
+    create(&*store, IpPool::new("small", spec)).await;
     // Times and sequence numbers are the same in every run.
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let options = Options { clock: Arc::new(move || start), ..Options::default() };
@@ -100,11 +154,12 @@ const MANIFEST: &str = "{kind: List, apiVersion: v1, items: [\
     {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: main}, spec: {cidr: 10.65.0.0/24}}, \
     {apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: security}, spec: {order: 5}}, \
     {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: web, namespace: prod}, \
-     spec: {tier: security, order: 1.5, selector: app == 'web', ingress: [{action: Allow}]}}, \
-    {apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: node1}, \
-     spec: {bgp: {ipv4Address: 192.0.2.1/24}}}, \
-    {apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {name: node1-k8s-web--1-eth0, namespace: prod}, \
-     spec: {orchestrator: k8s, node: node1, pod: web-1, endpoint: eth0, interfaceName: cali1, ipNetworks: [10.99.0.0/32]}}]}";
+     spec: {tier: security, order: 1.5, selector: app == 'web', ingress: [{action: Allow}]}}]}";
+
+/// A node that says how it is reached, and what Kubernetes says of it.
+const AGENT: &str = "{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: node1}, \
+    spec: {bgp: {ipv4Address: 192.0.2.1/24}, orchRefs: [{nodeName: node1, orchestrator: k8s}], \
+    addresses: [{address: 192.0.2.1/24, type: CalicoNodeIP}]}}";
 
 /// The session. `<<< MANIFEST` is what comes through the standard input.
 const SESSION: &[&str] = &[
@@ -119,6 +174,7 @@ const SESSION: &[&str] = &[
     "diff -f - <<< MANIFEST",
     "apply -f - <<< MANIFEST",
     "replace -f - <<< MANIFEST",
+    "apply -f - <<< AGENT",
     "apply -f - <<< {kind: IPPool, apiVersion: projectcalico.org/v3, metadata: {name: other}, spec: {cidr: 10.65.0.0/16}}",
     "apply -f - <<< {kind: IPPool, apiVersion: projectcalico.org/v3, metadata: {name: main}, spec: {cidr: 10.66.0.0/24}}",
     "apply -f - <<< {kind: NetworkPolicy, apiVersion: projectcalico.org/v3, metadata: {name: x}, spec: {tier: nowhere}}",
@@ -160,9 +216,6 @@ const SESSION: &[&str] = &[
     "datastore migrate export",
     "datastore migrate import -f DIR/early.json",
     "datastore migrate unlock",
-    "delete node node1",
-    "get wep -A",
-    "ipam show",
     "delete np web -n prod",
     "delete tier security",
     "delete ippool split-main-0 split-main-1",
@@ -171,19 +224,37 @@ const SESSION: &[&str] = &[
     "get ippools",
 ];
 
-fn session(backend: &Backend) -> Vec<String> {
-    backend.with_store(fill);
-    SESSION.iter().map(|line| run(backend, &line.replace("MANIFEST", MANIFEST))).collect()
+/// The end of the session, where nodes are the datastore's own.
+const FAREWELL: &[&str] = &["delete node node1", "get wep -A", "get nodes", "ipam show"];
+
+fn session(backend: &Backend, lines: &[&str]) -> Vec<String> {
+    let input = |line: &str| line.replace("MANIFEST", MANIFEST).replace("AGENT", AGENT);
+    lines.iter().map(|line| run(backend, &input(line))).collect()
+}
+
+fn whole_session(backend: &Backend, namespaces: &[Value]) -> Vec<String> {
+    backend.with_store(async |store| {
+        copy(&*store, namespaces).await;
+        fill(store).await;
+    });
+    [session(backend, SESSION), session(backend, FAREWELL)].concat()
 }
 
 #[test]
 fn every_datastore_gives_the_same_answers() {
-    let expected = session(&Backend::memory());
+    let cluster = (!common::without_servers())
+        .then(|| Arc::new(apiserver::Cluster::start(apiserver::Etcd::Current)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let namespaces = match &cluster {
+        Some(cluster) => runtime.block_on(prepare(cluster)),
+        None => vec![serde_json::json!({"metadata": {"name": "prod"}})],
+    };
+    let expected = whole_session(&Backend::memory(), &namespaces);
     let all = expected.concat();
     println!("{all}");
     // The session does what it is meant to: else equal answers mean nothing.
     for part in [
-        "Successfully created 5 resource(s)",
+        "Successfully created 3 resource(s)",
         "spec.cidr: 10.65.0.0/16 overlaps IP pool main (10.65.0.0/24)",
         "spec.cidr: cannot change from 10.65.0.0/24",
         "there is no tier nowhere",
@@ -196,15 +267,23 @@ fn every_datastore_gives_the_same_answers() {
     ] {
         assert!(all.contains(part), "{part:?} in:\n{all}");
     }
-    compare("embedded", &expected, &session(&Backend::embedded()));
-    if !common::without_servers() {
-        compare("etcd", &expected, &session(&Backend::etcd()));
-    }
+    compare("embedded", &expected, &whole_session(&Backend::embedded(), &namespaces));
+    let Some(cluster) = cluster else { return };
+    compare("etcd", &expected, &whole_session(&Backend::etcd(), &namespaces));
+    let kubernetes = Backend::kubernetes(&cluster, ApiGroup::Crd);
+    kubernetes.with_store(fill);
+    compare("kubernetes", &expected[..SESSION.len()], &session(&kubernetes, SESSION));
+    let refused = run(&kubernetes, "delete node node1");
+    assert!(refused.contains("delete the node in Kubernetes"), "{refused}");
 }
 
 #[track_caller]
 fn compare(name: &str, expected: &[String], found: &[String]) {
+    assert_eq!(expected.len(), found.len());
     for (expected, found) in expected.iter().zip(found) {
-        assert_eq!(found, expected, "{name} answers otherwise");
+        if found != expected {
+            let lines = expected.lines().zip(found.lines()).find(|(a, b)| a != b);
+            panic!("{name} answers otherwise: {lines:?} in\n{expected}\nand\n{found}");
+        }
     }
 }

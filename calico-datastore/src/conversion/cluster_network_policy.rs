@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::meta::KubernetesMeta;
+use super::network_policy::PortsOf;
 use super::selector::LabelSelector;
 use super::{Converted, calico_uid};
 
@@ -239,7 +240,7 @@ fn convert(rule: &ClusterRule, action: Action, direction: PolicyType) -> Result<
     let mut out = Vec::new();
     for (protocol, ports) in protocols(&rule.protocols)? {
         for other in peers.iter().flatten() {
-            let mut made = Rule { protocol: protocol.clone(), ..Rule::new(action) };
+            let mut made = Rule { protocol, ..Rule::new(action) };
             match direction {
                 PolicyType::Ingress => made.source = other.clone(),
                 PolicyType::Egress => made.destination = other.clone(),
@@ -269,7 +270,8 @@ fn entities(peer: &ClusterPeer) -> Result<Vec<EntityRule>, String> {
         }
         ClusterPeer { networks, .. } if !networks.is_empty() => {
             let read = |text: &String| {
-                text.parse::<Cidr>().map_err(|_| format!("{text:?} is no range of addresses"))
+                text.parse::<Cidr>()
+                    .map_err(|_no_range| format!("{text:?} is no range of addresses"))
             };
             let nets = networks.iter().map(read).collect::<Result<Vec<_>, _>>()?;
             let (v4, v6): (Vec<Cidr>, Vec<Cidr>) =
@@ -281,7 +283,7 @@ fn entities(peer: &ClusterPeer) -> Result<Vec<EntityRule>, String> {
     }
 }
 
-fn protocols(protocols: &[ClusterProtocol]) -> Result<Vec<(Option<Protocol>, Vec<Port>)>, String> {
+fn protocols(protocols: &[ClusterProtocol]) -> Result<Vec<PortsOf>, String> {
     if protocols.is_empty() {
         return Ok(vec![(None, Vec::new())]);
     }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use calico_core::key::Key;
 use calico_core::kind::{API_VERSION, Kind};
+use calico_core::resource::{AnyResource, Mode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -265,7 +266,16 @@ pub fn from_custom(group: ApiGroup, kind: Kind, object: Value) -> Result<(Key, S
     out.insert("apiVersion".to_owned(), API_VERSION.into());
     out.insert("metadata".to_owned(), metadata.into());
     out.extend(rest);
-    Ok((key, Value::Object(out).to_string()))
+    Ok((key, in_order(Value::Object(out))))
+}
+
+/// The text in the order and spelling that every other store has: the API server sorts fields by
+/// their names. What its type cannot hold stays as it is, for readers to report.
+fn in_order(object: Value) -> String {
+    let text = object.to_string();
+    let read = AnyResource::from_value(object, Mode::Tolerant).ok();
+    let read = read.and_then(|resource| resource.normalised().ok());
+    read.map_or(text, |resource| resource.to_value().to_string())
 }
 
 /// The metadata of a resource in the older group.

@@ -166,7 +166,7 @@ fn convert(rule: &PolicyRule, direction: PolicyType) -> Result<Vec<Rule>, String
                 Some(peer) => entity(peer)?,
                 None => EntityRule::default(),
             };
-            let mut rule = Rule { protocol: protocol.clone(), ..Rule::new(Action::Allow) };
+            let mut rule = Rule { protocol, ..Rule::new(Action::Allow) };
             match direction {
                 PolicyType::Ingress => rule.source = other,
                 PolicyType::Egress => rule.destination = other,
@@ -178,8 +178,11 @@ fn convert(rule: &PolicyRule, direction: PolicyType) -> Result<Vec<Rule>, String
     Ok(rules)
 }
 
+/// A protocol, and ports of it; none stands for all.
+pub(super) type PortsOf = (Option<Protocol>, Vec<Port>);
+
 /// The ports of each protocol, sorted; none stands for all.
-fn protocols(ports: &[PolicyPort]) -> Result<Vec<(Option<Protocol>, Vec<Port>)>, String> {
+fn protocols(ports: &[PolicyPort]) -> Result<Vec<PortsOf>, String> {
     if ports.is_empty() {
         return Ok(vec![(None, Vec::new())]);
     }
@@ -196,7 +199,7 @@ fn protocols(ports: &[PolicyPort]) -> Result<Vec<(Option<Protocol>, Vec<Port>)>,
     }
     let merged = of.into_iter().map(|(protocol, ports)| {
         let protocol =
-            protocol.parse().map_err(|_| format!("protocol {protocol:?} is not known"))?;
+            protocol.parse().map_err(|_unknown| format!("protocol {protocol:?} is not known"))?;
         Ok((Some(protocol), ports.map(merge_ports).unwrap_or_default()))
     });
     merged.collect()
@@ -243,7 +246,7 @@ fn entity(peer: &Peer) -> Result<EntityRule, String> {
     let mut entity = EntityRule::default();
     if let Some(block) = &peer.ip_block {
         let read = |text: &String| {
-            text.parse::<Cidr>().map_err(|_| format!("{text:?} is no range of addresses"))
+            text.parse::<Cidr>().map_err(|_no_range| format!("{text:?} is no range of addresses"))
         };
         entity.nets = vec![read(&block.cidr)?];
         entity.not_nets = block.except.iter().map(read).collect::<Result<_, _>>()?;

@@ -216,7 +216,7 @@ impl Source {
             // One odd object must not hide the others.
             Err(error) => {
                 let list: List<Value> =
-                    serde_json::from_str(text).map_err(|_| format!("no list: {error}"))?;
+                    serde_json::from_str(text).map_err(|_again| format!("no list: {error}"))?;
                 let items = list.items.unwrap_or_default();
                 let one = |item| self.object_of::<T>(item, reading);
                 (list.metadata, items.into_iter().map(one).collect())
@@ -349,7 +349,7 @@ pub(super) enum Event {
 const LISTED: &str = "k8s.io/initial-events-end";
 
 pub(super) fn revision(text: &str) -> Result<Revision, String> {
-    text.parse().map_err(|_| format!("resourceVersion {text:?} is no number"))
+    text.parse().map_err(|_no_number| format!("resourceVersion {text:?} is no number"))
 }
 
 /// An object of the API that Calico sees as one of its own.

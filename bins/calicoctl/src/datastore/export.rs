@@ -56,7 +56,9 @@ fn collect(entries: Vec<Entry>) -> Result<Contents, Failure> {
     let mut contents = Contents::default();
     for entry in entries {
         if matches!(entry.key, Key::Resource { .. }) {
-            let resource: AnyResource = entry.decode()?;
+            let mut resource: AnyResource = entry.decode()?;
+            // Of this datastore only; some keep it in the text, some do not.
+            resource.metadata.resource_version.clear();
             if entry.key == Cluster::key() {
                 contents.cluster = Some(resource);
             } else {

@@ -1,5 +1,9 @@
 //! Datastores that calicoctl reaches by a settings file.
 
+#[expect(dead_code, reason = "the datastore's own tests use more of it")]
+#[path = "../../../../calico-datastore/tests/kubernetes/apiserver.rs"]
+pub(crate) mod apiserver;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -8,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use calico_core::Datastore;
 use calico_core::memory::MemoryStore;
-use calico_datastore::config::{DatastoreConfig, EtcdConfig};
+use calico_datastore::config::{DatastoreConfig, EtcdConfig, KubernetesConfig};
+use calico_datastore::conversion::ApiGroup;
 use calico_datastore::remote::{LocalListener, Server};
 
 /// A datastore, and the settings file for it.
@@ -18,6 +23,8 @@ pub(crate) struct Backend {
     /// How to open it beside calicoctl; a memory store cannot be.
     pub(crate) store: DatastoreConfig,
     _server: Option<Etcd>,
+    /// For a cluster of Kubernetes.
+    pub(crate) cluster: Option<Arc<apiserver::Cluster>>,
     _runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -30,7 +37,7 @@ impl Backend {
             "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec: {spec}\n"
         );
         std::fs::write(&config, text).unwrap();
-        Self { dir, config, store, _server: None, _runtime: None }
+        Self { dir, config, store, _server: None, cluster: None, _runtime: None }
     }
 
     /// A memory store, served as an agent serves its own.
@@ -66,6 +73,26 @@ impl Backend {
             (format!("{{etcdEndpoints: '{}'}}", server.url), config)
         });
         backend._server = Some(server);
+        backend
+    }
+
+    /// A cluster, of which `group` is used. Other backends may share it.
+    pub(crate) fn kubernetes(cluster: &Arc<apiserver::Cluster>, group: ApiGroup) -> Self {
+        let mut backend = Self::new(|dir| {
+            let file = dir.join("kubeconfig");
+            std::fs::write(&file, cluster.kubeconfig(apiserver::ADMIN)).unwrap();
+            let kubeconfig = file.display().to_string();
+            let spec = format!(
+                "{{datastoreType: kubernetes, kubeconfig: {kubeconfig}, calicoAPIGroup: {group}}}"
+            );
+            let config = KubernetesConfig {
+                kubeconfig: Some(kubeconfig),
+                api_group: Some(group),
+                ..KubernetesConfig::default()
+            };
+            (spec, DatastoreConfig::Kubernetes(Box::new(config)))
+        });
+        backend.cluster = Some(Arc::clone(cluster));
         backend
     }
 
