@@ -342,3 +342,22 @@ impl PeerConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarding_is_claimed_after_a_restart_unless_told_otherwise() {
+        let peer = PeerConfig::new([192, 0, 2, 2].into(), 1);
+        let check = |restarting, preserved, expected| {
+            let mut config = Config::new(1, [192, 0, 2, 1].into());
+            config.forwarding_preserved = preserved;
+            let session = peer.session(&config, restarting);
+            assert_eq!((session.restarting, session.forwarding_preserved), (restarting, expected));
+        };
+        check(true, true, true);
+        check(true, false, false);
+        check(false, true, false);
+    }
+}

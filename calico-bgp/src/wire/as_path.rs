@@ -194,20 +194,21 @@ impl AsPath {
     }
 
     /// Reads the attribute's value; `None` if it is malformed (RFC 7606, section 7.2).
+    #[inline]
     pub(super) fn decode(value: &[u8], four_octet: bool) -> Option<Self> {
         let mut reader = Reader::new(value);
-        let mut segments = match Self::decode_segment(&mut reader, four_octet) {
-            Some(only) if reader.is_empty() => return Some(Self { segments: Segments::One(only) }),
-            Some(first) => Segments::One(first),
-            None if value.is_empty() => Segments::None,
-            None => return None,
-        };
+        if reader.is_empty() {
+            return Some(Self::empty());
+        }
+        let first = Self::decode_segment(&mut reader, four_octet)?;
+        let mut segments = Segments::One(first);
         while !reader.is_empty() {
             segments.push(Self::decode_segment(&mut reader, four_octet)?);
         }
         Some(Self { segments })
     }
 
+    #[inline]
     fn decode_segment(reader: &mut Reader<'_>, four_octet: bool) -> Option<AsPathSegment> {
         let kind = SegmentKind::from_value(reader.u8()?)?;
         let count = usize::from(reader.u8()?);
