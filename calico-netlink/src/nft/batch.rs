@@ -194,29 +194,26 @@ impl Batch {
             family: 0,
             res_id: msg::SUBSYS_NFTABLES,
         };
-        let mut body = self.body.clone();
-        body.add_flags(self.last, flags::ACK);
         let mut datagram = Writer::new();
         datagram.message(frame(msg::BATCH_BEGIN, 0), |w| {
             if let Some(Generation(id)) = generation {
                 w.u32(BATCH_GENID, id);
             }
         });
-        if body.overflowed() {
+        if self.body.overflowed() {
             return Err(Error::Refused(vec![Refusal {
                 subject: self.too_large.clone(),
                 errno: Errno::EMSGSIZE,
                 message: Some("a message holds 64 KiB".to_owned()),
             }]));
         }
-        let mut bytes = Vec::with_capacity(body.len() + 64);
-        bytes.extend_from_slice(datagram.bytes());
-        bytes.extend_from_slice(body.bytes());
-        let mut end = Writer::new();
+        let begin = datagram.len();
+        datagram.reserve(self.body.len() + 64);
+        datagram.append(&self.body);
+        datagram.add_flags(begin + self.last, flags::ACK);
         let seq = u32::try_from(self.subjects.len() + 1).unwrap_or(u32::MAX);
-        end.message(frame(msg::BATCH_END, seq), |_| {});
-        bytes.extend_from_slice(end.bytes());
-        Ok(bytes)
+        datagram.message(frame(msg::BATCH_END, seq), |_| {});
+        Ok(datagram.into_bytes())
     }
 
     /// Sequence number of the message that is acknowledged.

@@ -75,6 +75,11 @@ impl SetSpec {
         self.interval && self.key.len() == 1
     }
 
+    /// True when the kernel's elements are ours.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.pairs()
+    }
+
     /// The description for the kernel.
     pub fn wire(&self, name: &str) -> Set {
         Set {

@@ -74,6 +74,12 @@ impl Tracker {
 
     /// Desires a set with exactly these elements.
     pub fn put_set(&mut self, name: &str, set: SetDef) {
+        self.dirty_sets.entry(name.to_owned()).or_default();
+        if !self.is_in_kernel(name) {
+            // It will be sent whole.
+            self.desired.sets.insert(name.to_owned(), set);
+            return;
+        }
         let old = match self.desired.sets.entry(name.to_owned()) {
             Entry::Vacant(entry) => {
                 let spec = set.spec.clone();
@@ -84,7 +90,6 @@ impl Tracker {
                 entry.get().elements.clone()
             }
         };
-        self.dirty_sets.entry(name.to_owned()).or_default();
         for gone in old.difference(&set.elements) {
             self.remove_element(name, gone);
         }
@@ -93,30 +98,44 @@ impl Tracker {
         }
     }
 
+    /// Only what changes in such a set is sent, so changes are kept.
+    fn is_in_kernel(&self, set: &str) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.sets.contains_key(set))
+    }
+
     /// Desires no such set.
     pub fn remove_set(&mut self, name: &str) {
         let Some(set) = self.desired.sets.remove(name) else { return };
         let changes = self.dirty_sets.entry(name.to_owned()).or_default();
-        for element in set.elements {
-            note(changes, element, false);
+        if self.kernel.as_ref().is_some_and(|kernel| kernel.sets.contains_key(name)) {
+            for element in set.elements {
+                note(changes, element, false);
+            }
         }
     }
 
     /// Desires an element in a set that is desired; without such a set nothing happens.
     pub fn add_element(&mut self, set: &str, element: Element) {
-        if let Some(desired) = self.desired.sets.get_mut(set)
-            && desired.elements.insert(element.clone())
-        {
+        let sent_whole = !self.is_in_kernel(set);
+        let Some(desired) = self.desired.sets.get_mut(set) else { return };
+        if sent_whole {
+            desired.elements.insert(element);
+            self.dirty_sets.entry(set.to_owned()).or_default();
+        } else if desired.elements.insert(element.clone()) {
             note(self.dirty_sets.entry(set.to_owned()).or_default(), element, true);
         }
     }
 
     /// Desires an element not to be in a set.
     pub fn remove_element(&mut self, set: &str, element: &Element) {
+        let sent_whole = !self.is_in_kernel(set);
         if let Some(desired) = self.desired.sets.get_mut(set)
             && desired.elements.remove(element)
         {
-            note(self.dirty_sets.entry(set.to_owned()).or_default(), element.clone(), false);
+            let changes = self.dirty_sets.entry(set.to_owned()).or_default();
+            if !sent_whole {
+                note(changes, element.clone(), false);
+            }
         }
     }
 
@@ -267,7 +286,11 @@ impl Tracker {
             }
         }
         for (name, changes) in &self.dirty_sets {
-            let Some(SetDef { spec, .. }) = desired.sets.get(name) else { continue };
+            let Some(SetDef { spec, elements }) = desired.sets.get(name) else { continue };
+            if !kernel.sets.contains_key(name) {
+                add_elements(batch, name, spec, elements.iter());
+                continue;
+            }
             let of = |gain| changes.iter().filter(move |(_, g)| **g == gain).map(|(e, _)| e);
             delete_elements(batch, name, spec, of(false));
             add_elements(batch, name, spec, of(true));
@@ -334,6 +357,9 @@ fn add_elements<'a>(
     spec: &SetSpec,
     elements: impl Iterator<Item = &'a Element>,
 ) {
+    if spec.is_plain() {
+        return batch.add_elements(set, elements);
+    }
     let wire: Vec<_> = elements.flat_map(|element| spec.wire_elements(element)).collect();
     batch.add_elements(set, &wire);
 }
@@ -344,6 +370,9 @@ fn delete_elements<'a>(
     spec: &SetSpec,
     elements: impl Iterator<Item = &'a Element>,
 ) {
+    if spec.is_plain() {
+        return batch.delete_elements(set, elements);
+    }
     let wire: Vec<_> = elements.flat_map(|element| spec.wire_elements(element)).collect();
     batch.delete_elements(set, &wire);
 }

@@ -65,6 +65,22 @@ impl Writer {
         }
     }
 
+    /// Makes room for so many bytes more.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.buf.reserve(bytes);
+    }
+
+    /// Appends whole messages.
+    pub(crate) fn append(&mut self, messages: &Self) {
+        self.buf.extend_from_slice(&messages.buf);
+        self.overflow |= messages.overflow;
+    }
+
+    /// The bytes written.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.buf
+    }
+
     /// Adds flags to the message that starts at `offset`.
     pub(crate) fn add_flags(&mut self, offset: usize, flags: u16) {
         if let Some(field) = self.buf.get_mut(offset + 6..offset + 8) {
