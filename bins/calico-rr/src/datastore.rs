@@ -95,6 +95,7 @@ impl Source {
     pub(crate) async fn serve(self, service: &Service) -> Result<(), Box<dyn Error>> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let store = config::open(&self.place)?;
         let services = Services::start(service, PATIENCE).await?;
         let mut reflector = Reflector::new(Marker::in_directory(&service.run_dir));
@@ -110,6 +111,7 @@ impl Source {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => info!("SIGHUP has nothing read again: resources are followed"),
                 event = events.next() => match event {
                     Some((at, event)) => view.handle(at, event),
                     None => break warn!("the datastore was closed"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
 use calico_bgp::wire::PathAttributes;
@@ -41,7 +41,7 @@ pub(crate) async fn serve(
     }
     let changes = apply(&handle, &config, &BTreeMap::new()).await?;
     services.show(Some(BgpView::new(handle.clone(), config.descriptions.clone())));
-    let mut watch = Watch::new(files(path, &config));
+    let mut watch = Watch::new(config.files.clone());
     info!(
         as_number = config.speaker.local_as, router_id = %config.speaker.router_id,
         neighbors = changes.added.len(), listening = ?handle.listening(), restarting,
@@ -56,6 +56,7 @@ pub(crate) async fn serve(
             () = watch.changed() => "a file changed",
         };
         info!(why, "reading the configuration again");
+        watch.look();
         if let Some(new) = reload(path, &config, &overrule) {
             let changes = apply(&handle, &new, &config.networks).await?;
             info!(
@@ -64,10 +65,10 @@ pub(crate) async fn serve(
                 "the configuration is in force; all other sessions go on"
             );
             services.show(Some(BgpView::new(handle.clone(), new.descriptions.clone())));
+            watch = Watch::new(new.files.clone());
             config = new;
             notify(&format!("STATUS=reflecting routes, {}", config.summary()));
         }
-        watch = Watch::new(files(path, &config));
     }
     notify("STOPPING=1");
     stop(&handle, &marker, config.service.on_stop).await;
@@ -106,10 +107,6 @@ async fn apply(
         warn!(networks = ?refused, "not announced: they mean nothing beyond one link");
     }
     Ok(changes)
-}
-
-fn files(path: &Path, config: &Config) -> Vec<PathBuf> {
-    std::iter::once(path.to_owned()).chain(config.files.iter().cloned()).collect()
 }
 
 /// Ends the sessions.

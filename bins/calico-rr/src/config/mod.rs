@@ -28,6 +28,8 @@ use options::Options;
 use peers::Maker;
 pub(crate) use values::OnStop;
 
+use crate::watch::{Look, Seen};
+
 /// Most dynamic neighbors of a prefix, unless said otherwise.
 const DYNAMIC_LIMIT: u32 = 256;
 
@@ -45,8 +47,8 @@ pub(crate) struct Config {
     pub(crate) dynamic: Vec<DynamicPeers>,
     /// Routes of our own.
     pub(crate) networks: BTreeMap<IpNet, PathAttributes>,
-    /// Other files that this was read from.
-    pub(crate) files: Vec<PathBuf>,
+    /// The files that this was read from.
+    pub(crate) files: Vec<Seen>,
 }
 
 /// What the program does besides BGP; a change needs a restart.
@@ -89,10 +91,13 @@ impl fmt::Display for Problems<'_> {
 impl Config {
     /// Reads and checks the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        // The look goes first: what changes afterwards is seen to be another file.
+        let seen = (path.to_owned(), Look::at(path));
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config = Self::parse(&text)
+        let mut config = Self::parse(&text)
             .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })?;
+        config.files.push(seen);
         // What the speaker itself may find, in case that it knows more.
         config
             .try_out()

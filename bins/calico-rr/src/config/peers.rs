@@ -1,7 +1,6 @@
 //! Peers of the speaker from options of the file.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use calico_bgp::rib::{AddPathFamily, NextHopMode, SendPaths};
@@ -12,6 +11,7 @@ use super::document::Located;
 use super::filters::Filters;
 use super::options::{Limit, Options};
 use super::values::{LimitWord, NextHopWord};
+use crate::watch::{Look, Seen};
 
 /// What a peer is made with besides its options.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Maker<'f> {
     pub(crate) local_as: u32,
     pub(crate) filters: &'f Filters,
     /// Files that the peers' configuration comes from.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<Seen>,
 }
 
 impl Maker<'_> {
@@ -133,7 +133,7 @@ impl Maker<'_> {
             }
             (Some(inline), None) => password(inline, &inline.value),
             (None, Some(file)) => {
-                self.files.push(file.value.clone());
+                self.files.push((file.value.clone(), Look::at(&file.value)));
                 match std::fs::read_to_string(&file.value) {
                     // Editors end a file with a new line.
                     Ok(text) => password(file, text.strip_suffix('\n').unwrap_or(&text)),

@@ -159,7 +159,7 @@ fn every_option_arrives_at_the_speaker() {
     assert_eq!(limit.action, LimitAction::Cease { idle });
     assert_eq!(peer.import, Policy::RejectAll);
     assert_eq!(config.descriptions[&peer.key()], "rack");
-    assert_eq!(config.files, [secret]);
+    assert_eq!(config.files[0].0, secret);
 
     let near = &config.peers[1];
     assert_eq!((near.distance, near.graceful_restart), (Distance::Secured(1), None));
