@@ -16,6 +16,7 @@ use calico_policy::{Graph, Rejected};
 use ipnet::IpNet;
 use tracing::warn;
 
+use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
 use crate::settings::Unsupported;
 use calico_router::mirror::{Change, Mirror};
@@ -33,6 +34,8 @@ pub struct Work {
     pub speaker: Option<Option<SpeakerPlan>>,
     /// The node agent's settings, if they may have changed.
     pub settings: Option<Box<FelixConfigurationSpec>>,
+    /// Tunnels between nodes, if they may have changed.
+    pub overlay: Option<OverlayPlan>,
     /// Everything that the datastore said up to here is in this work or was before.
     pub store: Revision,
     /// Endpoints of this node that come or change.
@@ -49,6 +52,7 @@ pub struct Brain {
     graph: Graph,
     routing: Routing,
     peering: Peering,
+    overlay: Overlay,
     peering_dirty: bool,
     /// What was said of the resources already.
     noted: Vec<Note>,
@@ -69,6 +73,7 @@ impl Brain {
             graph: Graph::for_node(node),
             routing: Routing::default(),
             peering: Peering::with_options(node, options),
+            overlay: Overlay::new(node),
             peering_dirty: true,
             noted: Vec::new(),
             settings: None,
@@ -160,10 +165,17 @@ impl Brain {
             self.follow(plan.as_ref());
             work.speaker = Some(plan);
         }
+        work.settings = self.new_settings();
+        if let Some(settings) = &work.settings {
+            self.overlay.set_settings(settings);
+        }
+        work.overlay = self.overlay.plan();
+        for (destination, target) in self.overlay.routes() {
+            self.routing.set_overlay(destination, target);
+        }
         let routes = self.routing.flush();
         updates.extend(routes.routes);
         (work.announce, work.withdraw) = (routes.announce, routes.withdraw);
-        work.settings = self.new_settings();
         if !std::mem::replace(&mut self.told_in_sync, true) {
             updates.push(Update::InSync);
         }
@@ -211,6 +223,7 @@ impl Brain {
             // A block on its way out is routed and told until it is gone.
             self.routing.set_block(*block, value.state != Some(AffinityState::Pending));
         }
+        self.overlay.put(entry)?;
         self.peering_dirty |= self.peering.put(entry)?;
         self.graph.handle_entry(entry)
     }
@@ -221,6 +234,7 @@ impl Brain {
         {
             self.routing.set_block(*block, false);
         }
+        self.overlay.gone(key);
         self.peering_dirty |= self.peering.gone(key);
         self.graph.handle_gone(key);
     }

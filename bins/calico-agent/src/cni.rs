@@ -1,6 +1,6 @@
 //! The CNI service of this node.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +45,7 @@ pub fn engine(
     store: Arc<dyn Datastore>,
     progress: Watcher,
     journal: &Path,
+    mtu_file: PathBuf,
 ) -> Arc<Engine> {
     let options = calico_ipam::Options::default();
     Arc::new(Engine::new(Parts {
@@ -54,7 +55,7 @@ pub fn engine(
         network: Arc::new(ResidentPods::default()),
         policy: Arc::new(progress),
         journal: Journal::new(journal),
-        options: Options { clock: Arc::new(SystemTime::now), ..Options::default() },
+        options: Options { clock: Arc::new(SystemTime::now), mtu_file, ..Options::default() },
     }))
 }
 

@@ -222,6 +222,12 @@ impl Config {
         self.run_dir.join("control.sock")
     }
 
+    /// The file that says how large packets of pods may be, as upstream's in `/var/lib/calico`.
+    #[must_use]
+    pub fn mtu_file(&self) -> PathBuf {
+        self.state_dir.join("mtu")
+    }
+
     /// Directory of CNI deletions that are still to be carried out.
     #[must_use]
     pub fn journal(&self) -> PathBuf {

@@ -10,6 +10,7 @@ pub mod environment;
 pub mod init;
 pub mod node;
 pub mod node_status;
+pub mod overlay;
 pub mod probes;
 pub mod progress;
 pub mod router;

@@ -15,6 +15,8 @@ use tracing::{debug, info, warn};
 
 use crate::brain::{Brain, Work};
 use crate::control::EndpointStatus;
+use crate::overlay::addresses::Wanted;
+use crate::overlay::devices::Devices;
 use crate::progress::Progress;
 use crate::router::Router;
 use crate::workload_addresses::WorkloadAddresses;
@@ -44,6 +46,10 @@ pub struct Node {
     pub secrets: SecretFiles,
     /// Addresses towards workloads that routes are exchanged with.
     pub workload_addresses: WorkloadAddresses,
+    /// Tunnels between nodes; absent where they are somebody else's business.
+    pub devices: Option<Devices>,
+    /// For who gets the tunnels their addresses.
+    pub tunnel_addresses: watch::Sender<Wanted>,
     /// For those who do what the settings say.
     pub settings: watch::Sender<FelixConfigurationSpec>,
     /// For those who wait.
@@ -150,6 +156,13 @@ impl Node {
         if let Some(settings) = work.settings {
             self.settings.send_replace(*settings);
         }
+        if let Some(overlay) = work.overlay.take() {
+            if let Some(devices) = &mut self.devices {
+                devices.want(overlay.tunnels);
+                devices.sync();
+            }
+            self.tunnel_addresses.send_replace(overlay.addresses);
+        }
         pending.store = work.store;
         pending.endpoints.retain(|id| !work.gone.contains(id));
         pending.endpoints.extend(work.endpoints);
@@ -181,6 +194,9 @@ impl Node {
             self.brain.set_secret(reference, secret);
         }
         self.workload_addresses.sync();
+        if let Some(devices) = &mut self.devices {
+            devices.sync();
+        }
         if self.router.retry_at().is_some_and(|at| at <= Instant::now()) {
             self.router.retry().await;
         }
@@ -233,7 +249,11 @@ impl Node {
         });
     }
 
-    async fn resync(&self) {
+    async fn resync(&mut self) {
+        if let Some(devices) = &mut self.devices {
+            devices.look_again();
+            devices.sync();
+        }
         match self.dataplane.resync().await {
             Ok(drift) => {
                 for repaired in drift.repaired {

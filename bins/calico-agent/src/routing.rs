@@ -4,8 +4,10 @@
 //!
 //! 1. an address of an endpoint of this node: to its interface;
 //! 2. a block that this node owns: a blackhole, so that an unused address of it loops nowhere;
-//! 3. a peer that no subnet leads to: via its gateway;
-//! 4. a prefix learned from other routers, unless it is to stay out of the kernel: to their next
+//! 3. a block of another node in a pool whose packets travel wrapped: as [`overlay`](crate::overlay)
+//!    says;
+//! 4. a peer that no subnet leads to: via its gateway;
+//! 5. a prefix learned from other routers, unless it is to stay out of the kernel: to their next
 //!    hops.
 //!
 //! The speaker is told of the own blocks, of every address of own endpoints and of ranges of
@@ -36,6 +38,7 @@ pub struct Changes {
 pub struct Routing {
     blocks: BTreeSet<IpNet>,
     services: BTreeSet<IpNet>,
+    overlay: BTreeMap<IpNet, RouteTarget>,
     gateways: BTreeMap<IpNet, IpAddr>,
     kernel: KernelFilter,
     endpoints: BTreeMap<EndpointId, (Arc<str>, Vec<IpNet>)>,
@@ -72,6 +75,15 @@ impl Routing {
             self.dirty.extend(self.gateways.keys().chain(gateways.keys()));
             self.gateways = gateways;
         }
+    }
+
+    /// The way to a block or address of another node, if its packets travel wrapped.
+    pub fn set_overlay(&mut self, destination: IpNet, target: Option<RouteTarget>) {
+        match target {
+            Some(target) => self.overlay.insert(destination, target),
+            None => self.overlay.remove(&destination),
+        };
+        self.dirty.insert(destination);
     }
 
     /// Which learned routes go into the kernel.
@@ -181,6 +193,9 @@ impl Routing {
         }
         if self.blocks.contains(destination) {
             return Some(RouteTarget::Blackhole);
+        }
+        if let Some(target) = self.overlay.get(destination) {
+            return Some(target.clone());
         }
         let hop = |gateway: &IpAddr| NextHop { gateway: *gateway, interface: None };
         if let Some(gateway) = self.gateways.get(destination) {

@@ -25,11 +25,13 @@ use crate::brain::Brain;
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::node::Node;
+use crate::overlay::addresses::Wanted;
+use crate::overlay::devices::Devices;
 use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
 use crate::workload_addresses::WorkloadAddresses;
-use crate::{cni, environment, init, node_status, probes, settings};
+use crate::{cni, environment, init, node_status, overlay, probes, settings};
 use calico_router::secrets::SecretFiles;
 
 /// Verdicts kept for slow listeners of the control service.
@@ -81,7 +83,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     for note in sysctl::prepare_host()? {
         info!(note, "a kernel setting is not available");
     }
-    let routes = Arc::new(RouteSync::open(RouteConfig::default())?);
+    let routes = Arc::new(RouteSync::open(RouteConfig { onlink: true, ..RouteConfig::default() })?);
     let dataplane: Arc<dyn Dataplane> = Arc::new(LinuxDataplane::open(routes).await?);
 
     let (progress, watcher) = watch::channel(Progress::default());
@@ -96,8 +98,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     info!(node, run_dir = %config.run_dir.display(), "the agent runs");
 
     services.spawn(initialize(Arc::clone(&store)));
+    let tunnel_addresses = watch::Sender::new(Wanted::default());
+    let wanted = tunnel_addresses.subscribe();
+    services.spawn(overlay::addresses::run(node.clone(), Arc::clone(&store), wanted));
+    let devices = Some(Devices::new(config.mtu_file()));
     services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));
-    let engine = cni::engine(&node, Arc::clone(&store), watcher, &config.journal());
+    let engine =
+        cni::engine(&node, Arc::clone(&store), watcher, &config.journal(), config.mtu_file());
     services.spawn(cni::replay(Arc::clone(&engine)));
     services.spawn(cni::reconcile(Arc::clone(&engine), config.reconcile));
     let (stop_calls, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -110,9 +117,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(probes::serve(probes, settings.subscribe()));
     let secrets = SecretFiles::new(config.bgp.clone().unwrap_or_default().secrets_dir());
     let workload_addresses = WorkloadAddresses::default();
-    Node { brain, store, dataplane, router, secrets, workload_addresses, settings, progress }
-        .run(shutdown)
-        .await;
+    let node = Node {
+        brain,
+        store,
+        dataplane,
+        router,
+        secrets,
+        workload_addresses,
+        devices,
+        tunnel_addresses,
+        settings,
+        progress,
+    };
+    node.run(shutdown).await;
     info!("the agent stops; traffic and routes stay");
     drop(stop_calls);
     if let Err(error) = calls.await {

@@ -19,11 +19,15 @@ pub const IN_FORCE: &[&str] = &[
     "healthHost",
     "healthPort",
     "interfacePrefix",
+    "ipipMTU",
     "natOutgoingExclusions",
     "prometheusMetricsEnabled",
     "prometheusMetricsHost",
     "prometheusMetricsPort",
+    "vxlanMTU",
+    "vxlanMTUV6",
     "vxlanPort",
+    "vxlanVNI",
 ];
 
 /// What the host says itself: in the file at `path`, which need not be there, and in the

@@ -100,6 +100,7 @@ impl Lab {
         let mut lab = Self::create(topology, text)?;
         lab.start().await?;
         lab.wait_for_sessions().await?;
+        lab.wait_for_tunnels().await?;
         lab.add_pods().await?;
         lab.wait_for_routes().await?;
         Ok(lab)

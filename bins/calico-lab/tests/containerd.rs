@@ -5,24 +5,97 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use calico_lab::Lab;
+use calico_netlink::netns::Netns;
 use common::image::{IMAGE, image};
 use common::{Scratch, assert_gone, eventually, lab_name, topology, turn};
 use serde_json::json;
 
+/// Containers that are started at the same time.
+const CONTAINERS: usize = 100;
+/// Time for them to come up, on a machine that has other things to do.
+const MANY: Duration = Duration::from_secs(180);
+
 #[tokio::test]
-async fn containerd_runs_a_container_over_our_plugin() {
+async fn containerd_runs_a_hundred_containers_at_once() {
     let Some(_turn) = turn() else { return };
+    require_programs();
+    let name = lab_name("hundred");
+    let (topology, text) = topology("mesh.yaml", &name);
+    let lab = Lab::up(topology, &text).await.unwrap();
+    let runtime = Runtime::start(&lab, "node1");
+    let own = runtime.interfaces();
+
+    // Each reports its network, and ends when it is called at its port.
+    let started = Instant::now();
+    let outputs = thread::scope(|scope| {
+        let runtime = &runtime;
+        let run = |nth: usize| {
+            let script = "ip -4 addr show eth0; ip route; nc -l -p 80 </dev/null";
+            scope.spawn(move || runtime.run(&format!("many{nth}"), script))
+        };
+        let threads: Vec<_> = (0..CONTAINERS).map(run).collect();
+        let mut called = BTreeSet::new();
+        while called.len() < CONTAINERS && started.elapsed() < MANY {
+            for ip in runtime.addresses() {
+                if !called.contains(&ip) && runtime.calls(&ip) {
+                    called.insert(ip);
+                }
+            }
+            assert!(
+                !threads.iter().all(thread::ScopedJoinHandle::is_finished)
+                    || called.len() == CONTAINERS
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(called.len(), CONTAINERS, "containers that could be reached in {MANY:?}");
+        println!("{CONTAINERS} containers came up in {:?}", started.elapsed());
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    println!("{CONTAINERS} containers came and went in {:?}", started.elapsed());
+    let address = |output: &String| {
+        let line = output.lines().find_map(|line| line.trim().strip_prefix("inet "));
+        line.unwrap_or_else(|| panic!("{output}")).split('/').next().unwrap().to_owned()
+    };
+    let addresses: BTreeSet<String> = outputs.iter().map(address).collect();
+    assert_eq!(addresses.len(), CONTAINERS, "every container has its own: {addresses:?}");
+    assert!(outputs.iter().all(|output| output.contains("default via 169.254.1.1 dev eth0")));
+
+    // Nothing of them is left.
+    assert_eq!(runtime.interfaces(), own);
+    let endpoints = lab.calicoctl(&["get", "workloadendpoints", "-A", "-o", "yaml"]).await.unwrap();
+    assert!(!endpoints.contains("many"), "{endpoints}");
+    for address in addresses {
+        let text = lab.calicoctl(&["ipam", "show", &format!("--ip={address}")]).await.unwrap();
+        assert!(text.contains("not assigned"), "{text}");
+    }
+    drop(runtime);
+    lab.remove().unwrap();
+    assert_gone(&name);
+}
+
+fn require_programs() {
     for (program, package) in
         [("containerd", "containerd"), ("ctr", "containerd"), ("busybox", "busybox-static")]
     {
         let found = Command::new(program).arg("--help").output();
         assert!(found.is_ok(), "{program} is missing; run `apt-get install {package}`");
     }
+}
+
+#[tokio::test]
+async fn containerd_runs_a_container_over_our_plugin() {
+    let Some(_turn) = turn() else { return };
+    require_programs();
     let name = lab_name("containerd");
     let (topology, text) = topology("mesh.yaml", &name);
     let lab = Lab::up(topology, &text).await.unwrap();
@@ -41,9 +114,7 @@ async fn containerd_runs_a_container_over_our_plugin() {
     // `ctr run --rm` removed the container: nothing of it is left.
     let endpoints = lab.calicoctl(&["get", "workloadendpoints", "-A", "-o", "yaml"]).await.unwrap();
     assert!(!endpoints.contains("first"), "{endpoints}");
-    let links = runtime.in_node(&["ip", "-brief", "link"]);
-    let cali = links.lines().filter(|line| line.starts_with("cali")).count();
-    assert_eq!(cali, 2, "the interfaces of the lab's own two pods: {links}");
+    assert_eq!(runtime.interfaces().len(), 2, "the interfaces of the lab's own two pods");
 
     // Once more, so that nothing of the first is in the way of a second.
     assert!(runtime.run("first", "ip route").contains("169.254.1.1"));
@@ -145,7 +216,7 @@ impl Runtime {
         let command = format!(
             "mkdir -p /etc/cni /opt/cni && mount -t tmpfs none /etc/cni && mount -t tmpfs none /opt/cni \
              && ln -s {root}/net.d /etc/cni/net.d && ln -s {root}/bin /opt/cni/bin \
-             && exec timeout 60 ctr --address {root}/containerd.sock run --rm --cni --snapshotter native \
+             && exec timeout 240 ctr --address {root}/containerd.sock run --rm --cni --snapshotter native \
              {IMAGE} {name} /bin/busybox sh -c \"$1\""
         );
         let output = Command::new("ip")
@@ -164,6 +235,32 @@ impl Runtime {
         let output =
             Command::new("ip").args(["netns", "exec", &self.node]).args(command).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Interfaces of pods on the node.
+    fn interfaces(&self) -> BTreeSet<String> {
+        let links = self.in_node(&["ip", "-brief", "link"]);
+        let name = |line: &str| line.split('@').next().unwrap_or_default().to_owned();
+        links.lines().map(name).filter(|name| name.starts_with("cali")).collect()
+    }
+
+    /// Addresses that the node has routes to interfaces of pods for.
+    fn addresses(&self) -> Vec<String> {
+        let routes = self.in_node(&["ip", "-4", "route"]);
+        let local = routes.lines().filter(|line| line.contains(" dev cali"));
+        local.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    }
+
+    /// Whether somebody answers at port 80 and then hangs up.
+    fn calls(&self, ip: &str) -> bool {
+        let address: SocketAddr = format!("{ip}:80").parse().unwrap();
+        let call = || {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(300))?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.read_to_end(&mut Vec::new())
+        };
+        Netns::named(&self.node).unwrap().run(call).unwrap().is_ok()
     }
 
     fn log(&self) -> String {

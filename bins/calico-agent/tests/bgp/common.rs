@@ -149,6 +149,8 @@ impl Cluster {
             router,
             secrets: SecretFiles::new(self.secrets().to_owned()),
             workload_addresses: WorkloadAddresses::default(),
+            devices: None,
+            tunnel_addresses: watch::Sender::default(),
             settings: watch::Sender::new(FelixConfigurationSpec::default()),
             progress,
         };

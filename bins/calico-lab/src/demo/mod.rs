@@ -35,6 +35,7 @@ pub async fn run(topology: Topology, text: &str, keep: bool) -> Result<(), LabEr
 
     screen.step("BGP sessions, as each agent reports them");
     lab.wait_for_sessions().await?;
+    lab.wait_for_tunnels().await?;
     show_sessions(&screen, &lab).await?;
 
     screen.step("Pods: calico-cni ADD, called as a container runtime does");

@@ -75,7 +75,8 @@ impl Lab {
     pub(super) async fn wait_for_peers(&mut self) -> Result<(), LabError> {
         self.wait("listening for BGP on all reflectors and routers", async |lab: &mut Self| {
             let reflectors = lab.topology.reflectors.iter().map(|it| &it.name);
-            let routers = lab.topology.routers.iter().map(|it| &it.name);
+            let routers = lab.topology.routers.iter();
+            let routers = routers.filter(|it| lab.topology.speaks(it)).map(|it| &it.name);
             for member in reflectors.chain(routers) {
                 if !listens(&lab.namespace(member), BGP_PORT)? {
                     return Err(Pending::NotYet(format!("{member} does not listen yet")));
@@ -104,6 +105,29 @@ impl Lab {
         .await
     }
 
+    /// Waits until every node has the devices that the pools' packets travel over: pods that are
+    /// made then send no packet that does not fit.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Timeout`] with the device that is missing.
+    pub async fn wait_for_tunnels(&mut self) -> Result<(), LabError> {
+        self.wait("tunnels between the nodes", async |lab: &mut Self| {
+            for device in [false, true].iter().filter_map(|v6| lab.topology.tunnel_device(*v6)) {
+                for node in &lab.topology.nodes {
+                    let namespace = lab.namespace(&node.name);
+                    let show = ["-o", "address", "show", "dev", device, "scope", "global", "up"];
+                    let found = ip::output(Some(&namespace), &show).unwrap_or_default();
+                    if !found.contains("inet") {
+                        return Err(Pending::NotYet(format!("{} has no {device}", node.name)));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until the kernels of all nodes and routers have a route to every pod: on its own node
     /// to its interface, elsewhere by way of that node or, from another network, of routers that
     /// have a route in turn. On one network nobody takes a detour, but for nodes that learn a
@@ -117,7 +141,8 @@ impl Lab {
         self.wait("a route to every pod on every node", async |lab: &mut Self| {
             for v6 in [false, true] {
                 let nodes = lab.topology.nodes.iter().map(|it| &it.name);
-                let routers = lab.topology.routers.iter().map(|it| &it.name);
+                let routers = lab.topology.routers.iter();
+                let routers = routers.filter(|it| lab.topology.speaks(it)).map(|it| &it.name);
                 let members: Vec<&String> = nodes.chain(routers).collect();
                 let mut ways = Ways::default();
                 for member in &members {

@@ -85,6 +85,11 @@ fn pool(pool: &Pool) -> Value {
     if let Some(block_size) = pool.block_size {
         spec["blockSize"] = block_size.into();
     }
+    for (key, mode) in [("vxlanMode", pool.vxlan_mode), ("ipipMode", pool.ipip_mode)] {
+        if let Some(mode) = mode {
+            spec[key] = json!(mode);
+        }
+    }
     manifest("IPPool", &pool.name, spec)
 }
 

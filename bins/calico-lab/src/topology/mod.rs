@@ -26,6 +26,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use calico_core::resource::EncapMode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -82,6 +83,10 @@ pub struct Pool {
     /// Whether traffic that leaves the pools gets the node's address.
     #[serde(default)]
     pub nat_outgoing: bool,
+    /// When packets between nodes travel in VXLAN; never if absent.
+    pub vxlan_mode: Option<EncapMode>,
+    /// When they travel in IP-in-IP; never if absent.
+    pub ipip_mode: Option<EncapMode>,
 }
 
 /// A pod.
@@ -238,6 +243,19 @@ impl Topology {
     pub fn pod(&self, name: &str) -> Option<&Pod> {
         let mut found = self.pods.iter().filter(|pod| pod.name == name || pod.id() == name);
         found.next().filter(|_| found.next().is_none())
+    }
+
+    /// Device that carries packets of a family between nodes, if a pool asks for one.
+    #[must_use]
+    pub fn tunnel_device(&self, v6: bool) -> Option<&'static str> {
+        let wrapped = |mode: Option<EncapMode>| mode.is_some_and(|mode| mode != EncapMode::Never);
+        let mut pools = self.pools.iter().filter(|it| matches!(it.cidr, IpNet::V6(_)) == v6);
+        let pool = pools.find(|it| wrapped(it.vxlan_mode) || wrapped(it.ipip_mode))?;
+        Some(match (wrapped(pool.vxlan_mode), v6) {
+            (true, false) => "vxlan.calico",
+            (true, true) => "vxlan-v6.calico",
+            (false, _) => "tunl0",
+        })
     }
 
     /// Whether pods get addresses of this family.

@@ -30,6 +30,12 @@ impl Topology {
         })
     }
 
+    /// Whether a router has sessions with anybody.
+    #[must_use]
+    pub fn speaks(&self, router: &Router) -> bool {
+        self.nodes_of(router).next().is_some() || self.peers_of(router).next().is_some()
+    }
+
     /// Whether a router has sessions with a node.
     #[must_use]
     pub fn serves(&self, router: &Router, node: &Node) -> bool {

@@ -1,0 +1,200 @@
+//! Pools whose packets travel wrapped between nodes (`vxlanMode`, `ipipMode`): which devices that
+//! takes, which routes, and which addresses of this node. Pure; [`devices`] and [`addresses`] do it.
+//!
+//! As upstream's Felix: the routes follow from the blocks of IPAM, not from BGP. A block leads to its
+//! node: with VXLAN to the address of the node's device, over this node's own; with IP-in-IP to the
+//! node's address over `tunl0`; and straight to the node where a pool says `CrossSubnet` and both are
+//! in one subnet. An address that another node borrowed from a block has a route of its own.
+
+pub mod addresses;
+pub mod devices;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use calico_core::dataplane::RouteTarget;
+use calico_core::datastore::{Entry, StoreError};
+use calico_core::key::Key;
+use calico_core::kind::Kind;
+use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPool, IpPoolSpec, Node};
+use ipnet::IpNet;
+
+use addresses::Wanted;
+use devices::WantedTunnel;
+
+/// Changes of routes: what is to be there, or that nothing is.
+pub type RouteChanges = Vec<(IpNet, Option<RouteTarget>)>;
+
+/// What the resources say about wrapped packets.
+#[derive(Debug)]
+pub struct Overlay {
+    node: String,
+    pools: BTreeMap<String, IpPoolSpec>,
+    nodes: BTreeMap<String, Node>,
+    blocks: BTreeMap<IpNet, Block>,
+    settings: FelixConfigurationSpec,
+    /// Blocks whose routes are to be looked at.
+    stale: BTreeSet<IpNet>,
+    /// Routes that each block has.
+    made: BTreeMap<IpNet, BTreeMap<IpNet, RouteTarget>>,
+    changed: bool,
+}
+
+/// What matters of a block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Block {
+    /// The node that owns it.
+    owner: Option<String>,
+    /// Addresses that other nodes use.
+    borrowed: BTreeMap<IpAddr, String>,
+}
+
+/// What is to be besides routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OverlayPlan {
+    /// Devices.
+    pub tunnels: Vec<WantedTunnel>,
+    /// Addresses of this node's ends.
+    pub addresses: Wanted,
+}
+
+impl Overlay {
+    /// Of the node of this name.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            pools: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            settings: FelixConfigurationSpec::default(),
+            stale: BTreeSet::new(),
+            made: BTreeMap::new(),
+            changed: true,
+        }
+    }
+
+    /// Takes an object; others than those that matter here are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::BadObject`]; what was known of the object stays in force.
+    pub fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        match &entry.key {
+            Key::Block(cidr) => {
+                let block = Block::of(&entry.decode::<AllocationBlock>()?);
+                if self.blocks.get(cidr) != Some(&block) {
+                    self.blocks.insert(*cidr, block);
+                    self.stale.insert(*cidr);
+                }
+            }
+            Key::Resource { kind: Kind::IpPool, name, .. } => {
+                let pool: IpPool = entry.decode()?;
+                if self.pools.insert(name.clone(), pool.spec.clone()) != Some(pool.spec) {
+                    self.everything_changed();
+                }
+            }
+            Key::Resource { kind: Kind::Node, name, .. } => {
+                let node: Node = entry.decode()?;
+                let old = self.nodes.insert(name.clone(), node);
+                let new = &self.nodes[name];
+                let same =
+                    |old: Node| old.spec == new.spec && old.metadata.labels == new.metadata.labels;
+                if !old.is_some_and(same) {
+                    self.everything_changed();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Forgets an object.
+    pub fn gone(&mut self, key: &Key) {
+        let known = match key {
+            Key::Block(cidr) => {
+                self.blocks.remove(cidr);
+                self.stale.insert(*cidr);
+                return;
+            }
+            Key::Resource { kind: Kind::IpPool, name, .. } => self.pools.remove(name).is_some(),
+            Key::Resource { kind: Kind::Node, name, .. } => self.nodes.remove(name).is_some(),
+            _ => false,
+        };
+        if known {
+            self.everything_changed();
+        }
+    }
+
+    /// The node agent's settings.
+    pub fn set_settings(&mut self, settings: &FelixConfigurationSpec) {
+        if self.settings != *settings {
+            self.settings = settings.clone();
+            self.changed = true;
+        }
+    }
+
+    /// Changes of routes since the last call.
+    pub fn routes(&mut self) -> RouteChanges {
+        let mut changes = Vec::new();
+        for cidr in std::mem::take(&mut self.stale) {
+            let wanted = self.routes_of(cidr);
+            let made = self.made.remove(&cidr).unwrap_or_default();
+            let gone = made.keys().filter(|destination| !wanted.contains_key(destination));
+            changes.extend(gone.map(|destination| (*destination, None)));
+            let new = wanted.iter().filter(|(at, target)| made.get(at) != Some(target));
+            changes.extend(new.map(|(at, target)| (*at, Some(target.clone()))));
+            if !wanted.is_empty() {
+                self.made.insert(cidr, wanted);
+            }
+        }
+        changes
+    }
+
+    /// Devices and addresses, if they may have changed since the last call.
+    pub fn plan(&mut self) -> Option<OverlayPlan> {
+        std::mem::take(&mut self.changed)
+            .then(|| OverlayPlan { tunnels: self.tunnels(), addresses: self.addresses() })
+    }
+
+    fn everything_changed(&mut self) {
+        self.changed = true;
+        self.stale.extend(self.blocks.keys());
+    }
+}
+
+impl Block {
+    fn of(block: &AllocationBlock) -> Self {
+        let owner = block.owner().and_then(|owner| Some(owner.strip_prefix("host:")?.to_owned()));
+        let mut borrowed = BTreeMap::new();
+        for (ordinal, attribute) in block.allocations.iter().enumerate() {
+            let Some(attribute) = attribute else { continue };
+            let attribute = usize::try_from(*attribute).ok();
+            let of = attribute.and_then(|index| block.attributes.get(index));
+            let Some(node) = of.and_then(|of| of.secondary.get("node")) else { continue };
+            if owner.as_ref() != Some(node)
+                && let Some(address) = nth(block.cidr, ordinal)
+            {
+                borrowed.insert(address, node.clone());
+            }
+        }
+        Self { owner, borrowed }
+    }
+}
+
+/// The address at this place of a block.
+fn nth(block: IpNet, ordinal: usize) -> Option<IpAddr> {
+    match block {
+        IpNet::V4(net) => {
+            let offset = u32::try_from(ordinal).ok()?;
+            Some(IpAddr::V4(net.network().to_bits().checked_add(offset)?.into()))
+        }
+        IpNet::V6(net) => {
+            let offset = u128::try_from(ordinal).ok()?;
+            Some(IpAddr::V6(net.network().to_bits().checked_add(offset)?.into()))
+        }
+    }
+}
