@@ -350,7 +350,15 @@ impl RouteTable {
             }),
             KernelTarget::Blackhole | KernelTarget::Other => false,
         };
+        let over_tunnel = match &route.target {
+            KernelTarget::Hops(hops) => hops.iter().all(|hop| {
+                let interface = self.interfaces.get(&hop.index);
+                interface.is_some_and(|interface| self.is_tunnel(&interface.name))
+            }),
+            KernelTarget::Blackhole | KernelTarget::Other => false,
+        };
         (route.protocol == config.workload_protocol && to_workload)
+            || (route.protocol == config.tunnel_protocol && over_tunnel)
             || route.protocol == config.via_protocol
             || route.protocol == config.blackhole_protocol
     }
@@ -384,13 +392,22 @@ impl RouteTable {
                 }
                 hops.sort_unstable();
                 hops.dedup();
-                (config.via_protocol, KernelTarget::Hops(hops))
+                let over_tunnel = next_hops
+                    .iter()
+                    .all(|hop| hop.interface.as_ref().is_some_and(|name| self.is_tunnel(name)));
+                let protocol =
+                    if over_tunnel { config.tunnel_protocol } else { config.via_protocol };
+                (protocol, KernelTarget::Hops(hops))
             }
             RouteTarget::Blackhole => (config.blackhole_protocol, KernelTarget::Blackhole),
             _ => return Err(Standing::Refused { reason: "its target is unknown here".into() }),
         };
         let metric = config.metric.unwrap_or(default_metric);
         Ok(KernelRoute { destination, protocol, metric, table: config.table, target })
+    }
+
+    fn is_tunnel(&self, name: &str) -> bool {
+        self.config.tunnel_interfaces.iter().any(|tunnel| tunnel == name)
     }
 
     fn index_of(&self, name: &str) -> Result<u32, Standing> {

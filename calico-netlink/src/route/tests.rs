@@ -434,3 +434,39 @@ fn what_leads_to_a_gateway_stands_in_for_it() {
         assert_eq!(report.standing[0].0, "10.70.0.0/26".parse().unwrap());
     });
 }
+
+/// As upstream's: protocol 80, and the other end taken to be on the device.
+#[test]
+fn routes_over_a_tunnel_take_over_what_felix_left() {
+    let Some(net) = node("route-tunnel") else { return };
+    ip(&net, "link add vxlan.calico type vxlan id 4096 dstport 4789 dev fabric0");
+    ip(&net, "link set vxlan.calico up");
+    ip(&net, "route add 10.70.0.0/26 via 10.70.0.9 dev vxlan.calico onlink proto 80");
+    ip(&net, "route add 10.71.0.0/26 via 10.71.0.9 dev vxlan.calico onlink proto 80");
+    ip(&net, "route add 10.72.0.0/26 via 192.0.2.7 proto 80");
+    net.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = RouteConfig { onlink: true, ..RouteConfig::default() };
+            let sync = RouteSync::open(config).unwrap();
+            let hop = NextHop {
+                gateway: "10.70.0.0".parse().unwrap(),
+                interface: Some("vxlan.calico".into()),
+            };
+            let route = Route {
+                destination: "10.70.0.0/26".parse().unwrap(),
+                target: RouteTarget::Via(vec![hop]),
+            };
+            let report = sync.replace_all(&[route], true).await.unwrap();
+            assert_eq!(report.standing, []);
+            assert_eq!(
+                shown(&net),
+                [
+                    "10.70.0.0/26 via 10.70.0.0 dev vxlan.calico proto 80 onlink",
+                    // No tunnel, and not ours.
+                    "10.72.0.0/26 via 192.0.2.7 dev fabric0 proto 80",
+                ]
+            );
+        });
+    });
+}

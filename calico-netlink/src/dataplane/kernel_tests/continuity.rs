@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use calico_core::dataplane::VerdictCause;
+
 use super::lab::{PATIENCE, forward, nft};
 use super::*;
 
@@ -144,4 +146,43 @@ fn echo(pod: &Pod, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<BTreeSet<I
         }
         senders
     })
+}
+
+/// Connection tracking knows no interfaces: without a look at the source first, a forged packet
+/// would pass for a part of the connection.
+#[test]
+fn nobody_joins_a_connection_of_another_by_forging_its_source() {
+    in_new_netns(async || {
+        forward();
+        let (server, client, intruder) = (Pod::new(1), Pod::new(2), Pod::new(3));
+        let dataplane = open().await;
+        let mut verdicts = dataplane.verdicts();
+        let mut updates = vec![open_profile()];
+        updates
+            .extend([&server, &client, &intruder].map(|p| Update::Endpoint(endpoint(p, &[], &[]))));
+        updates.push(Update::InSync);
+        apply(&dataplane, updates).await;
+        for (to, from) in [(server.v4, client.v4), (server.v6, client.v6)] {
+            let listener = server.host.udp(to, 8);
+            let talker = client.host.udp(from, 9);
+            let mut buffer = [0; 8];
+            let mut heard =
+                || listener.recv_from(&mut buffer).map(|(len, _)| buffer[..len].to_vec());
+            talker.send_to(b"hello", (to, 8)).unwrap();
+            assert_eq!(heard().unwrap(), b"hello");
+            listener.send_to(b"and you", (from, 9)).unwrap();
+            talker.recv_from(&mut [0; 8]).unwrap();
+            let suffix = if from.is_ipv4() { "/32" } else { "/128" };
+            let nodad = if from.is_ipv4() { "" } else { " nodad" };
+            intruder.host.ip(&format!("addr add {from}{suffix} dev eth0{nodad}"));
+            let forger = intruder.host.udp(from, 9);
+            forger.send_to(b"me too", (to, 8)).unwrap();
+            let event = next(&mut verdicts).await;
+            assert_eq!(event.cause, VerdictCause::Spoofed, "{event:?}");
+            assert_eq!(&*event.interface, "cali3");
+            assert!(heard().is_err(), "the forged packet arrived");
+            talker.send_to(b"still", (to, 8)).unwrap();
+            assert_eq!(heard().unwrap(), b"still");
+        }
+    });
 }
