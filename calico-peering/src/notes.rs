@@ -32,6 +32,13 @@ pub enum Problem {
         /// Why.
         why: String,
     },
+    /// A field is missing.
+    Missing {
+        /// The field.
+        field: &'static str,
+        /// What it would be for.
+        why: &'static str,
+    },
     /// It names a BGPFilter that does not exist: routes pass as if it had no rules.
     NoSuchFilter(String),
     /// Its password is missing: the session runs without one.
@@ -78,6 +85,7 @@ impl fmt::Display for Note {
         match &self.problem {
             Problem::NoEffect { field, why } => write!(f, "{field} has no effect: {why}"),
             Problem::Bad { field, why } => write!(f, "{field} is ignored: {why}"),
+            Problem::Missing { field, why } => write!(f, "{field} is not set: {why}"),
             Problem::NoSuchFilter(name) => {
                 write!(f, "BGPFilter {name} does not exist; routes pass as without it")
             }

@@ -210,9 +210,9 @@ impl<'a> Sessions<'a> {
                         Family::V4 => "localWorkloadPeeringIPV4",
                         Family::V6 => "localWorkloadPeeringIPV6",
                     };
-                    let why = "a BGPPeer has workloads as peers, and they need an address to \
-                               connect to";
-                    self.notes.push(Note::bad("BGPConfiguration default", field, why));
+                    let why = "workloads of this node are BGP peers and have nothing to connect to";
+                    let problem = Problem::Missing { field, why };
+                    self.notes.push(Note::new("BGPConfiguration default", problem));
                 }
             }
         }

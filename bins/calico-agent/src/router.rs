@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use calico_bgp::runtime::{Shutdown, SpeakerHandle};
-use calico_bgp::speaker::Config;
+use calico_bgp::speaker::{Config, PeerChanges};
 use calico_bgp::wire::PathAttributes;
 use calico_core::routes::{RouteDistributor, RouteEvent, RouteStream};
 use calico_peering::{Identity, Session, SpeakerPlan};
@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::view::View;
 use crate::config::Bgp;
@@ -166,10 +166,14 @@ impl Router {
         let Some(running) = &self.running else { return };
         let peers = plan.sessions.iter().map(Session::peer_config).collect();
         match running.handle.set_peers(peers).await {
-            Ok(Ok(changes)) => info!(
-                added = ?changes.added, removed = ?changes.removed, restarted = ?changes.restarted,
-                adjusted = changes.adjusted.len(), "configured BGP sessions"
-            ),
+            Ok(Ok(changes)) => {
+                let PeerChanges { added, removed, restarted, adjusted } = changes;
+                if added.is_empty() && removed.is_empty() && restarted.is_empty() {
+                    debug!(?adjusted, "what peers are told changed");
+                } else {
+                    info!(?added, ?removed, ?restarted, "configured BGP sessions");
+                }
+            }
             Ok(Err(error)) => {
                 error!(%error, "the BGP sessions stay as they are: bad configuration")
             }

@@ -393,7 +393,7 @@ fn workloads_of_the_node_are_peers() {
     // The inherited label makes the other one a peer of the later resource.
     assert_eq!(of(found[1]), ("10.65.0.2".to_owned(), true, None, 65000));
     assert_eq!(found.len(), 2);
-    let missing = "BGPConfiguration default: localWorkloadPeeringIPV4 is ignored: ";
+    let missing = "BGPConfiguration default: localWorkloadPeeringIPV4 is not set: ";
     assert!(notes(&before)[0].starts_with(missing), "{:?}", before.notes);
     assert!(plan("a", &entries).sessions.iter().all(|s| s.remote_as == 64512));
 
