@@ -4,6 +4,10 @@
 //! views of one table: a destination holds all its paths, and attributes are shared. Peers that
 //! are to hear the same are an update group: one position in the log of changes, and one list of
 //! what was told, 8 octets a destination, whatever their number.
+//!
+//! Where several paths to a destination are exchanged (RFC 7911), each has a number that stands
+//! for its peer and the identifier it came with; that is what it is told under. Destinations with
+//! one path without an identifier cost nothing more for it.
 
 mod adj_in;
 mod adj_out;

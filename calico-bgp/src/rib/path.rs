@@ -8,7 +8,7 @@ use super::intern::Interned;
 use super::source::SourceId;
 use crate::wire::{PathAttributes, Role, UpdateContext};
 
-/// Number of a peer, never used again for another in the life of a speaker.
+/// Number of a peer. It is not used for another before 2^32 others were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);
 

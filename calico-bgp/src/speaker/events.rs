@@ -13,8 +13,7 @@ use crate::wire::{CeaseCode, Family, Notification, NotificationCode, Update};
 
 impl Speaker {
     pub(super) fn add(&mut self, now: Instant, config: PeerConfig) -> PeerId {
-        let id = PeerId(self.next_peer);
-        self.next_peer += 1;
+        let id = self.next_id();
         self.by_key.insert(config.key(), id);
         let restarting = self.deferral.is_some();
         let mut peer = Peer::new(id, config, &self.config, restarting, self.seed, now);
@@ -23,6 +22,19 @@ impl Speaker {
         self.peers.insert(id, peer);
         self.settle(now, id);
         id
+    }
+
+    /// A number that no peer has. Those of peers that are gone come again when all others were
+    /// used: somebody who connects again and again could get there in weeks.
+    fn next_id(&mut self) -> PeerId {
+        loop {
+            let id = PeerId(self.next_peer);
+            // The first number is this speaker's own, and the last means nobody.
+            self.next_peer = (self.next_peer + 1) % u32::MAX;
+            if id != PeerId::LOCAL && !self.peers.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, now: Instant, key: SocketAddr, code: CeaseCode) {

@@ -399,3 +399,16 @@ fn filters_act_on_a_running_session() {
         network.events.values().flatten().any(|e| matches!(e, SpeakerEvent::SessionDown { .. }));
     assert!(!gone);
 }
+
+#[test]
+fn numbers_of_peers_come_again_when_all_were_used() {
+    let mut network = Network::new([(1, config(1, AS)), (2, config(2, AS))]);
+    network.set_peers(1, vec![internal(1, 2)]);
+    let kept = network.speakers[&1].peers().next().unwrap().id;
+    network.speaker(1).next_peer = u32::MAX - 1;
+    let all: Vec<PeerConfig> = (2..=5).map(|n| internal(1, n)).collect();
+    network.set_peers(1, all);
+    let ids: Vec<u32> = network.speakers[&1].peers().map(|p| p.id.0).collect();
+    assert_eq!(ids.len(), 4);
+    assert!(ids.contains(&kept.0) && !ids.contains(&0) && !ids.contains(&u32::MAX), "{ids:?}");
+}
