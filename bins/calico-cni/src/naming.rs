@@ -113,7 +113,9 @@ pub fn container_handle(network: &str, container: &str) -> String {
     format!("{network}.{container}")
 }
 
-/// As upstream for `eth0`. Further interfaces, which upstream does not have, get their own name.
+/// As upstream for `eth0`. Further interfaces, which upstream does not have, get their own name;
+/// so do containers whose id does not differ from others' in its first 11 characters: `ctr` calls
+/// all of them `default-...`.
 pub(crate) fn host_interface(
     namespace: &str,
     pod: &str,
@@ -123,12 +125,21 @@ pub(crate) fn host_interface(
 ) -> String {
     match (k8s, ifname == FIRST_INTERFACE) {
         (true, true) => pod_interface_name(INTERFACE_PREFIX, namespace, pod),
-        (false, true) => container_interface_name(container),
+        (false, true) if is_told_apart(container) => container_interface_name(container),
         (true, false) => {
             pod_interface_name(INTERFACE_PREFIX, namespace, &format!("{pod}.{ifname}"))
         }
-        (false, false) => pod_interface_name(INTERFACE_PREFIX, container, ifname),
+        (false, _) => pod_interface_name(INTERFACE_PREFIX, container, ifname),
     }
+}
+
+/// Whether the first 11 characters tell an id from others: it has no more, or begins like those
+/// that runtimes draw, hexadecimal or a UUID.
+fn is_told_apart(container: &str) -> bool {
+    container.len() <= 11
+        || container.bytes().take(11).enumerate().all(|(at, byte)| {
+            byte.is_ascii_digit() || matches!(byte, b'a'..=b'f') || byte == b'-' && at == 8
+        })
 }
 
 /// A hardware address for the container's side: locally administered, and always the same for
@@ -194,6 +205,17 @@ mod tests {
         assert_eq!(id.name.to_string(), "node--1-cni-0123456789abcdef-eth0");
         assert_eq!(id.host_interface, "cali0123456789a");
         assert_eq!((id.namespace.as_str(), id.profile.as_str()), ("default", "net"));
+    }
+
+    #[test]
+    fn containers_with_alike_ids_have_interfaces_of_their_own() {
+        let name = |id: &str| host_interface("", "", id, "eth0", false);
+        assert_eq!(name("0123456789abcdef"), "cali0123456789a");
+        assert_eq!(name("0f3c"), "cali0f3c");
+        assert_eq!(name("5a1c7f0e-8a55-4bfa"), "cali5a1c7f0e-8a");
+        assert_ne!(name("default-many1"), name("default-many2"));
+        assert_ne!(name("0123-56789abcdef"), name("0123-56789abcde0"));
+        assert!(name("default-many1").starts_with("cali") && name("default-many1").len() == 15);
     }
 
     #[test]

@@ -48,7 +48,8 @@ fn take(
     let facts = PodFacts::new(&conf, &call, None)?;
     assert!(facts.addresses.len() <= 2, "one of each family: {facts:?}");
     let id = Identity::new("node", &conf, &call);
-    if !call.container.is_empty() {
+    // The other commands are about no container.
+    if matches!(verb, Verb::Add | Verb::Del | Verb::Check) {
         // Names of the kernel's, and keys of the datastore's.
         assert!(id.host_interface.len() <= 15 && id.host_interface.starts_with("cali"), "{id:?}");
         assert!(!id.handle.contains(['/', '\n', '\r']), "{id:?}");
