@@ -424,8 +424,8 @@ const ENDS: &str = "An end is NAMESPACE/NAME (of a pod or its WorkloadEndpoint) 
 /// Whom to ask about BGP, and how to show the answer.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BgpArgs {
-    /// Unix socket of the control service [default: /var/run/calico/control.sock, else
-    /// /run/calico-rr/control.sock]
+    /// Unix socket of the control service [default: /var/run/calico/control.sock or
+    /// /run/calico-rr/control.sock, whichever is there]
     #[arg(long, env = "CALICO_CONTROL_SOCKET", value_name = "PATH")]
     pub(crate) control_socket: Option<PathBuf>,
     /// text or json

@@ -10,6 +10,7 @@ use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, ObjectMeta, UnknownWord};
+use calico_datastore::DatastoreConfig;
 use serde_json::Map;
 
 use crate::change::{self, Verb};
@@ -110,7 +111,11 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
             MigrateCommand::Export { kubernetes } => {
                 datastore::export(&*store()?, kubernetes).await?
             }
-            MigrateCommand::Import { filename } => datastore::import(&*store()?, &filename).await?,
+            MigrateCommand::Import { filename } => {
+                let views = settings::datastore(&cli.store, |name| std::env::var(name).ok())
+                    .is_ok_and(|config| matches!(config, DatastoreConfig::Kubernetes(_)));
+                datastore::import(&*store()?, &filename, views).await?
+            }
             MigrateCommand::Lock => datastore::lock(&*store()?).await?,
             MigrateCommand::Unlock => datastore::unlock(&*store()?).await?,
         },

@@ -6,13 +6,15 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use calico_core::Kind;
 use calico_core::key::{Key, Scope};
 use calico_core::resource::schema::json_schema;
 use calico_core::resource::{AnyResource, Mode};
+use calico_datastore::conversion::ApiGroup;
 use calico_ipam::{AssignRequest, Ipam, Options};
-use common::Backend;
+use common::{Backend, apiserver};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Map, Value, json};
@@ -335,5 +337,232 @@ fn by_way_of_memory() {
 fn by_way_of_etcd() {
     if !common::without_servers() {
         cases(4, || vec![Backend::etcd(), Backend::memory()]);
+    }
+}
+
+/// Resources that custom resources can hold, with as many fields as go together.
+fn samples() -> Vec<Value> {
+    let rule = json!({"action": "Allow", "protocol": "TCP", "source": {"selector": "a == 'b'",
+        "notNets": ["10.1.0.0/16"]}, "destination": {"ports": [80, "8000:8080", "http"]},
+        "metadata": {"annotations": {"note": "x"}}});
+    let pass = json!({"action": "Pass", "source": {}, "destination": {"nets": ["10.0.0.0/8"]}});
+    let filter = json!({"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In",
+        "prefixLength": {"min": 8, "max": 26}, "peerType": "eBGP"});
+    let sample = |kind: &str, name: &str, spec: Value| {
+        json!({"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": {"name": name},
+            "spec": spec})
+    };
+    let of_namespace = |kind: &str, name: &str, spec: Value| {
+        let mut sample = sample(kind, name, spec);
+        sample["metadata"]["namespace"] = "prod".into();
+        sample
+    };
+    let policy = json!({"tier": "security", "order": 1.5, "selector": "app == 'web'",
+        "serviceAccountSelector": "role == 'x'", "types": ["Ingress", "Egress"],
+        "ingress": [rule], "egress": [pass], "performanceHints": ["AssumeNeededOnEveryNode"]});
+    let staged = |spec: &Value| {
+        let mut spec = spec.clone();
+        spec["stagedAction"] = "Set".into();
+        spec
+    };
+    let mut global = policy.clone();
+    global["namespaceSelector"] = "stage == 'live'".into();
+    let kubernetes = json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"ports": [{"port": 80, "protocol": "TCP"}]}], "stagedAction": "Set"});
+    let set = json!({"nets": ["10.1.0.0/16", "fd00::/64"]});
+    vec![
+        sample("Tier", "security", json!({"order": 5, "defaultAction": "Pass"})),
+        sample(
+            "IPPool",
+            "main",
+            json!({"cidr": "10.65.0.0/16", "blockSize": 26, "natOutgoing": true,
+            "vxlanMode": "CrossSubnet", "ipipMode": "Never", "nodeSelector": "rack == '1'",
+            "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Manual"}),
+        ),
+        sample("IPReservation", "r", json!({"reservedCIDRs": ["10.65.0.0/30"]})),
+        sample(
+            "BGPConfiguration",
+            "default",
+            json!({"asNumber": 64513, "listenPort": 1790,
+            "nodeToNodeMeshEnabled": false, "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
+            "communities": [{"name": "c", "value": "64513:1"}],
+            "prefixAdvertisements": [{"cidr": "10.65.0.0/16", "communities": ["c"]}]}),
+        ),
+        sample("BGPFilter", "f", json!({"exportV4": [filter], "importV4": [filter]})),
+        sample(
+            "BGPPeer",
+            "p",
+            json!({"peerIP": "192.0.2.1", "asNumber": 64514, "filters": ["f"],
+            "nodeSelector": "rack == '1'", "maxRestartTime": "30s", "numAllowedLocalASNumbers": 1}),
+        ),
+        sample(
+            "FelixConfiguration",
+            "node.n1",
+            json!({"logSeverityScreen": "Debug",
+            "ipv6Support": false, "iptablesRefreshInterval": "1m30s", "bpfEnabled": true,
+            "failsafeInboundHostPorts": [{"protocol": "TCP", "port": 22}]}),
+        ),
+        sample(
+            "HostEndpoint",
+            "h",
+            json!({"node": "n1", "interfaceName": "eth0",
+            "expectedIPs": ["192.0.2.1"], "profiles": ["p"],
+            "ports": [{"name": "ssh", "protocol": "TCP", "port": 22}]}),
+        ),
+        sample("GlobalNetworkSet", "s", set.clone()),
+        of_namespace("NetworkSet", "s", set),
+        sample(
+            "KubeControllersConfiguration",
+            "default",
+            json!({"logSeverityScreen": "Info",
+            "healthChecks": "Enabled", "controllers": {"node": {"reconcilerPeriod": "5m0s"}}}),
+        ),
+        sample(
+            "CalicoNodeStatus",
+            "n1",
+            json!({"node": "n1", "classes": ["BGP", "Routes"],
+            "updatePeriodSeconds": 10}),
+        ),
+        of_namespace("NetworkPolicy", "web", policy.clone()),
+        sample("GlobalNetworkPolicy", "web", global.clone()),
+        of_namespace("StagedNetworkPolicy", "web", staged(&policy)),
+        sample("StagedGlobalNetworkPolicy", "web", staged(&global)),
+        of_namespace("StagedKubernetesNetworkPolicy", "web", kubernetes),
+        sample(
+            "ClusterInformation",
+            "default",
+            json!({"clusterGUID": "g", "clusterType": "t",
+            "calicoVersion": "v3.32.0", "datastoreReady": true}),
+        ),
+        sample(
+            "Node",
+            "n1",
+            json!({"bgp": {"ipv4Address": "192.0.2.1/24", "asNumber": 64513,
+            "routeReflectorClusterID": "1.0.0.1"}, "ipv4VXLANTunnelAddr": "10.65.0.1",
+            "vxlanTunnelMACAddr": "66:00:00:00:00:01", "wireguard": {"interfaceIPv4Address": "10.65.0.2"},
+            "interfaces": [{"name": "eth0", "addresses": ["192.0.2.1"]}]}),
+        ),
+    ]
+}
+
+/// Fields without which a sample is not valid.
+const NEEDED: &[&str] = &[
+    "cidr",
+    "node",
+    "interfaceName",
+    "reservedCIDRs",
+    "defaultAction",
+    "order",
+    "tier",
+    "types",
+    "clusterGUID",
+    "datastoreReady",
+    "communities",
+    "peerIP",
+    "asNumber",
+    "controllers",
+    "stagedAction",
+    "podSelector",
+];
+
+/// Fills a datastore with some of every sample: fields, labels and annotations by chance.
+fn fill_with_samples(backend: &Backend, chance: &mut Chance) {
+    let mut resources = Vec::new();
+    for mut sample in samples() {
+        let whole = sample["spec"].clone();
+        let spec = sample["spec"].as_object_mut().unwrap();
+        spec.retain(|field, _| NEEDED.contains(&field.as_str()) || chance.below(3) > 0);
+        let metadata = &mut sample["metadata"];
+        metadata["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+        metadata["annotations"] = json!({"note": chance.text(), "x.org/y": chance.text()});
+        let rack = ["r1", "", "R-2_x.y"][chance.below(3)];
+        metadata["labels"] = json!({"rack": rack});
+        let read = |sample: &Value| AnyResource::from_value(sample.clone(), Mode::Strict).unwrap();
+        if read(&sample).validate().is_err() {
+            // One of the fields needs another: then all of them.
+            sample["spec"] = whole;
+        }
+        let resource = read(&sample);
+        resource.validate().unwrap_or_else(|errors| panic!("{errors:?} in {sample:#}"));
+        resources.push(resource);
+    }
+    backend.with_store(async |store| {
+        for resource in resources {
+            store.create(resource.key(), resource.to_json()).await.unwrap();
+        }
+        // The pool of the sample may be for others only.
+        let pool = json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": "open"}, "spec": {"cidr": "10.66.0.0/16"}});
+        let pool = AnyResource::from_value(pool, Mode::Strict).unwrap();
+        store.create(pool.key(), pool.to_json()).await.unwrap();
+        let ipam = Ipam::new(store.clone(), Options::default());
+        for node in ["n1", "n2"] {
+            let request = AssignRequest::new(node).handle(format!("net.{node}")).v4(2);
+            ipam.auto_assign(request.attribute("pod", chance.text())).await.unwrap();
+        }
+        let config = r#"{"strict_affinity":true,"auto_allocate_blocks":true,"maxBlocksPerHost":7}"#;
+        store.create(Key::IpamConfig, config.into()).await.unwrap();
+    });
+}
+
+/// Whether everything that `expected` says, `found` says, too. Servers fill in defaults, and
+/// Kubernetes gives its objects their own identity.
+fn holds(path: &str, expected: &Value, found: &Value) {
+    match (expected, found) {
+        (Value::Object(expected), Value::Object(found)) => {
+            for (field, value) in expected {
+                if !matches!(field.as_str(), "uid" | "resourceVersion" | "creationTimestamp") {
+                    let found = found.get(field).unwrap_or(&Value::Null);
+                    holds(&format!("{path}.{field}"), value, found);
+                }
+            }
+        }
+        (Value::Array(expected), Value::Array(found)) => {
+            assert_eq!(expected.len(), found.len(), "{path}");
+            for (expected, found) in expected.iter().zip(found) {
+                holds(path, expected, found);
+            }
+        }
+        (expected, found) => assert_eq!(expected, found, "{path}"),
+    }
+}
+
+#[test]
+fn by_way_of_etcd_and_kubernetes() {
+    if common::without_servers() {
+        return;
+    }
+    let cluster = Arc::new(apiserver::Cluster::start(apiserver::Etcd::Debian));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let node = json!({"metadata": {"name": "n1"}});
+    runtime.block_on(cluster.must("POST", "/api/v1/nodes", node));
+    let mut group = ApiGroup::ALL.into_iter().cycle();
+    // Set seeds: what the API server accepts is more than these samples try to know.
+    for seed in 1..=6 {
+        let group = group.next().unwrap();
+        println!("seed {seed} by way of {group}");
+        let first = Backend::embedded();
+        fill_with_samples(&first, &mut Chance(seed));
+        let lock = ["datastore", "migrate", "lock"].map(str::to_owned);
+        assert!(first.calicoctl(&lock, "").status.success());
+        let expected = contents(&first);
+        assert!(expected.len() > samples().len() + 5, "{}", expected.len());
+        let mut last = first;
+        for next in [Backend::etcd(), Backend::kubernetes(&cluster, group), Backend::embedded()] {
+            migrate(&last, &next);
+            last = next;
+        }
+        let found = contents(&last);
+        for (path, value) in &expected {
+            holds(path, &compact(value), &compact(found.get(path).unwrap_or(&Value::Null)));
+        }
+        // For the next case.
+        Backend::kubernetes(&cluster, group).with_store(async |store| {
+            for entry in store.list(&Scope::All).await.unwrap().entries {
+                if !matches!(entry.key.kind(), Some(Kind::Node | Kind::Profile)) {
+                    store.delete(entry.key, None).await.unwrap();
+                }
+            }
+        });
     }
 }

@@ -418,9 +418,7 @@ mod tests {
             .spec
             .ports
             .iter()
-            .map(|p| {
-                (p.name.as_str(), p.port, p.host_port, p.protocol.clone().unwrap().to_string())
-            })
+            .map(|p| (p.name.as_str(), p.port, p.host_port, p.protocol.unwrap().to_string()))
             .collect();
         assert_eq!(
             ports,

@@ -157,7 +157,7 @@ async fn policies_that_upstream_stored_before() {
     let key = Key::resource(Kind::NetworkPolicy, Some("prod"), "web");
     let entry = store.get(&key).await.unwrap();
     let listed = store.list(&Scope::Kind(Kind::NetworkPolicy)).await.unwrap().entries;
-    assert_eq!(listed, [entry.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&entry));
     let text = entry.value.replace("all()", "has(x)");
     let revision = store.update(key.clone(), text.into(), entry.revision).await.unwrap();
     let found = raw(&turn, &format!("{BASE}/default.web")).await;

@@ -64,7 +64,7 @@ async fn pods_are_endpoints() {
     let WatchEvent::Put(entry) = about(&mut watch, &key).await else { panic!("a new endpoint") };
     assert_eq!(store.get(&key).await, Ok(entry.clone()));
     let listed = store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap();
-    assert_eq!(listed.entries, [entry.clone()]);
+    assert_eq!(listed.entries, std::slice::from_ref(&entry));
     let wep: WorkloadEndpoint = entry.decode().unwrap();
     assert_eq!(wep.metadata.uid, made["metadata"]["uid"].as_str().unwrap());
     assert_eq!(wep.spec.profiles, ["kns.prod", "ksa.prod.web"]);
@@ -193,7 +193,7 @@ async fn namespaces_and_accounts_are_profiles() {
     assert_eq!(profile.metadata.uid, calico_uid(made["metadata"]["uid"].as_str().unwrap()));
     assert_eq!(store.get(&key).await, Ok(entry.clone()));
     let only = store.list(&Scope::One(key.clone())).await.unwrap().entries;
-    assert_eq!(only, [entry.clone()]);
+    assert_eq!(only, std::slice::from_ref(&entry));
 
     let labels = json!({"metadata": {"labels": {"stage": "live"}}});
     cluster.must("PATCH", "/api/v1/namespaces/prod", labels).await;

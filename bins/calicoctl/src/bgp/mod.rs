@@ -44,7 +44,7 @@ pub(crate) async fn run(command: BgpCommand) -> Result<String, Failure> {
         | BgpCommand::Neighbor { args, .. } => args,
     };
     let format = format(args)?;
-    let mut client = Client::connect(&socket(args)).await?;
+    let mut client = Client::connect(&socket(args)?).await?;
     match command {
         BgpCommand::Peers { .. } => {
             let peers = client.peers().await?;
@@ -104,13 +104,25 @@ fn format(args: &BgpArgs) -> Result<Format, Failure> {
     }
 }
 
-/// The socket that was named, or the first that exists; the agent's if none does.
-fn socket(args: &BgpArgs) -> PathBuf {
-    let named = args.control_socket.clone();
-    named.unwrap_or_else(|| {
-        let there = SOCKETS.iter().map(Path::new).find(|path| path.exists());
-        there.unwrap_or_else(|| Path::new(SOCKETS[0])).to_owned()
-    })
+/// The socket that was named, or the only one that exists; the agent's if none does.
+fn socket(args: &BgpArgs) -> Result<PathBuf, Failure> {
+    match &args.control_socket {
+        Some(socket) => Ok(socket.clone()),
+        None => choose(&SOCKETS.map(Path::new)),
+    }
+}
+
+fn choose(sockets: &[&Path]) -> Result<PathBuf, Failure> {
+    let there: Vec<&Path> = sockets.iter().copied().filter(|path| path.exists()).collect();
+    match there[..] {
+        [] => Ok(sockets[0].to_owned()),
+        [only] => Ok(only.to_owned()),
+        [first, second, ..] => Err(Failure::Usage(format!(
+            "two speakers may run here; give --control-socket {} or {}",
+            first.display(),
+            second.display()
+        ))),
+    }
 }
 
 /// A prefix, or an address that stands for itself alone.
@@ -137,6 +149,19 @@ fn parse_neighbor(text: &str) -> Result<(IpAddr, Option<u16>), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_only_speaker_is_asked_and_of_two_the_one_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let sockets = [a.as_path(), b.as_path()];
+        assert_eq!(choose(&sockets).unwrap(), a);
+        std::fs::write(&b, "").unwrap();
+        assert_eq!(choose(&sockets).unwrap(), b);
+        std::fs::write(&a, "").unwrap();
+        let error = choose(&sockets).unwrap_err().to_string();
+        assert!(error.contains("--control-socket"), "{error}");
+    }
 
     #[test]
     fn prefixes_and_neighbors_as_people_write_them() {

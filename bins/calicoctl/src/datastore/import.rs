@@ -7,6 +7,7 @@ use calico_core::datastore::Write;
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, Tier};
+use calico_datastore::conversion::{CLUSTER_POLICY_PREFIX, NETWORK_POLICY_PREFIX};
 
 use super::file::Contents;
 use crate::cluster::Cluster;
@@ -20,15 +21,20 @@ const BATCH: usize = 128;
 /// Fills an empty datastore from a file, and leaves it locked.
 ///
 /// An import that was cut off can be repeated: what is there already with the same content is
-/// passed over.
-pub(crate) async fn import(store: &dyn Datastore, path: &Path) -> Result<String, Failure> {
+/// passed over. With `views`, the datastore is a cluster of Kubernetes: what is only a view of
+/// its own objects is left out, but for what agents say of nodes.
+pub(crate) async fn import(
+    store: &dyn Datastore,
+    path: &Path,
+    views: bool,
+) -> Result<String, Failure> {
     let input = std::fs::read_to_string(path)
         .map_err(|source| Failure::Read { path: path.to_owned(), source })?;
     let wrong = |reason: String| Failure::Settings { path: path.to_owned(), reason };
     let contents = Contents::read(&input).map_err(wrong)?;
     let wanted = objects(contents, path)?;
-    let writes = vet(store, &wanted).await?;
-    let (count, total) = (wanted.len(), writes.len());
+    let Vetted { writes, left_out } = vet(store, &wanted, views).await?;
+    let (count, total) = (wanted.len() - left_out.len(), writes.len());
     let mut progress = Progress::new("importing");
     let mut done = 0;
     let mut writes = writes.into_iter().peekable();
@@ -42,8 +48,16 @@ pub(crate) async fn import(store: &dyn Datastore, path: &Path) -> Result<String,
         done += size;
         progress.at(done, total);
     }
+    let left_out = match left_out.as_slice() {
+        [] => String::new(),
+        all => format!(
+            "Left out {} object(s) that Kubernetes keeps itself or has no place for: {}.\n",
+            all.len(),
+            shown(all)
+        ),
+    };
     Ok(format!(
-        "Successfully imported {count} objects. The datastore is locked; run `calicoctl datastore \
+        "{left_out}Successfully imported {count} objects. The datastore is locked; run `calicoctl datastore \
          migrate unlock` when every node uses it.\n"
     ))
 }
@@ -69,37 +83,75 @@ fn objects(contents: Contents, path: &Path) -> Result<Vec<(Key, String)>, Failur
 
 /// What is left to write. The datastore must hold nothing else than what an agent makes in an
 /// empty one, and what an earlier attempt left.
-async fn vet(store: &dyn Datastore, wanted: &[(Key, String)]) -> Result<Vec<Write>, Failure> {
+async fn vet(
+    store: &dyn Datastore,
+    wanted: &[(Key, String)],
+    views: bool,
+) -> Result<Vetted, Failure> {
     let mut stored = std::collections::HashMap::new();
     for entry in store.list(&Scope::All).await?.entries {
         stored.insert(entry.key.clone(), entry);
     }
     let mut writes = Vec::new();
-    let mut foreign = Vec::new();
+    let (mut foreign, mut left_out) = (Vec::new(), Vec::new());
+    // There, both forms of IPAM's settings are one object.
+    let settings = Key::resource(Kind::IpamConfiguration, None, "default");
+    let twice = views && wanted.iter().any(|(key, _)| *key == Key::IpamConfig);
     for (key, text) in wanted {
+        let node = key.kind() == Some(Kind::Node);
         match stored.remove(key) {
+            found if views && is_view(key) && !(node && found.is_some()) => {
+                left_out.push(name_of(key));
+            }
+            None if twice && *key == settings => left_out.push(name_of(key)),
             None => writes.push(Write::create(key.clone(), text.as_str())),
-            Some(entry) if same(&entry.value, text) => {}
+            Some(entry) if same(&entry.value, text, views) => {}
             // Written by the first agent that found the datastore empty.
-            Some(entry) if is_initial(key) => {
+            Some(entry) if is_initial(key) || (views && node) => {
                 writes.push(Write::update(key.clone(), text.as_str(), entry.revision));
             }
             Some(_) => foreign.push(name_of(key)),
         }
     }
-    foreign.extend(stored.keys().filter(|key| !is_initial(key)).map(name_of));
+    let other = |key: &&Key| !is_initial(key) && !(views && is_view(key));
+    foreign.extend(stored.keys().filter(other).map(name_of));
     if foreign.is_empty() {
-        return Ok(writes);
+        return Ok(Vetted { writes, left_out });
     }
     foreign.sort();
-    const SHOWN: usize = 5;
-    let more = if foreign.len() > SHOWN { ", ..." } else { "" };
     Err(Failure::Usage(format!(
-        "the datastore is not empty: it holds {} other object(s) ({}{more}); import into an empty \
-         one",
+        "the datastore is not empty: it holds {} other object(s) ({}); import into an empty one",
         foreign.len(),
-        foreign[..foreign.len().min(SHOWN)].join(", ")
+        shown(&foreign)
     )))
+}
+
+/// What an import is about to do.
+struct Vetted {
+    writes: Vec<Write>,
+    /// What Kubernetes has its own objects for.
+    left_out: Vec<String>,
+}
+
+/// The first few of many names.
+fn shown(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
+}
+
+/// Whether Kubernetes keeps this itself, under another name, or has no place for it.
+fn is_view(key: &Key) -> bool {
+    match key {
+        Key::IpamHost(_) => true,
+        Key::Resource { kind, name, .. } => match kind {
+            Kind::Node | Kind::Profile | Kind::WorkloadEndpoint => true,
+            Kind::NetworkPolicy => name.starts_with(NETWORK_POLICY_PREFIX),
+            Kind::GlobalNetworkPolicy => name.starts_with(CLUSTER_POLICY_PREFIX),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 fn is_initial(key: &Key) -> bool {
@@ -109,10 +161,16 @@ fn is_initial(key: &Key) -> bool {
     }
 }
 
-fn same(a: &str, b: &str) -> bool {
+/// Whether two texts are of one object. Kubernetes gives each its own identity.
+fn same(a: &str, b: &str, views: bool) -> bool {
     let read = |text: &str| match serde_json::from_str::<AnyResource>(text) {
         Ok(mut resource) => {
-            resource.metadata.resource_version.clear();
+            let metadata = &mut resource.metadata;
+            metadata.resource_version.clear();
+            if views {
+                metadata.uid.clear();
+                (metadata.generation, metadata.creation_timestamp) = (0, None);
+            }
             Some(resource.to_value())
         }
         Err(_) => serde_json::from_str(text).ok(),

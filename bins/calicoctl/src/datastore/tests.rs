@@ -71,7 +71,7 @@ async fn everything_arrives_as_it_left() {
         .put(tier.clone(), r#"{"kind":"Tier","metadata":{"name":"kube-admin"}}"#.into())
         .await
         .unwrap();
-    let said = import(&target, file.path()).await.unwrap();
+    let said = import(&target, file.path(), false).await.unwrap();
     assert!(
         said.starts_with("Successfully imported 18 objects. The datastore is locked"),
         "{said}"
@@ -79,7 +79,7 @@ async fn everything_arrives_as_it_left() {
     let mut found = contents(&target).await;
     found.remove(&tier.to_string());
     assert_eq!(found, contents(&*store).await);
-    let again = import(&target, file.path()).await.unwrap();
+    let again = import(&target, file.path(), false).await.unwrap();
     assert_eq!(again, said, "it can be repeated");
     unlock(&target).await.unwrap();
     let key = cluster::Cluster::key();
@@ -92,7 +92,7 @@ async fn for_kubernetes_nodes_get_their_names_there() {
     lock(&*store).await.unwrap();
     let file = exported(&*store, true).await;
     let target = MemoryStore::new();
-    import(&target, file.path()).await.unwrap();
+    import(&target, file.path(), false).await.unwrap();
     let found = contents(&target).await;
     let text = format!("{found:?}");
     for part in ["nodes/k1", "nodes/n2", "node.k1", "vxlan-tunnel-addr-k1", "host/k1/", "host:k1"] {
@@ -110,7 +110,7 @@ async fn a_datastore_in_use_is_left_alone() {
     let file = exported(&*store, false).await;
     let target = MemoryStore::new();
     target.put(Key::resource(Kind::IpPool, None, "mine"), "{}".into()).await.unwrap();
-    let error = import(&target, file.path()).await.unwrap_err().to_string();
+    let error = import(&target, file.path(), false).await.unwrap_err().to_string();
     assert!(error.contains("1 other object(s) (IPPool mine)"), "{error}");
     assert_eq!(contents(&target).await.len(), 1);
 }
@@ -130,7 +130,7 @@ async fn broken_files_are_refused_as_a_whole() {
     ] {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let error = import(&target, file.path()).await.unwrap_err().to_string();
+        let error = import(&target, file.path(), false).await.unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(contents(&target).await.len(), 0);

@@ -23,8 +23,7 @@ pub(crate) struct Backend {
     /// How to open it beside calicoctl; a memory store cannot be.
     pub(crate) store: DatastoreConfig,
     _server: Option<Etcd>,
-    /// For a cluster of Kubernetes.
-    pub(crate) cluster: Option<Arc<apiserver::Cluster>>,
+    _cluster: Option<Arc<apiserver::Cluster>>,
     _runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -37,7 +36,7 @@ impl Backend {
             "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec: {spec}\n"
         );
         std::fs::write(&config, text).unwrap();
-        Self { dir, config, store, _server: None, cluster: None, _runtime: None }
+        Self { dir, config, store, _server: None, _cluster: None, _runtime: None }
     }
 
     /// A memory store, served as an agent serves its own.
@@ -92,7 +91,7 @@ impl Backend {
             };
             (spec, DatastoreConfig::Kubernetes(Box::new(config)))
         });
-        backend.cluster = Some(Arc::clone(cluster));
+        backend._cluster = Some(Arc::clone(cluster));
         backend
     }
 
