@@ -158,7 +158,7 @@ impl Node {
         }
         if let Some(overlay) = work.overlay.take() {
             if let Some(devices) = &mut self.devices {
-                devices.want(overlay.tunnels);
+                devices.want(overlay.tunnels, overlay.sizes);
                 devices.sync();
             }
             self.tunnel_addresses.send_replace(overlay.addresses);

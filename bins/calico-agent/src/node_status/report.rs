@@ -103,6 +103,8 @@ fn routes(seen: &Seen) -> RouteStatus {
     for route in seen.routes.iter().filter(|route| is_shown(route)) {
         found.extend(kernel_routes(route, &seen.interfaces));
     }
+    // Announced, and in no kernel: as upstream's static routes.
+    found.extend(seen.speaker.iter().flat_map(|report| &report.plan.services).map(blackhole));
     for route in seen.speaker.iter().flat_map(|report| &report.routes) {
         for path in route.paths.iter().filter(|path| path.accepted) {
             found.extend(learned(&route.prefix, path, seen));
@@ -121,6 +123,17 @@ fn routes(seen: &Seen) -> RouteStatus {
         list.sort_by_cached_key(|route| (net(&route.destination), route.gateway.clone()));
     }
     status
+}
+
+fn blackhole(destination: &IpNet) -> NodeRoute {
+    NodeRoute {
+        kind: "FIB".to_owned(),
+        destination: destination.to_string(),
+        gateway: "N/A".to_owned(),
+        interface: "blackhole".to_owned(),
+        learned_from: LearnedFrom { source_type: "Static".to_owned(), ..LearnedFrom::default() },
+        ..NodeRoute::default()
+    }
 }
 
 /// What was learned is told from the speaker's table, and a link's own prefix is nobody's route.
@@ -144,8 +157,9 @@ fn kernel_routes(route: &KernelRoute, interfaces: &BTreeMap<u32, String>) -> Vec
     };
     match &route.target {
         KernelTarget::Blackhole => {
-            let source = if route.protocol == PROTOCOL_BIRD { "Static" } else { "Kernel" };
-            vec![shown(None, "blackhole".to_owned(), source)]
+            let ours = route.protocol == PROTOCOL_BIRD;
+            let other = || shown(None, "blackhole".to_owned(), "Kernel");
+            vec![if ours { blackhole(&route.destination) } else { other() }]
         }
         KernelTarget::Hops(hops) => {
             let direct = route.protocol == PROTOCOL_KERNEL;

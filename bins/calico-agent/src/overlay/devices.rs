@@ -10,13 +10,28 @@ use tracing::{info, warn};
 
 use super::addresses::TunnelKind;
 
+/// The largest packet that fits into a tunnel, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// As it was set; else what the fabric carries, less the overhead.
+    pub mtu: Option<u32>,
+    /// Bytes that wrapping adds.
+    pub overhead: u32,
+}
+
 /// A device to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedTunnel {
-    /// The device; an `mtu` of 0 means what the fabric carries, less the overhead.
+    /// The device; of its `mtu`, `size` decides.
     pub tunnel: Tunnel,
-    /// Bytes that wrapping adds.
-    pub overhead: u32,
+    /// How large its packets may be.
+    pub size: Size,
+}
+
+impl Size {
+    fn of(self, fabric: u32) -> u32 {
+        self.mtu.unwrap_or_else(|| fabric.saturating_sub(self.overhead))
+    }
 }
 
 /// The devices, as they are wanted and were made.
@@ -24,7 +39,7 @@ pub struct WantedTunnel {
 pub struct Devices {
     mtu_file: PathBuf,
     /// None until the datastore was listed: then nothing is touched.
-    wanted: Option<Vec<WantedTunnel>>,
+    wanted: Option<(Vec<WantedTunnel>, Vec<Size>)>,
     dirty: bool,
     complained: BTreeSet<String>,
 }
@@ -36,8 +51,9 @@ impl Devices {
         Self { mtu_file, wanted: None, dirty: false, complained: BTreeSet::new() }
     }
 
-    /// What is wanted from now on.
-    pub fn want(&mut self, wanted: Vec<WantedTunnel>) {
+    /// What is wanted from now on: devices, and packets of pods of at most these sizes.
+    pub fn want(&mut self, tunnels: Vec<WantedTunnel>, sizes: Vec<Size>) {
+        let wanted = (tunnels, sizes);
         if self.wanted.as_ref() != Some(&wanted) {
             self.wanted = Some(wanted);
             self.dirty = true;
@@ -52,22 +68,20 @@ impl Devices {
 
     /// Makes the kernel as it is wanted; what cannot be done is tried again by the next call.
     pub fn sync(&mut self) {
-        let Some(wanted) = self.wanted.clone().filter(|_| self.dirty) else { return };
+        let Some((wanted, sizes)) = self.wanted.clone().filter(|_| self.dirty) else { return };
         self.dirty = false;
-        if let Err(error) = self.try_sync(&wanted) {
+        if let Err(error) = self.try_sync(&wanted, &sizes) {
             self.complain("tunnels", &error);
         }
     }
 
-    fn try_sync(&mut self, wanted: &[WantedTunnel]) -> Result<(), RtnlError> {
+    fn try_sync(&mut self, wanted: &[WantedTunnel], sizes: &[Size]) -> Result<(), RtnlError> {
         let mut connection = Connection::open()?;
-        let mut least: Option<u32> = None;
-        for WantedTunnel { tunnel, overhead } in wanted {
-            let mut tunnel = tunnel.clone();
-            if tunnel.mtu == 0 {
-                tunnel.mtu = link::fabric_mtu(&mut connection)?.saturating_sub(*overhead);
-            }
-            least = Some(least.map_or(tunnel.mtu, |least| least.min(tunnel.mtu)));
+        let fabric = link::fabric_mtu(&mut connection)?;
+        // First of all: pods that are made meanwhile are to get it.
+        write_mtu(&self.mtu_file, sizes.iter().map(|size| size.of(fabric)).min());
+        for WantedTunnel { tunnel, size } in wanted {
+            let tunnel = Tunnel { mtu: size.of(fabric), ..tunnel.clone() };
             match tunnel::sync(&mut connection, &tunnel) {
                 Ok(0) => {}
                 Ok(changes) => info!(
@@ -85,7 +99,6 @@ impl Devices {
                 info!(device = name, "removed a tunnel that no pool asks for");
             }
         }
-        write_mtu(&self.mtu_file, least);
         Ok(())
     }
 

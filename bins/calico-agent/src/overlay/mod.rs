@@ -23,7 +23,7 @@ use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPool, IpP
 use ipnet::IpNet;
 
 use addresses::Wanted;
-use devices::WantedTunnel;
+use devices::{Size, WantedTunnel};
 
 /// Changes of routes: what is to be there, or that nothing is.
 pub type RouteChanges = Vec<(IpNet, Option<RouteTarget>)>;
@@ -57,6 +57,8 @@ struct Block {
 pub struct OverlayPlan {
     /// Devices.
     pub tunnels: Vec<WantedTunnel>,
+    /// What packets of pods have to fit into, one for each way in which a pool's are wrapped.
+    pub sizes: Vec<Size>,
     /// Addresses of this node's ends.
     pub addresses: Wanted,
 }
@@ -156,8 +158,11 @@ impl Overlay {
 
     /// Devices and addresses, if they may have changed since the last call.
     pub fn plan(&mut self) -> Option<OverlayPlan> {
-        std::mem::take(&mut self.changed)
-            .then(|| OverlayPlan { tunnels: self.tunnels(), addresses: self.addresses() })
+        std::mem::take(&mut self.changed).then(|| OverlayPlan {
+            tunnels: self.tunnels(),
+            sizes: self.used().map(|kind| self.size(kind)).collect(),
+            addresses: self.addresses(),
+        })
     }
 
     fn everything_changed(&mut self) {

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::Overlay;
 use super::addresses::{TunnelKind, Wanted, WantedAddress};
-use super::devices::WantedTunnel;
+use super::devices::{Size, WantedTunnel};
 
 /// Upstream's defaults.
 const VNI: u32 = 4096;
@@ -133,26 +133,35 @@ impl Overlay {
     pub(super) fn tunnels(&self) -> Vec<WantedTunnel> {
         let Some(me) = self.me() else { return Vec::new() };
         let wanted = |kind: TunnelKind| {
-            let used = self.pools.values().filter_map(TunnelKind::of_pool).any(|it| it.0 == kind);
-            let address = kind.address(me).filter(|_| used)?;
+            let address = kind.address(me)?;
             let encapsulation = match kind {
                 TunnelKind::Ipip => Encapsulation::Ipip,
                 TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => {
                     Encapsulation::Vxlan(self.vxlan(me, kind)?)
                 }
             };
-            let settings = &self.settings;
-            let mtu = match kind {
-                TunnelKind::Ipip => settings.ipip_mtu,
-                TunnelKind::VxlanV4 => settings.vxlan_mtu,
-                TunnelKind::VxlanV6 => settings.vxlan_mtu_v6,
-            };
+            let size = self.size(kind);
             let name = kind.device().to_owned();
-            let mtu = mtu.unwrap_or_default();
-            let tunnel = Tunnel { name, encapsulation, address, mtu };
-            Some(WantedTunnel { tunnel, overhead: kind.overhead() })
+            let mtu = size.mtu.unwrap_or_default();
+            Some(WantedTunnel { tunnel: Tunnel { name, encapsulation, address, mtu }, size })
         };
-        TunnelKind::ALL.into_iter().filter_map(wanted).collect()
+        self.used().filter_map(wanted).collect()
+    }
+
+    /// The ways in which pools' packets are wrapped.
+    pub(super) fn used(&self) -> impl Iterator<Item = TunnelKind> {
+        TunnelKind::ALL.into_iter().filter(|kind| {
+            self.pools.values().filter_map(TunnelKind::of_pool).any(|(used, _)| used == *kind)
+        })
+    }
+
+    pub(super) fn size(&self, kind: TunnelKind) -> Size {
+        let mtu = match kind {
+            TunnelKind::Ipip => self.settings.ipip_mtu,
+            TunnelKind::VxlanV4 => self.settings.vxlan_mtu,
+            TunnelKind::VxlanV6 => self.settings.vxlan_mtu_v6,
+        };
+        Size { mtu: mtu.filter(|mtu| *mtu > 0), overhead: kind.overhead() }
     }
 
     fn vxlan(&self, me: &Node, kind: TunnelKind) -> Option<Vxlan> {

@@ -121,7 +121,9 @@ fn a_device_has_every_other_node_at_its_ends() {
     let ipip = three(json!({"ipipMode": "Always"})).plan().unwrap();
     assert_eq!(ipip.tunnels[0].tunnel.name, "tunl0");
     assert_eq!(ipip.tunnels[0].tunnel.address.to_string(), "10.9.1.1");
-    assert_eq!(three(json!({})).plan().unwrap().tunnels, []);
+    let plain = three(json!({})).plan().unwrap();
+    assert_eq!((plain.tunnels, plain.sizes), (vec![], vec![]));
+    assert_eq!(ipip.sizes, [devices::Size { mtu: None, overhead: 20 }]);
 }
 
 #[test]

@@ -18,10 +18,11 @@ async fn the_status_of_a_node_follows_its_sessions() {
     let peer = json!({"peerIP": cluster.tor_peer_ip(), "asNumber": TOR_AS});
     cluster.put(Kind::BgpPeer, "tor", peer).await;
     cluster.put(Kind::IpPool, "pods", json!({"cidr": "10.65.0.0/16"})).await;
+    cluster.configure(json!({"serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]})).await;
     cluster.put_block("b", "10.65.2.0/26").await;
     cluster.start("a");
     let store = Arc::clone(&cluster.store) as Arc<dyn Datastore>;
-    let service = tokio::spawn(node_status::run("a".into(), store, cluster.view("a")));
+    let reporter = tokio::spawn(node_status::run("a".into(), store, cluster.view("a")));
     let request = |node: &str, period: Option<u32>| json!({"node": node, "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": period});
     cluster.put(Kind::CalicoNodeStatus, "mine", request("a", Some(1))).await;
     cluster.put(Kind::CalicoNodeStatus, "once", request("a", Some(0))).await;
@@ -64,10 +65,16 @@ async fn the_status_of_a_node_follows_its_sessions() {
     assert_eq!(route.learned_from.peer_ip, cluster.address("b").to_string());
     assert_eq!(route.gateway, cluster.address("b").to_string());
 
+    let routes = read("mine").await.status.unwrap().routes.routes_v4;
+    let service = routes.iter().find(|route| {
+        route.destination == "10.96.0.0/12" && route.learned_from.source_type == "Static"
+    });
+    assert_eq!(service.map(|route| route.interface.as_str()), Some("blackhole"), "{routes:?}");
+
     let once = read("once").await.status.expect("a report when the resource came");
     assert!(once.bgp.number_established_v4 < 2, "and none after it");
     assert_eq!((read("never").await.status, read("other").await.status), (None, None));
-    service.abort();
+    reporter.abort();
     cluster.stop().await;
     drop(tor);
 }
