@@ -95,7 +95,9 @@ fn build(module: &Path, package: &str, program: &Path) {
              kube-apiserver and etcd; CALICO_SKIP_PRIVILEGED=1 leaves these tests out"
         )
     });
-    let output = Command::new(go)
+    // A module proxy that does not answer must not hold everything up for ever.
+    let output = Command::new("timeout")
+        .args(["2400", go])
         .current_dir(module)
         .env("CGO_ENABLED", "0")
         .args(["build", "-p=2", "-trimpath", "-ldflags=-s -w", "-o"])

@@ -113,7 +113,7 @@ async fn vet(
             Some(_) => foreign.push(name_of(key)),
         }
     }
-    let other = |key: &&Key| !is_initial(key) && !(views && is_view(key));
+    let other = |key: &&Key| !(is_initial(key) || views && is_view(key));
     foreign.extend(stored.keys().filter(other).map(name_of));
     if foreign.is_empty() {
         return Ok(Vetted { writes, left_out });
