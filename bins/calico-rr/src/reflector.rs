@@ -7,7 +7,7 @@ use calico_bgp::runtime::{Shutdown, SpeakerHandle};
 use calico_bgp::speaker::Config;
 use calico_peering::{Identity, Note, Session, SpeakerPlan};
 use calico_router::BgpView;
-use calico_router::program::Chain;
+use calico_router::program::{Chain, set_bgp_log};
 use tracing::{error, info, warn};
 
 use crate::config::OnStop;
@@ -35,6 +35,7 @@ impl Reflector {
             self.cease("the node of this reflector has no BGP address", services).await;
             return true;
         };
+        set_bgp_log(plan.log_severity);
         for note in plan.notes.iter().filter(|note| !self.told.contains(note)) {
             warn!("{note}");
         }

@@ -10,8 +10,9 @@ use calico_bgp::rib::{Policy, PrefixList, PrefixRule};
 use calico_bgp::wire::Family;
 use ipnet::IpNet;
 
-use super::document::{Located, Table, nearest};
+use super::document::{Located, Table};
 use super::options::Names;
+use super::similar::nearest;
 use super::values::{ActionWord, OtherwiseWord, PeerWord, SourceWord};
 
 /// A name that stands for a filter that nothing passes.

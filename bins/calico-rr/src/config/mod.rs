@@ -5,25 +5,30 @@
 
 mod document;
 mod filters;
+mod groups;
 mod options;
 mod peers;
+mod similar;
+mod speaker;
 #[cfg(test)]
 mod tests;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use calico_bgp::filter::AnyCommunity;
-use calico_bgp::speaker::{self, DynamicPeers, PeerConfig};
+use calico_bgp::speaker::{self as bgp, DynamicPeers, PeerConfig};
 use calico_bgp::wire::{NextHop, PathAttributes};
 use ipnet::IpNet;
 
-use document::{Document, Located, Problem, Table};
+use self::speaker::{read_service, read_speaker};
+use document::{Document, Problem, Table};
 use filters::Filters;
+use groups::{read_groups, with_group};
 use options::Options;
 use peers::Maker;
 pub(crate) use values::OnStop;
@@ -37,7 +42,7 @@ const DYNAMIC_LIMIT: u32 = 256;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
     /// The speaker; a change needs a restart.
-    pub(crate) speaker: speaker::Config,
+    pub(crate) speaker: bgp::Config,
     pub(crate) service: Service,
     /// The neighbors.
     pub(crate) peers: Vec<PeerConfig>,
@@ -75,7 +80,7 @@ pub(crate) enum ConfigError {
     #[error("{}", Problems(path, problems))]
     Invalid { path: PathBuf, problems: Vec<Problem> },
     #[error("{path} asks for what the speaker cannot do", path = path.display())]
-    Speaker { path: PathBuf, source: speaker::ConfigError },
+    Speaker { path: PathBuf, source: bgp::ConfigError },
 }
 
 struct Problems<'a>(&'a Path, &'a [Problem]);
@@ -106,9 +111,9 @@ impl Config {
     }
 
     /// Has a speaker without sockets take it all.
-    fn try_out(&self) -> Result<(), speaker::ConfigError> {
+    fn try_out(&self) -> Result<(), bgp::ConfigError> {
         let now = Instant::now();
-        let mut speaker = speaker::Speaker::new(self.speaker.clone(), 0, now)?;
+        let mut speaker = bgp::Speaker::new(self.speaker.clone(), 0, now)?;
         speaker.set_peers(now, self.peers.clone())?;
         speaker.set_dynamic(now, self.dynamic.clone())
     }
@@ -167,9 +172,7 @@ impl Config {
         let local_as = speaker.as_ref().map_or(1, |speaker| speaker.local_as);
         let mut maker = Maker { local_as, filters: &filters, files: Vec::new() };
         let mut config = Self {
-            speaker: speaker
-                .clone()
-                .unwrap_or_else(|| speaker::Config::new(1, [1, 1, 1, 1].into())),
+            speaker: speaker.clone().unwrap_or_else(|| bgp::Config::new(1, [1, 1, 1, 1].into())),
             service,
             peers: Vec::new(),
             descriptions: BTreeMap::new(),
@@ -260,109 +263,5 @@ impl Config {
         if self.networks.insert(prefix.value, attributes).is_some() {
             prefix.problem("is there twice; leave one out");
         }
-    }
-}
-
-fn read_speaker(root: &mut Table<'_, '_>) -> Option<speaker::Config> {
-    let as_number = root.need::<u32>("as", "64512");
-    let router_id = root.need::<Ipv4Addr>("router_id", "\"192.0.2.1\"");
-    if let Some(number) = as_number.as_ref().filter(|number| number.value == 0) {
-        number.problem("AS 0 is reserved (RFC 7607); use 1 to 4294967295");
-    }
-    if let Some(id) = router_id.as_ref().filter(|id| id.value.is_unspecified()) {
-        id.problem("0.0.0.0 identifies nobody; use an address of this host");
-    }
-    let local_as = as_number.as_ref().map_or(1, |number| number.value);
-    let id = router_id.as_ref().map_or(Ipv4Addr::LOCALHOST, |id| id.value);
-    let mut speaker = speaker::Config::new(local_as, id);
-    if let Some(listen) = root.list::<SocketAddr>("listen") {
-        let mut seen = BTreeSet::new();
-        for address in &listen.value {
-            if !seen.insert(address.value) {
-                address.problem("is there twice; leave one out");
-            }
-        }
-        speaker.listen = listen.value.iter().map(|address| address.value).collect();
-    }
-    speaker.cluster_id = root.get("cluster_id").map(|found| found.value);
-    if let Some(paths) = root.get::<u16>("max_paths") {
-        if paths.value == 0 {
-            paths.problem("a route has one path at least; use 1 and more");
-        }
-        speaker.max_paths = paths.value.into();
-    }
-    if let Some(relax) = root.get("multipath_relax") {
-        speaker.multipath_relax = relax.value;
-    }
-    speaker.next_hop_v4 = root.get::<Ipv4Addr>("next_hop_v4").map(|found| found.value);
-    speaker.next_hop_v6 = root.get::<Ipv6Addr>("next_hop_v6").map(|found| found.value);
-    if let Some(preserved) = root.get("forwarding_preserved") {
-        speaker.forwarding_preserved = preserved.value;
-    }
-    if let Some(time) = root.get::<u16>("selection_deferral") {
-        speaker.selection_deferral = Duration::from_secs(time.value.into());
-    }
-    (as_number.is_some() && router_id.is_some()).then_some(speaker)
-}
-
-fn read_service(root: &mut Table<'_, '_>) -> Service {
-    let default = Service::default();
-    Service {
-        run_dir: root.get("run_dir").map_or(default.run_dir, |found| found.value),
-        metrics: root.get("metrics").map(|found| found.value),
-        on_stop: root.get("on_stop").map_or(default.on_stop, |found| found.value),
-    }
-}
-
-/// The groups, each with what it takes over from its own.
-fn read_groups<'d, 't>(root: &mut Table<'d, 't>) -> BTreeMap<String, Options<'d, 't>> {
-    type Raw<'d, 't> = (Options<'d, 't>, Option<Located<'d, 't, String>>);
-    let mut raw: BTreeMap<String, Raw<'d, 't>> = BTreeMap::new();
-    for (name, mut table) in root.named("group") {
-        let group = table.get::<String>("group");
-        let options = Options::read(&mut table);
-        table.finish();
-        raw.insert(name.value, (options, group));
-    }
-    let resolve = |name: &String| {
-        let (mut options, mut next) = raw.get(name)?.clone();
-        let mut seen = BTreeSet::from([name.clone()]);
-        while let Some(group) = next {
-            if !seen.insert(group.value.clone()) {
-                group.problem("goes in a circle; leave it out");
-                break;
-            }
-            let Some((more, after)) = raw.get(&group.value) else {
-                group.problem(unknown_group(&group.value, raw.keys()));
-                break;
-            };
-            options = options.or(more);
-            next = after.clone();
-        }
-        Some((name.clone(), options))
-    };
-    raw.keys().filter_map(resolve).collect()
-}
-
-fn with_group<'d, 't>(
-    table: &mut Table<'d, 't>,
-    groups: &BTreeMap<String, Options<'d, 't>>,
-) -> Options<'d, 't> {
-    let options = Options::read(table);
-    let Some(name) = table.get::<String>("group") else { return options };
-    match groups.get(&name.value) {
-        Some(group) => options.or(group),
-        None => {
-            name.problem(unknown_group(&name.value, groups.keys()));
-            options
-        }
-    }
-}
-
-fn unknown_group<'n>(name: &str, names: impl Iterator<Item = &'n String>) -> String {
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    match document::nearest(name, &names) {
-        Some(similar) => format!("there is no group {name:?}; did you mean {similar:?}?"),
-        None => format!("there is no group {name:?}; write it as [group.{name}]"),
     }
 }

@@ -176,16 +176,19 @@ impl Maker<'_> {
         if let Some(honor) = &options.honor_graceful_shutdown {
             peer.honor_graceful_shutdown = honor.value;
         }
-        peer.next_hop = match (value(&options.next_hop), &options.next_hop_subnet) {
-            (Some(NextHopWord::Own), None) => NextHopMode::OwnAddress,
-            (Some(NextHopWord::Keep), None) => NextHopMode::Keep,
-            (Some(NextHopWord::Own | NextHopWord::Keep), Some(subnet)) => {
-                subnet.problem("says nothing unless next_hop is \"auto\"; leave one of them out");
-                NextHopMode::Auto
-            }
-            (_, Some(subnet)) => NextHopMode::AutoOnSubnet(subnet.value),
-            (_, None) => NextHopMode::Auto,
+        peer.next_hop = match value(&options.next_hop).unwrap_or(NextHopWord::Auto) {
+            NextHopWord::Auto => match &options.next_hop_subnet {
+                Some(subnet) => NextHopMode::AutoOnSubnet(subnet.value),
+                None => NextHopMode::Auto,
+            },
+            NextHopWord::Own => NextHopMode::OwnAddress,
+            NextHopWord::OwnAlways => NextHopMode::OwnAddressAlways,
+            NextHopWord::Keep => NextHopMode::Keep,
         };
+        let auto = matches!(peer.next_hop, NextHopMode::Auto | NextHopMode::AutoOnSubnet(_));
+        if let Some(subnet) = options.next_hop_subnet.as_ref().filter(|_| !auto) {
+            subnet.problem("says nothing unless next_hop is \"auto\"; leave one of them out");
+        }
         peer.local_as_mode = value(&options.local_as_mode).unwrap_or_default();
         peer.local_as_prepend = value(&options.local_as_prepend).unwrap_or_default();
         if peer.local_as.is_none() {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use calico_bgp::filter::Action;
 use calico_bgp::rib::{AddPathFamily, NextHopMode, Policy, PrivateAs, SendPaths};
 use calico_bgp::speaker::{Distance, LimitAction, LocalAsMode};
@@ -179,7 +181,7 @@ fn every_option_arrives_at_the_speaker() {
 #[test]
 fn every_field_of_the_speaker_has_a_key() {
     let peer = PeerConfig::new([10, 0, 0, 1].into(), 1);
-    let speaker = speaker::Config::new(1, [10, 0, 0, 1].into());
+    let speaker = bgp::Config::new(1, [10, 0, 0, 1].into());
     // Those that are called otherwise in the file, and one that is not for it to say.
     let called = [
         ("local_as", "as"),

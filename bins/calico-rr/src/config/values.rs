@@ -10,7 +10,8 @@ use calico_bgp::wire::{Family, Role};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::document::{Value, kind, nearest};
+use super::document::{Value, kind};
+use super::similar::nearest;
 
 fn text<'v>(value: &'v DeValue<'_>, wanted: &str) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| format!("is {}; write {wanted}", kind(value)))
@@ -136,6 +137,7 @@ pub(crate) enum OnStop {
 pub(crate) enum NextHopWord {
     Auto,
     Own,
+    OwnAlways,
     Keep,
 }
 
@@ -184,7 +186,12 @@ pub(crate) enum PeerWord {
 
 words! {
     OnStop { "restart" => Self::Restart, "cease" => Self::Cease }
-    NextHopWord { "auto" => Self::Auto, "self" => Self::Own, "keep" => Self::Keep }
+    NextHopWord {
+        "auto" => Self::Auto,
+        "self" => Self::Own,
+        "self-always" => Self::OwnAlways,
+        "keep" => Self::Keep,
+    }
     ActionWord { "accept" => Self::Accept, "reject" => Self::Reject, "change" => Self::Change }
     OtherwiseWord { "accept" => Self::Accept, "reject" => Self::Reject }
     LimitWord { "warn" => Self::Warn, "cease" => Self::Cease }
