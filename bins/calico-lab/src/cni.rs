@@ -77,7 +77,7 @@ impl Network {
                     "type": "calico",
                     "log_level": "info",
                     "nodename": node,
-                    "mtu": 1500,
+                    "mtu": 0,
                     "agent_socket": run_dir.join("cni.sock"),
                     "ipam": {
                         "type": "calico-ipam",
