@@ -217,15 +217,21 @@ impl SessionConfig {
             Capability::AddPath(offers) => Some(offers),
             _ => None,
         });
-        theirs
-            .flatten()
-            .filter(|(family, _)| families.contains(family))
-            .filter_map(|(family, mode)| {
-                let (_, ours) = self.add_path.iter().find(|(f, _)| f == family)?;
-                Some((*family, ours.with(*mode)))
-            })
-            .filter(|(_, agreed)| *agreed != AddPath::default())
-            .collect()
+        let mut seen = Vec::new();
+        let mut agreed = Vec::new();
+        for (family, mode) in theirs.flatten() {
+            // RFC 7911, section 4: of several for one family the first counts.
+            if seen.contains(family) || !families.contains(family) {
+                continue;
+            }
+            seen.push(*family);
+            let ours = self.add_path.iter().find(|(f, _)| f == family);
+            let way = ours.map(|(_, ours)| ours.with(*mode)).unwrap_or_default();
+            if way != AddPath::default() {
+                agreed.push((*family, way));
+            }
+        }
+        agreed
     }
 
     fn common_families(&self, open: &Open) -> Vec<Family> {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::simulator::{Simulator, Weather};
 use super::*;
 use crate::wire::{
-    CeaseCode, Family, Message, Notification, NotificationCode, OpenErrorCode, UpdateContext,
+    AddPathMode, Capability, CeaseCode, Family, Message, Notification, NotificationCode, Open,
+    OpenErrorCode, UpdateContext,
 };
 
 const BOTH: [Family; 2] = [Family::IPV4_UNICAST, Family::IPV6_UNICAST];
@@ -295,6 +296,33 @@ fn garbage_beside_a_good_session_does_not_hold_the_peer_down() {
     sim.cut();
     assert_eq!(sim.sides[0].state(), State::Active);
     assert!(sim.sides[0].handle_accepted(sim.now).is_ok());
+}
+
+#[test]
+fn several_paths_go_the_ways_that_both_sides_want() {
+    let v4 = Family::IPV4_UNICAST;
+    let way = |receive, send| AddPath { receive, send };
+    let check = |ours: AddPath, theirs: &[AddPathMode], expected: AddPath| {
+        let side = SessionConfig { add_path: vec![(v4, ours)], ..config(1, 64512, 64512) };
+        let offers = theirs.iter().map(|mode| (v4, *mode)).collect();
+        let families = BOTH.map(Capability::MultiProtocol).to_vec();
+        let capabilities = [families, vec![Capability::AddPath(offers)]].concat();
+        let open = Open::new(64512, 90, [10, 0, 0, 2].into(), capabilities);
+        let agreed = side.negotiate(&open).unwrap();
+        assert_eq!(agreed.add_path(v4), expected, "{ours:?} with {theirs:?}");
+        assert_eq!(agreed.context.add_path.contains(&v4), expected.receive);
+        assert_eq!(agreed.context.add_path_send.contains(&v4), expected.send);
+        assert_eq!(agreed.add_path(Family::IPV6_UNICAST), AddPath::default());
+    };
+    use AddPathMode::{Both, Receive, Send};
+    check(way(true, true), &[Both], way(true, true));
+    check(way(true, true), &[Receive], way(false, true));
+    check(way(true, true), &[Send], way(true, false));
+    check(way(true, false), &[Receive], way(false, false));
+    check(way(false, true), &[Both], way(false, true));
+    check(way(false, false), &[Both], way(false, false));
+    check(way(true, true), &[], way(false, false));
+    check(way(true, true), &[Send, Both], way(true, false));
 }
 
 #[test]
