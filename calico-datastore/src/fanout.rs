@@ -32,6 +32,7 @@ mod feed;
 mod hub;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use calico_core::Datastore;
@@ -52,6 +53,8 @@ pub struct Fanout {
     store: Arc<dyn Datastore>,
     hub: Arc<Hub>,
     feed: JoinHandle<()>,
+    /// The latest revision written by way of this: what was written is seen by who asks after.
+    written: AtomicU64,
 }
 
 impl Fanout {
@@ -66,7 +69,7 @@ impl Fanout {
     pub fn with_history(store: Arc<dyn Datastore>, changes: usize) -> Self {
         let hub = Arc::new(Hub::new(changes));
         let feed = tokio::spawn(feed::run(Arc::clone(&store), Arc::clone(&hub)));
-        Self { store, hub, feed }
+        Self { store, hub, feed, written: AtomicU64::new(0) }
     }
 
     /// Whether the store was listed: before that, watches wait.
@@ -106,10 +109,19 @@ impl Datastore for Fanout {
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<Vec<Revision>, WriteFailed> {
-        self.store.write(writes).await
+        let result = self.store.write(writes).await;
+        let done = match &result {
+            Ok(revisions) => revisions,
+            Err(failed) => &failed.done,
+        };
+        if let Some(last) = done.iter().max() {
+            self.written.fetch_max(last.0, Ordering::Relaxed);
+        }
+        result
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> WatchStream {
-        hub::follow(Arc::clone(&self.hub), scope, from)
+        let written = Revision(self.written.load(Ordering::Relaxed));
+        hub::follow(Arc::clone(&self.hub), scope, from, written)
     }
 }

@@ -145,11 +145,10 @@ impl Inner {
                 changes.push(WatchEvent::Gone { key: old.key.clone(), revision });
             }
         }
-        for (path, new) in &self.entries {
-            if before.get(path) != Some(new) {
-                changes.push(WatchEvent::Put(new.clone()));
-            }
-        }
+        let written = self.entries.iter().filter(|(path, new)| before.get(*path) != Some(new));
+        let mut written: Vec<&Entry> = written.map(|(_, new)| new).collect();
+        written.sort_by_key(|entry| entry.revision);
+        changes.extend(written.into_iter().cloned().map(WatchEvent::Put));
         self.ordered = false;
         for change in changes {
             self.push(revision, change);
@@ -174,15 +173,18 @@ impl Inner {
         self.dropped + self.log.len() as u64
     }
 
-    /// Where somebody goes on who has seen everything up to `from`; what was written together at
-    /// `from` is repeated.
+    /// Where somebody goes on who has seen everything up to `from`; several changes at
+    /// `from` are repeated: not all of them may have been.
     fn position(&self, from: Revision) -> Option<u64> {
         let known = self.ordered && from >= self.floor && from <= self.revision;
         // At the floor itself, changes of that revision may be gone from the log.
         if !known || (from == self.floor && self.dropped > 0) {
             return None;
         }
-        Some(self.dropped + self.log.partition_point(|(revision, _)| *revision < from) as u64)
+        let start = self.log.partition_point(|(revision, _)| *revision < from);
+        let together = self.log.iter().skip(start).take_while(|(at, _)| *at == from).count();
+        let seen = if together == 1 { start + 1 } else { start };
+        Some(self.dropped + seen as u64)
     }
 
     fn listing(&self, scope: &Scope) -> VecDeque<WatchEvent> {
@@ -210,6 +212,8 @@ struct Follower {
 /// How far a follower is.
 #[derive(Clone, Copy)]
 enum Place {
+    /// It needs a listing, of which this is known to be a part.
+    Before(Revision),
     /// It needs a listing.
     Nowhere,
     /// It has seen everything up to here, elsewhere.
@@ -218,10 +222,15 @@ enum Place {
     At(u64),
 }
 
-/// Follows `scope`; see [`calico_core::Datastore::watch`].
-pub(super) fn follow(hub: Arc<Hub>, scope: Scope, from: Option<Revision>) -> WatchStream {
+/// Follows `scope`; see [`calico_core::Datastore::watch`]. A listing has what was `written`.
+pub(super) fn follow(
+    hub: Arc<Hub>,
+    scope: Scope,
+    from: Option<Revision>,
+    written: Revision,
+) -> WatchStream {
     let bell = hub.bell.subscribe();
-    let place = from.map_or(Place::Nowhere, Place::After);
+    let place = from.map_or(Place::Before(written), Place::After);
     let follower = Follower { hub, bell, scope, place, ready: VecDeque::new() };
     Box::pin(unfold(follower, async |mut follower| {
         let event = follower.next().await?;
@@ -231,8 +240,17 @@ pub(super) fn follow(hub: Arc<Hub>, scope: Scope, from: Option<Revision>) -> Wat
 
 impl Follower {
     async fn next(&mut self) -> Option<WatchEvent> {
-        if let Place::After(from) = self.place {
-            self.arrive(from).await;
+        match self.place {
+            Place::Before(written) => {
+                self.wait_for(written).await;
+                self.place = Place::Nowhere;
+            }
+            Place::After(from) => {
+                self.wait_for(from).await;
+                let position = self.hub.lock().position(from);
+                self.place = position.map_or(Place::Nowhere, Place::At);
+            }
+            Place::Nowhere | Place::At(_) => {}
         }
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -249,17 +267,15 @@ impl Follower {
         }
     }
 
-    /// Waits until what the caller has seen was seen here, and finds the place after it.
-    async fn arrive(&mut self, from: Revision) {
+    /// Waits until a revision was seen here, too. What never comes, or is another store's, is
+    /// given up after a while.
+    async fn wait_for(&mut self, revision: Revision) {
         let hub = Arc::clone(&self.hub);
         let seen = self.bell.wait_for(|_| {
             let inner = hub.lock();
-            inner.closed || inner.listed && inner.revision >= from
+            inner.closed || inner.listed && inner.revision >= revision
         });
-        // What never comes, or lies in another store's future, leads to a listing.
         let _ = tokio::time::timeout(PATIENCE, seen).await;
-        let position = self.hub.lock().position(from);
-        self.place = position.map_or(Place::Nowhere, Place::At);
     }
 
     /// Takes what there is; whether that is the end.

@@ -1,0 +1,192 @@
+//! One watch on a store, any number of watches on the fan-out.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use calico_core::Datastore;
+use calico_core::datastore::{Revision, WatchEvent, WatchStream};
+use calico_core::key::{Key, Scope};
+use calico_core::kind::Kind;
+use calico_core::memory::MemoryStore;
+use calico_core::testing::contract::{CASES, HISTORY};
+use calico_core::testing::{Call, Fault, FaultyStore};
+use calico_datastore::fanout::Fanout;
+use calico_datastore::remote::{LocalListener, RemoteStore, Server};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn node(name: &str) -> Key {
+    Key::resource(Kind::Node, None, name)
+}
+
+async fn next(watch: &mut WatchStream) -> WatchEvent {
+    timeout(PATIENCE, watch.next()).await.expect("an event in time").unwrap()
+}
+
+/// What somebody knows who follows a watch.
+#[derive(Debug, Default, PartialEq)]
+struct Model(BTreeMap<String, String>, /* in a listing */ bool);
+
+impl Model {
+    fn handle(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Begin => (self.0, self.1) = (BTreeMap::new(), true),
+            WatchEvent::Ready(_) => self.1 = false,
+            WatchEvent::Item(entry) | WatchEvent::Put(entry) => {
+                self.0.insert(entry.key.to_string(), entry.value.to_string());
+            }
+            WatchEvent::Gone { key, .. } => {
+                self.0.remove(&key.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// Follows until an object has this value.
+    async fn until(&mut self, watch: &mut WatchStream, key: &Key, value: &str) {
+        while self.1 || self.0.get(&key.to_string()).map(String::as_str) != Some(value) {
+            self.handle(next(watch).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    for case in CASES {
+        let store = Arc::new(MemoryStore::with_history(HISTORY));
+        let fanout = Arc::new(Fanout::with_history(store, HISTORY));
+        // What happened before it was there, it does not know.
+        while !fanout.is_listed() {
+            tokio::task::yield_now().await;
+        }
+        timeout(PATIENCE, case.run(fanout)).await.unwrap_or_else(|_| panic!("{case:?}: too slow"));
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_clients_see_the_same_and_the_store_has_one_watch() {
+    let store = Arc::new(MemoryStore::new());
+    for number in 0..100 {
+        store.put(node(&format!("old{number}")), "{}".into()).await.unwrap();
+    }
+    let watches = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&watches);
+    let counted = FaultyStore::new(store.clone(), move |_, call| {
+        if matches!(call, Call::Watch(_)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Fault::None
+    });
+    let fanout: Arc<dyn Datastore> = Arc::new(Fanout::start(Arc::new(counted)));
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("fanout.sock");
+    let listener = LocalListener::bind(&socket).unwrap();
+    let server = tokio::spawn(Server::run(listener, fanout, std::future::pending()));
+
+    let clients = (0..200).map(|_| RemoteStore::connect(&socket));
+    let mut followers: Vec<_> =
+        clients.map(|client| (client.watch(Scope::All, None), Model::default())).collect();
+    for number in 0..300 {
+        store.put(node(&format!("new{}", number % 50)), format!("{number}").into()).await.unwrap();
+        if number % 3 == 0 {
+            store.delete(node(&format!("new{}", number % 50)), None).await.unwrap();
+        }
+    }
+    let last = node("last");
+    store.put(last.clone(), "1".into()).await.unwrap();
+    join_all(followers.iter_mut().map(|(watch, model)| model.until(watch, &last, "1"))).await;
+    let (_, first) = &followers[0];
+    assert!(followers.iter().all(|(_, model)| model == first));
+    let truth = store.list(&Scope::All).await.unwrap().entries;
+    let truth = truth.into_iter().map(|entry| (entry.key.to_string(), entry.value.to_string()));
+    assert_eq!(first.0, truth.collect());
+    assert_eq!(watches.load(Ordering::Relaxed), 1, "watches on the store");
+    server.abort();
+}
+
+#[tokio::test]
+async fn who_follows_is_told_the_difference_after_an_interruption() {
+    let store = Arc::new(MemoryStore::with_history(4));
+    store.put(node("stays"), "{}".into()).await.unwrap();
+    store.put(node("goes"), "{}".into()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("store.sock");
+    let serve = || {
+        let listener = LocalListener::bind(&socket).unwrap();
+        tokio::spawn(Server::run(listener, store.clone(), std::future::pending()))
+    };
+    let server = serve();
+    let fanout = Fanout::start(Arc::new(RemoteStore::connect(&socket)));
+    let (mut watch, mut model) = (fanout.watch(Scope::All, None), Model::default());
+    model.until(&mut watch, &node("goes"), "{}").await;
+
+    // The store goes away, and more happens meanwhile than it remembers.
+    server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    timeout(PATIENCE, async {
+        while fanout.trouble().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the trouble is known");
+    store.delete(node("goes"), None).await.unwrap();
+    for number in 0..10 {
+        store.put(node("busy"), format!("{number}").into()).await.unwrap();
+    }
+    let _server = serve();
+    let mut events = Vec::new();
+    while model.0.get(&node("busy").to_string()).is_none_or(|value| value != "9") {
+        let event = next(&mut watch).await;
+        events.push(event.clone());
+        model.handle(event);
+    }
+    assert!(!events.contains(&WatchEvent::Begin), "no listing was needed: {events:?}");
+    assert_eq!(fanout.trouble(), None);
+    assert!(!model.0.contains_key(&node("goes").to_string()), "{events:?}");
+    assert!(model.0.contains_key(&node("stays").to_string()));
+}
+
+#[tokio::test]
+async fn who_is_slow_gets_a_new_listing_and_costs_no_memory() {
+    let store = Arc::new(MemoryStore::new());
+    let fanout = Fanout::with_history(store.clone(), 16);
+    let (mut slow, mut model) = (fanout.watch(Scope::All, None), Model::default());
+    store.put(node("a"), "0".into()).await.unwrap();
+    model.until(&mut slow, &node("a"), "0").await;
+    let mut other = fanout.watch(Scope::All, None);
+    for number in 1..=1000 {
+        store.put(node("a"), format!("{number}").into()).await.unwrap();
+    }
+    Model::default().until(&mut other, &node("a"), "1000").await;
+    let mut count = 0;
+    while model.0.get(&node("a").to_string()).is_none_or(|value| value != "1000") {
+        model.handle(next(&mut slow).await);
+        count += 1;
+    }
+    assert!(count < 600, "{count} events for one that fell behind");
+}
+
+#[tokio::test]
+async fn a_write_of_ones_own_is_seen_by_a_watch_from_it() {
+    let store = Arc::new(MemoryStore::new());
+    let fanout = Fanout::start(store);
+    let first = fanout.put(node("a"), "1".into()).await.unwrap();
+    let mut watch = fanout.watch(Scope::All, Some(first));
+    fanout.put(node("a"), "2".into()).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|value| value != "2") {
+        if let WatchEvent::Put(entry) | WatchEvent::Item(entry) = next(&mut watch).await {
+            seen.push(entry.value.to_string());
+        }
+    }
+    let future = fanout.watch(Scope::All, Some(Revision(u64::MAX))).next().await;
+    assert_eq!(future, Some(WatchEvent::Begin), "of another store: a listing");
+}
