@@ -23,9 +23,12 @@ pub(super) struct Lowered {
     pub(super) constants: Vec<Constant>,
 }
 
-/// What one family's packets must fulfil: all of `all`, and of each entry of `any` one.
+/// What one family's packets must fulfil: all of `early` and `all`, and of each entry of `any`
+/// one. What is cheap and tells most packets off comes early: protocol and ports, so that the
+/// rules of both families are soon passed by.
 #[derive(Default)]
 struct Clauses {
+    early: Vec<Expr>,
     all: Vec<Expr>,
     any: Vec<Vec<Vec<Expr>>>,
     constants: Vec<Constant>,
@@ -68,7 +71,8 @@ fn lower(rule: &Rule, lowered: &mut Lowered) {
             lowered.rules.push(RuleDef { identity: String::new(), expressions });
         }
         for alternative in alternatives {
-            let mut expressions = [clauses.all.clone(), alternative, action(rule)].concat();
+            let parts = [&clauses.early[..], &clauses.all, &alternative, &action(rule)];
+            let mut expressions = parts.concat();
             if once {
                 expressions.splice(0..0, matches::mark(matches::NOTED, false));
                 expressions.extend(matches::change_mark(matches::NOTED, true));
@@ -92,20 +96,20 @@ fn depends_on_family(rule: &Rule) -> bool {
 
 fn clauses(rule: &Rule, family: Option<Family>) -> Option<Clauses> {
     let mut clauses = Clauses::default();
-    if let Some(family) = family {
-        clauses.all.extend(matches::family(family));
-    }
     if let Some(protocol) = rule.protocol {
-        clauses.all.extend(matches::protocol(CmpOp::Eq, protocol));
+        clauses.early.extend(matches::protocol(CmpOp::Eq, protocol));
     }
     if let Some(protocol) = rule.not_protocol {
-        clauses.all.extend(matches::protocol(CmpOp::Neq, protocol));
+        clauses.early.extend(matches::protocol(CmpOp::Neq, protocol));
     }
     if rule.protocol.is_none() && (asks_ports(&rule.source) || asks_ports(&rule.destination)) {
         let with_ports = matches::constant_of(KeyType::Proto, &WITH_PORTS);
         let load = matches::meta(crate::nft::wire::MetaKey::L4Proto);
-        clauses.all.extend([load, matches::lookup(with_ports.0.clone(), false)]);
+        clauses.early.extend([load, matches::lookup(with_ports.0.clone(), false)]);
         clauses.constants.push(with_ports);
+    }
+    if let Some(family) = family {
+        clauses.all.extend(matches::family(family));
     }
     clauses.side(&rule.source, End::Source, family)?;
     clauses.side(&rule.destination, End::Destination, family)?;
@@ -127,10 +131,12 @@ impl Clauses {
         let key = address_key(family);
         if !side.nets.is_empty() {
             let ranges = matches::net_ranges(family, &side.nets);
-            self.ranges(matches::address(family, end), key, &ranges, false)?;
+            let inside = self.ranges(matches::address(family, end), key, &ranges, false)?;
+            self.all.extend(inside);
         }
         let ranges = matches::net_ranges(family, &side.not_nets);
-        self.ranges(matches::address(family, end), key, &ranges, true)?;
+        let outside = self.ranges(matches::address(family, end), key, &ranges, true)?;
+        self.all.extend(outside);
         for (sets, inverted) in [(&side.sets, false), (&side.not_sets, true)] {
             for set in sets {
                 let name = names::set(&set.0, family);
@@ -147,10 +153,12 @@ impl Clauses {
         let mut any = Vec::new();
         if !side.ports.is_empty() {
             let load = matches::port(end, 0);
-            let (numbered, constant) =
-                matches::in_ranges(load, KeyType::Service, &ranges(&side.ports), false)?;
-            self.constants.extend(constant);
-            any.push(numbered);
+            let numbered = self.ranges(load, KeyType::Service, &ranges(&side.ports), false)?;
+            if side.port_sets.is_empty() {
+                self.early.extend(numbered);
+            } else {
+                any.push(numbered);
+            }
         }
         // Sets of named ports make the rule depend on the family, so there is one.
         if let Some(family) = family {
@@ -166,7 +174,9 @@ impl Clauses {
             _ => self.any.push(any),
         }
         let load = matches::port(end, 0);
-        self.ranges(load, KeyType::Service, &ranges(&side.not_ports), true)
+        let others = self.ranges(load, KeyType::Service, &ranges(&side.not_ports), true)?;
+        self.early.extend(others);
+        Some(())
     }
 
     fn ranges(
@@ -175,11 +185,10 @@ impl Clauses {
         key: KeyType,
         ranges: &[(u128, u128)],
         negated: bool,
-    ) -> Option<()> {
+    ) -> Option<Vec<Expr>> {
         let (expressions, constant) = matches::in_ranges(load, key, ranges, negated)?;
-        self.all.extend(expressions);
         self.constants.extend(constant);
-        Some(())
+        Some(expressions)
     }
 
     fn icmp(&mut self, rule: &Rule, family: Family) -> Option<()> {
