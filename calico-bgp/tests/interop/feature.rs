@@ -17,6 +17,8 @@ pub(crate) enum Feature {
     PeerRestarts,
     WeRestart,
     LongLived,
+    WordsToPeer,
+    WordsFromPeer,
     Md5,
     Gtsm,
     WeReflect,
@@ -29,7 +31,7 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Session,
         Self::Ipv4,
         Self::Ipv6,
@@ -44,6 +46,8 @@ impl Feature {
         Self::PeerRestarts,
         Self::WeRestart,
         Self::LongLived,
+        Self::WordsToPeer,
+        Self::WordsFromPeer,
         Self::Md5,
         Self::Gtsm,
         Self::WeReflect,
@@ -72,6 +76,8 @@ impl Feature {
             Self::PeerRestarts => "Graceful restart: the peer restarts (RFC 4724)",
             Self::WeRestart => "Graceful restart: we restart (RFC 4724)",
             Self::LongLived => "Long-lived graceful restart (RFC 9494)",
+            Self::WordsToPeer => "Shutdown communication: we say why (RFC 9003)",
+            Self::WordsFromPeer => "Shutdown communication: the peer says why (RFC 9003)",
             Self::Md5 => "TCP MD5 (RFC 2385)",
             Self::Gtsm => "TTL security (RFC 5082)",
             Self::WeReflect => "Reflection: we reflect (RFC 4456)",

@@ -7,7 +7,7 @@ use std::process::Child;
 use calico_bgp::wire::Role;
 use ipnet::IpNet;
 
-use super::{Daemon, Session, Setup, Sign, crash, spawn, until_it_answers, write};
+use super::{Daemon, Session, Setup, Sign, crash, log, spawn, until_it_answers, write};
 use crate::lab::Place;
 
 pub(super) struct Bird {
@@ -108,6 +108,15 @@ impl Daemon for Bird {
         let at = routes.iter().position(|r| r.prefix == prefix).expect("a route of its own");
         let answer = self.ask(&format!("disable s{at}"));
         assert!(answer.contains("disabled"), "{answer}");
+    }
+
+    fn shut_down(&mut self, with: IpAddr, words: &str) {
+        let answer = self.ask(&format!("disable {} \"{words}\"", self.protocol(with)));
+        assert!(answer.contains("disabled"), "{answer}");
+    }
+
+    fn heard(&self, words: &str) -> bool {
+        log(&self.place).lines().any(|l| l.contains("Received") && l.contains(words))
     }
 
     fn ask_refresh(&mut self, of: IpAddr, _ipv4: bool) {

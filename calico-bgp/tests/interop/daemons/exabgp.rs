@@ -30,6 +30,10 @@ pub(super) fn support(feature: Feature) -> Support {
             "ExaBGP has no table: the program behind it would have to keep routes over our restart.",
         ),
         Feature::LongLived => Support::Lacks("ExaBGP 4 does not have long-lived graceful restart."),
+        Feature::WordsFromPeer => Support::Lacks("ExaBGP 4 says no words of its own."),
+        Feature::WordsToPeer => {
+            Support::Broken("ExaBGP 4 fails on words that it hears, and tells none.")
+        }
         Feature::PeerReflects => Support::Lacks("ExaBGP passes no routes on."),
         Feature::RefreshFromPeer | Feature::EnhancedRefresh => Support::Broken(
             "ExaBGP 4 offers route refresh, and restarts the session when it is asked (exabgp issue \
@@ -150,6 +154,14 @@ impl Daemon for ExaBgp {
 
     fn withdraw(&mut self, prefix: IpNet) {
         self.tell(&format!("withdraw route {prefix} next-hop self"));
+    }
+
+    fn shut_down(&mut self, _with: IpAddr, _words: &str) {
+        unreachable!("it ends sessions without words");
+    }
+
+    fn heard(&self, _words: &str) -> bool {
+        unreachable!("it does not tell what it heard")
     }
 
     fn ask_refresh(&mut self, of: IpAddr, ipv4: bool) {

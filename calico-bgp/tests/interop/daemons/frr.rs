@@ -7,7 +7,7 @@ use std::process::Child;
 use calico_bgp::wire::Role;
 use ipnet::IpNet;
 
-use super::{Daemon, Session, Setup, Sign, crash, spawn, until_it_answers, write};
+use super::{Daemon, Session, Setup, Sign, crash, log, spawn, until_it_answers, write};
 use crate::lab::Place;
 
 pub(super) struct Frr {
@@ -39,7 +39,8 @@ impl Daemon for Frr {
     fn configure(&mut self, setup: &Setup) {
         let mut out = format!(
             "log stdout\nrouter bgp {}\n bgp router-id 10.9.0.2\n no bgp ebgp-requires-policy\n\
-             no bgp default ipv4-unicast\n no bgp network import-check\n coalesce-time 0\n",
+             no bgp default ipv4-unicast\n no bgp network import-check\n coalesce-time 0\n \
+             bgp log-neighbor-changes\n",
             setup.asn
         );
         let restart = setup.sessions.iter().find_map(|s| s.graceful_restart);
@@ -127,6 +128,17 @@ impl Daemon for Frr {
         let network = format!("no network {prefix}");
         let answer = self.ask(&["configure terminal", &router, &family, &network]);
         assert!(!answer.contains('%'), "{answer}");
+    }
+
+    fn shut_down(&mut self, with: IpAddr, words: &str) {
+        let router = format!("router bgp {}", self.asn);
+        let shutdown = format!("neighbor {with} shutdown message {words}");
+        let answer = self.ask(&["configure terminal", &router, &shutdown]);
+        assert!(!answer.contains('%'), "{answer}");
+    }
+
+    fn heard(&self, words: &str) -> bool {
+        log(&self.place).lines().any(|l| l.contains("received from") && l.contains(words))
     }
 
     fn ask_refresh(&mut self, of: IpAddr, ipv4: bool) {

@@ -6,7 +6,7 @@ use std::process::Child;
 
 use ipnet::IpNet;
 
-use super::{Daemon, Origin, Session, Setup, Sign, crash, spawn, until_it_answers, write};
+use super::{Daemon, Origin, Session, Setup, Sign, crash, log, spawn, until_it_answers, write};
 use crate::feature::{Feature, Support};
 use crate::lab::Place;
 
@@ -120,6 +120,17 @@ impl Daemon for GoBgp {
         let family = family(prefix.addr().is_ipv4());
         let answer = self.ask(&format!("global rib del {prefix} -a {family}"));
         assert!(answer.trim().is_empty(), "{answer}");
+    }
+
+    fn shut_down(&mut self, with: IpAddr, words: &str) {
+        // It calls this deprecated, but `disable` loses the words.
+        let answer = self.ask(&format!("neighbor {with} shutdown --reason {words}"));
+        assert!(!answer.contains("rror"), "{answer}");
+    }
+
+    fn heard(&self, words: &str) -> bool {
+        let told = |l: &str| l.contains("received notification") && l.contains(words);
+        log(&self.place).lines().any(told)
     }
 
     fn ask_refresh(&mut self, of: IpAddr, ipv4: bool) {

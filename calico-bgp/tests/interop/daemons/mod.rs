@@ -151,6 +151,12 @@ pub(crate) trait Daemon {
     /// Takes back a route of its own.
     fn withdraw(&mut self, prefix: IpNet);
 
+    /// Ends its session with one of our addresses, with words.
+    fn shut_down(&mut self, with: IpAddr, words: &str);
+
+    /// Whether it tells of words that came with the end of a session over IPv6.
+    fn heard(&self, words: &str) -> bool;
+
     /// Asks us for all routes of a family again.
     fn ask_refresh(&mut self, of: IpAddr, ipv4: bool);
 }
@@ -274,4 +280,9 @@ fn crash(place: &Place, child: &mut Option<Child>) {
     if let Some(mut child) = child.take() {
         child.wait().expect("wait for the daemon");
     }
+}
+
+/// What the daemon has printed.
+fn log(place: &Place) -> String {
+    fs::read_to_string(place.path("log")).unwrap_or_default()
 }

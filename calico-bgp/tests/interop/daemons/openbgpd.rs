@@ -7,7 +7,7 @@ use std::process::Child;
 use calico_bgp::wire::Role;
 use ipnet::IpNet;
 
-use super::{Daemon, Session, Setup, Sign, crash, spawn, until_it_answers, write};
+use super::{Daemon, Session, Setup, Sign, crash, log, spawn, until_it_answers, write};
 use crate::feature::{Feature, Support};
 use crate::lab::Place;
 
@@ -123,6 +123,17 @@ impl Daemon for OpenBgpd {
     fn withdraw(&mut self, prefix: IpNet) {
         let answer = self.ask(&format!("network delete {prefix}"));
         assert!(answer.contains("request sent"), "{answer}");
+    }
+
+    fn shut_down(&mut self, with: IpAddr, words: &str) {
+        let answer = self.ask(&format!("neighbor {with} down {words}"));
+        assert!(answer.contains("request processed"), "{answer}");
+    }
+
+    fn heard(&self, words: &str) -> bool {
+        log(&self.place)
+            .lines()
+            .any(|l| l.contains("received shutdown reason") && l.contains(words))
     }
 
     fn ask_refresh(&mut self, of: IpAddr, _ipv4: bool) {

@@ -3,6 +3,7 @@
 
 mod absent;
 mod extensions;
+mod farewell;
 mod paths;
 mod protection;
 mod reflection;
@@ -76,6 +77,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         ],
         even_if_lacking: false,
         play: |stage| Box::pin(routes::both_ways(stage)),
+    },
+    Scenario {
+        name: "farewells",
+        features: &[Feature::WordsToPeer, Feature::WordsFromPeer],
+        even_if_lacking: false,
+        play: |stage| Box::pin(farewell::words(stage)),
     },
     Scenario {
         name: "we reflect",
