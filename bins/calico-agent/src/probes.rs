@@ -200,8 +200,9 @@ async fn listen(what: &str, host: &str, port: u16) -> TcpListener {
     loop {
         match TcpListener::bind((host, port)).await {
             Ok(listener) => {
-                let address =
-                    listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], port)));
+                let address = listener
+                    .local_addr()
+                    .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], port)));
                 info!(%address, "serves {what}");
                 return listener;
             }

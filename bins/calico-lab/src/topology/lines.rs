@@ -11,8 +11,8 @@ use super::Problem;
 #[derive(Debug)]
 enum Tree {
     Leaf,
-    List(Vec<Spanned<Tree>>),
-    Map(Vec<(String, Spanned<Tree>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(String, Spanned<Self>)>),
 }
 
 /// Gives each problem the line of its place, or of the nearest thing around it that the file has.
