@@ -57,7 +57,9 @@ proptest! {
         let text = String::from_utf8_lossy(&data);
         let config = text.splitn(5, '\n').nth(4).unwrap_or_default().to_owned();
         // Others' plugins, and who must be ready before, are not what this is about.
-        prop_assume!(!config.contains("readiness_gates"));
+        if config.contains("readiness_gates") {
+            return Ok(());
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let node = common::Node::new().await;
