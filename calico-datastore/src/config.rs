@@ -2,6 +2,7 @@
 
 mod api_config;
 mod etcd;
+mod fanout;
 mod kubernetes;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::api_config::{ApiConfig, ApiConfigSpec};
 pub use self::etcd::{EtcdConfig, Pem, Secret};
+pub use self::fanout::{FanoutConfig, TlsConfig};
 pub use self::kubernetes::KubernetesConfig;
 use crate::embedded::{Durability, Options};
 use crate::remote::RemoteStore;
@@ -52,6 +54,9 @@ pub enum DatastoreConfig {
     /// An etcd cluster. Opened only by programs that are built with the feature `etcd`.
     #[serde(rename = "etcdv3")]
     Etcd(EtcdConfig),
+    /// A server that fans out a store. Opened only by programs that are built with the feature
+    /// `tls`.
+    Fanout(FanoutConfig),
     /// A Kubernetes API server. Opened only by programs that are built with the feature
     /// `kubernetes`.
     Kubernetes(Box<KubernetesConfig>),
@@ -77,6 +82,13 @@ pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> 
             Ok(Arc::new(Options::new().durability(*durability).open(path)?))
         }
         DatastoreConfig::Remote { socket } => Ok(Arc::new(RemoteStore::connect(socket))),
+        #[cfg(feature = "tls")]
+        DatastoreConfig::Fanout(config) => {
+            let server = crate::remote::TlsAddress(config.clone());
+            Ok(Arc::new(RemoteStore::over(server)))
+        }
+        #[cfg(not(feature = "tls"))]
+        DatastoreConfig::Fanout(_) => Err(unsupported("fanout")),
         #[cfg(feature = "etcd")]
         DatastoreConfig::Etcd(config) => {
             Ok(Arc::new(crate::etcd::EtcdStore::connect(config.clone())?))
@@ -102,6 +114,9 @@ fn unsupported(name: &str) -> StoreError {
 #[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
 fn built_in() -> Vec<&'static str> {
     let mut names = vec!["embedded", "remote"];
+    if cfg!(feature = "tls") {
+        names.push("fanout");
+    }
     if cfg!(feature = "etcd") {
         names.push("etcdv3");
     }

@@ -12,7 +12,7 @@
 //! the one that they knew. A write whose connection broke may or may not have happened.
 //!
 //! Both sides run on tokio. The transport is a parameter ([`Listen`], [`Connect`]); a unix socket
-//! is built in.
+//! is built in, and TCP with TLS with the feature `tls`.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -38,9 +38,13 @@ mod client;
 mod connection;
 mod local;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
 mod watch;
 mod wire;
 
 pub use client::{Connect, RemoteStore, Transport};
 pub use local::{LocalListener, LocalSocket};
 pub use server::{Listen, Server};
+#[cfg(feature = "tls")]
+pub use tls::{TlsAddress, TlsListener};

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "etcd/authority.rs"]
+mod authority;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +17,9 @@ use calico_core::kind::Kind;
 use calico_core::memory::MemoryStore;
 use calico_core::testing::contract::{CASES, HISTORY};
 use calico_core::testing::{Call, Fault, FaultyStore};
+use calico_datastore::config::{FanoutConfig, Pem, TlsConfig};
 use calico_datastore::fanout::Fanout;
-use calico_datastore::remote::{LocalListener, RemoteStore, Server};
+use calico_datastore::remote::{LocalListener, RemoteStore, Server, TlsAddress, TlsListener};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::time::timeout;
@@ -189,4 +193,52 @@ async fn a_write_of_ones_own_is_seen_by_a_watch_from_it() {
     }
     let future = fanout.watch(Scope::All, Some(Revision(u64::MAX))).next().await;
     assert_eq!(future, Some(WatchEvent::Begin), "of another store: a listing");
+}
+
+#[tokio::test]
+async fn certificates_of_both_sides_open_the_door() {
+    let dir = authority::certificates();
+    let file = |name: &str| Pem::File(dir.path().join(name));
+    let tls = |ca: &str, name: &str| TlsConfig {
+        ca: file(&format!("{ca}.pem")),
+        certificate: file(&format!("{name}.pem")),
+        key: file(&format!("{name}-key.pem")),
+    };
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let store = Arc::new(MemoryStore::new());
+    let fanout = Arc::new(Fanout::start(store));
+    let listener = TlsListener::new(socket, tls("ca", "server")).unwrap();
+    tokio::spawn(Server::run(listener, fanout, std::future::pending()));
+
+    let connect = |host: &str, name: Option<&str>, tls: TlsConfig| {
+        RemoteStore::over(TlsAddress(FanoutConfig {
+            address: format!("{host}:{port}"),
+            server_name: name.map(str::to_owned),
+            tls,
+        }))
+    };
+    let good = connect("127.0.0.1", None, tls("ca", "client"));
+    good.put(node("a"), "{}".into()).await.unwrap();
+    let named = connect("127.0.0.1", Some("localhost"), tls("ca", "client"));
+    let (mut watch, mut model) = (named.watch(Scope::All, None), Model::default());
+    model.until(&mut watch, &node("a"), "{}").await;
+
+    // Somebody who says nothing holds up nobody.
+    let _silent = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    for (what, store) in [
+        ("expired", connect("127.0.0.1", None, tls("ca", "expired"))),
+        ("of another authority", connect("127.0.0.1", None, tls("ca", "stranger"))),
+        ("another name", connect("127.0.0.1", Some("db.example"), tls("ca", "client"))),
+        ("server of another authority", connect("127.0.0.1", None, tls("other-ca", "client"))),
+    ] {
+        let error = timeout(PATIENCE, store.get(&node("a"))).await.expect(what).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&port.to_string()) && !text.contains('\n'), "{what}: {text}");
+        println!("{what}: {text}");
+    }
+    let missing = connect("127.0.0.1", None, tls("ca", "missing"));
+    let text = missing.get(&node("a")).await.unwrap_err().to_string();
+    assert!(text.contains("missing.pem"), "{text}");
+    good.get(&node("a")).await.unwrap();
 }
