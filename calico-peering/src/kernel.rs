@@ -8,7 +8,7 @@ use ipnet::IpNet;
 pub struct KernelFilter {
     /// Ranges of services: their traffic is for the service proxy, not for other nodes.
     services: Vec<IpNet>,
-    /// Pools whose routes are somebody else's business.
+    /// Pools whose routes are somebody else's business, such as those of tunnels.
     pools: Vec<IpNet>,
 }
 
@@ -22,11 +22,8 @@ impl KernelFilter {
             program,
             None | Some(ProgramClusterRoutes::Enabled | ProgramClusterRoutes::EnabledNoEncapOnly)
         );
-        let left_out = |pool: &&IpPoolSpec| {
-            !plain
-                && pool.ipip_mode.unwrap_or_default() == EncapMode::Never
-                && pool.vxlan_mode.unwrap_or_default() == EncapMode::Never
-        };
+        // Those of tunnels follow from the blocks of IPAM, whatever other routers tell.
+        let left_out = |pool: &&IpPoolSpec| !plain || is_encapsulated(pool);
         Self { services, pools: pools.filter(left_out).map(|pool| pool.cidr.trunc()).collect() }
     }
 
@@ -35,4 +32,9 @@ impl KernelFilter {
     pub fn programs(&self, destination: &IpNet) -> bool {
         !self.services.iter().chain(&self.pools).any(|range| range.contains(destination))
     }
+}
+
+fn is_encapsulated(pool: &IpPoolSpec) -> bool {
+    let on = |mode: EncapMode| mode != EncapMode::Never;
+    on(pool.vxlan_mode()) || (on(pool.ipip_mode()) && pool.cidr.addr().is_ipv4())
 }

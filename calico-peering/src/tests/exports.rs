@@ -270,16 +270,18 @@ fn service_ranges_without_aggregation_and_from_the_environment() {
 }
 
 #[test]
-fn pools_without_encapsulation_may_be_left_to_others() {
+fn routes_of_tunnels_are_left_to_others_and_those_of_other_pools_may_be() {
     let programs = |value: &str| {
         let mut entries = cluster();
         entries.push(pool("ipip", json!({"cidr": "10.67.0.0/16", "ipipMode": "Always"})));
+        entries.push(pool("vxlan", json!({"cidr": "10.68.0.0/16", "vxlanMode": "CrossSubnet"})));
         entries.push(configuration("default", json!({"programClusterRoutes": value})));
         let kernel = plan("a", &entries).kernel;
-        ["10.65.2.0/26", "10.67.2.0/26", "10.70.0.0/16"].map(|n| kernel.programs(&net(n)))
+        let prefixes = ["10.65.2.0/26", "10.67.2.0/26", "10.68.2.7/32", "10.70.0.0/16"];
+        prefixes.map(|n| kernel.programs(&net(n)))
     };
-    assert_eq!(programs("EnabledNoEncapOnly"), [true, true, true]);
-    assert_eq!(programs("Enabled"), [true, true, true]);
-    assert_eq!(programs("Disabled"), [false, true, true]);
-    assert_eq!(programs("EnabledIPIPOnly"), [false, true, true]);
+    assert_eq!(programs("EnabledNoEncapOnly"), [true, false, false, true]);
+    assert_eq!(programs("Enabled"), [true, false, false, true]);
+    assert_eq!(programs("Disabled"), [false, false, false, true]);
+    assert_eq!(programs("EnabledIPIPOnly"), [false, false, false, true]);
 }

@@ -404,6 +404,19 @@ fn workloads_of_the_node_are_peers() {
         ["169.254.1.179".parse().unwrap()] as [std::net::IpAddr; 1]
     );
     assert!(after.notes.is_empty());
+
+    let mut odd = spec("has(router)");
+    odd["keepaliveTime"] = json!("5s");
+    odd["ttlSecurity"] = json!(1);
+    entries.push(peer("z-later", odd));
+    let why = "has no effect: its peers are workloads";
+    assert_eq!(
+        notes(&plan("b", &entries)),
+        [
+            format!("BGPPeer z-later: keepaliveTime {why}"),
+            format!("BGPPeer z-later: ttlSecurity {why}")
+        ]
+    );
 }
 
 #[test]
