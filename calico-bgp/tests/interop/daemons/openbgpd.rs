@@ -85,8 +85,13 @@ impl Daemon for OpenBgpd {
         let mut command = self.place.command("/usr/sbin/bgpd");
         command.args(["-d", "-v", "-f", &self.place.text("conf")]);
         let _ = std::fs::remove_file(self.place.path("ctl"));
+        let before = log(&self.place).len();
         let mut child = spawn(&self.place, &mut command);
-        until_it_answers(&mut child, || self.ask("show summary").contains("Neighbor"));
+        // A route that comes earlier is reflected as if there were no `route-reflector`.
+        let is_configured = || log(&self.place)[before..].contains("RDE soft reconfiguration done");
+        until_it_answers(&mut child, || {
+            is_configured() && self.ask("show summary").contains("Neighbor")
+        });
         self.child = Some(child);
     }
 
