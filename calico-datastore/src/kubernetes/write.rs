@@ -86,6 +86,18 @@ impl Custom<'_> {
                         _ => return Err(StoreError::AlreadyExists { key: self.key() }),
                     }
                 }
+                // It is the collection that is not there.
+                Err(failure) if failure.kind == FailureKind::NotFound => {
+                    let collection = self.source.collection(self.reading.group);
+                    let plural = collection.rsplit('/').next().unwrap_or_default();
+                    return Err(StoreError::Unsupported {
+                        what: format!(
+                            "the cluster has no {plural} of {}; install Calico's \
+                             CustomResourceDefinitions",
+                            self.reading.group
+                        ),
+                    });
+                }
                 Err(failure) => return Err(self.error(failure)),
             }
         }

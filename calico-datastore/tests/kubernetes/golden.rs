@@ -204,3 +204,30 @@ async fn what_the_server_refuses_is_told_with_its_reason() {
         store.delete(large, None).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_may_lack_a_kind() {
+    let Some(turn) = Turn::take(Etcd::Debian) else { return };
+    turn.clear().await;
+    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let name = "bgpfilters.crd.projectcalico.org";
+    let crd = turn.cluster.must("GET", &format!("{CRDS}/{name}"), Value::Null).await;
+    turn.cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
+    let all = "/apis/crd.projectcalico.org/v1/bgpfilters";
+    turn.until(async || turn.cluster.ask("GET", all, &Value::Null).await.is_err()).await;
+    let store = turn.store(ApiGroup::Crd);
+    let filter = Key::resource(Kind::BgpFilter, None, "f");
+    assert_eq!(store.list(&Scope::Kind(Kind::BgpFilter)).await.unwrap().entries, []);
+    assert_eq!(store.find(&filter).await, Ok(None));
+    let error = store.create(filter.clone(), r#"{"spec":{}}"#.into()).await.unwrap_err();
+    assert!(error.to_string().contains("no bgpfilters"), "{error}");
+    // Everything else works.
+    store.create(pool("a"), r#"{"spec":{"cidr":"10.0.0.0/8"}}"#.into()).await.unwrap();
+    let listed = store.list(&Scope::All).await.unwrap().entries;
+    assert!(listed.iter().any(|entry| entry.key == pool("a")));
+    let body = json!({"apiVersion": crd["apiVersion"], "kind": crd["kind"],
+        "metadata": {"name": name}, "spec": crd["spec"]});
+    turn.cluster.must("POST", CRDS, body).await;
+    turn.until(async || store.create(filter.clone(), r#"{"spec":{}}"#.into()).await.is_ok()).await;
+    turn.clear().await;
+}
