@@ -1,5 +1,6 @@
 //! What probes and Prometheus read from a running Calico program.
 //!
+//! [`program`] is the frame of a `main`: a log whose level may change, and errors with all causes.
 //! [`Health`] collects what the parts of a program say of themselves, each within its time;
 //! [`serve`] answers HTTP requests for pages such as `/readiness` and `/metrics`.
 //!
@@ -26,6 +27,7 @@
 
 mod health;
 pub mod metrics;
+pub mod program;
 mod server;
 
 pub use self::health::{Health, Report, Verdict};

@@ -115,6 +115,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     brain.set_local(local);
     let settings = watch::Sender::new(FelixConfigurationSpec::default());
     services.spawn(probes::serve(probes, settings.subscribe()));
+    services.spawn(settings::follow_log(settings.subscribe()));
     let secrets = SecretFiles::new(config.bgp.clone().unwrap_or_default().secrets_dir());
     let workload_addresses = WorkloadAddresses::default();
     let node = Node {

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use calico_core::felix::{Local, Settings};
+use calico_core::resource::FelixConfigurationSpec;
+use calico_router::program;
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::ConfigError;
@@ -19,6 +22,7 @@ pub const IN_FORCE: &[&str] = &[
     "healthHost",
     "healthPort",
     "interfacePrefix",
+    "logSeverityScreen",
     "ipipMTU",
     "natOutgoingExclusions",
     "prometheusMetricsEnabled",
@@ -54,6 +58,17 @@ pub fn local(path: &Path) -> Result<Local, ConfigError> {
         warn!(%problem, "a setting has no effect; its default holds");
     }
     Ok(local)
+}
+
+/// Logs as much as the settings say.
+pub async fn follow_log(mut settings: watch::Receiver<FelixConfigurationSpec>) {
+    loop {
+        let severity = settings.borrow_and_update().log_severity_screen;
+        program::set_log_level(&[""], severity.map(program::level));
+        if settings.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Settings that are set and not obeyed, each named once.
