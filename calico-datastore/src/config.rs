@@ -104,14 +104,14 @@ pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> 
     }
 }
 
-#[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
+#[cfg(not(all(feature = "etcd", feature = "kubernetes", feature = "tls")))]
 fn unsupported(name: &str) -> StoreError {
     StoreError::Unsupported {
         what: format!("datastore type {name:?}; this program has {}", built_in().join(", ")),
     }
 }
 
-#[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
+#[cfg(not(all(feature = "etcd", feature = "kubernetes", feature = "tls")))]
 fn built_in() -> Vec<&'static str> {
     let mut names = vec!["embedded", "remote"];
     if cfg!(feature = "tls") {
