@@ -17,7 +17,7 @@ use calico_bgp::wire::{Community, ExtendedCommunity, LargeCommunity, Role};
 use ipnet::IpNet;
 
 use super::feature::{Feature, Support};
-use super::lab::Place;
+use super::lab::{PATIENCE, Place};
 
 /// What the daemon is to do, in no daemon's words. It is 10.9.0.2 and fd09::2.
 #[derive(Debug, Clone)]
@@ -268,7 +268,7 @@ fn spawn(place: &Place, command: &mut Command) -> Child {
 fn until_it_answers(child: &mut Child, mut answers: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !answers() {
-        assert!(start.elapsed().as_secs() < 60, "the daemon does not answer");
+        assert!(start.elapsed() < PATIENCE, "the daemon does not answer");
         assert!(child.try_wait().expect("ask for the child").is_none(), "the daemon ended");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }

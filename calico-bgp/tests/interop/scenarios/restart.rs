@@ -9,7 +9,7 @@ use calico_bgp::speaker::PeerStatus;
 use calico_bgp::wire::Community;
 
 use crate::daemons::{Setup, Sign};
-use crate::lab::{eventually, v4, v6};
+use crate::lab::{PATIENCE, eventually, v4, v6};
 use crate::stage::{
     OUR_AS, OUR_V4, OUR_V6, PEER_AS, Stage, THEIR_OTHER, THEIR_V4, THEIR_V6, announce, best,
     config, net, origins, peers, sessions, speaker, statuses, until_established, until_gone,
@@ -101,7 +101,7 @@ pub(super) async fn we_restart(mut stage: Stage) {
         if all.iter().all(told) && best(&second, THEIR_V4).await.is_some() {
             break;
         }
-        assert!(start.elapsed().as_secs() < 60, "we never tell our routes again: {all:#?}");
+        assert!(start.elapsed() < PATIENCE, "we never tell our routes again: {all:#?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until_learned(&second, THEIR_V6).await;

@@ -91,7 +91,8 @@ async fn refreshes(stage: &mut Stage, speaker: &SpeakerHandle) {
             // Who asks us after we have asked has had the time to answer.
             let now = statuses(speaker).await.swap_remove(at);
             let silent = now.counters.updates_received == before.counters.updates_received;
-            assert!(they_answer || silent, "{before:#?} {now:#?}");
+            let asked = stage.kind.is_router();
+            assert!(they_answer || !asked || silent, "{before:#?} {now:#?}");
         } else {
             // Who answers us has had the time to ask.
             assert!(speaker.request_refresh(before.config.key()).await.unwrap());
