@@ -15,6 +15,7 @@ const ALL: &[(&str, &str)] = &[
     ("nodes_as", include_str!("../topologies/nodes_as.yaml")),
     ("bigip", include_str!("../topologies/bigip.yaml")),
     ("leaves", include_str!("../topologies/leaves.yaml")),
+    ("ipip", include_str!("../topologies/ipip.yaml")),
     ("vxlan", include_str!("../topologies/vxlan.yaml")),
     ("downward", include_str!("../topologies/downward.yaml")),
 ];

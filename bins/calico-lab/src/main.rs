@@ -23,7 +23,7 @@ enum Command {
     /// Show nodes, sessions, pods, routes, traffic and a policy at work, and remove all of it.
     Demo {
         /// A topology file, or one of the program: mesh, rr, rr2, bird, racks, nodes_as, downward,
-        /// leaves, bigip, vxlan.
+        /// leaves, bigip, vxlan, ipip.
         #[arg(long, default_value = "mesh")]
         topology: String,
         /// Leave the lab running.
@@ -39,7 +39,7 @@ enum Command {
     /// Build a lab and leave it running.
     Up {
         /// A topology file, or one of the program: mesh, rr, rr2, bird, racks, nodes_as, downward,
-        /// leaves, bigip, vxlan.
+        /// leaves, bigip, vxlan, ipip.
         topology: String,
     },
     /// Remove a lab, also while it is being built.
