@@ -72,6 +72,11 @@ const ALLOWED: &[Row] = &[
         tests_use: &["calico-control"],
     },
     Row {
+        from: "calico-fanout",
+        uses: &["calico-datastore", "calico-observe"],
+        tests_use: &["calico-core"],
+    },
+    Row {
         from: "calicoctl",
         uses: &[
             "calico-control",

@@ -13,6 +13,8 @@
 //! [datastore]                         # exactly one of these; leave out for the environment
 //! embedded = "/var/lib/calico/datastore"
 //! # remote = "/run/other-agent/datastore.sock"
+//! # kubernetes = { kubeconfig = "/etc/calico/kubeconfig" }
+//! # fanout = { address = "fanout.example:5473", tls = { ca = { file = "/etc/calico/ca.pem" }, certificate = { file = "/etc/calico/cert.pem" }, key = { file = "/etc/calico/key.pem" } } }
 //! # etcdv3 = { endpoints = ["https://10.0.0.1:2379"], ca = { file = "/etc/calico/ca.pem" } }
 //!
 //! [bgp]                               # leave out to run without BGP
@@ -26,7 +28,9 @@
 
 use std::path::{Path, PathBuf};
 
-use calico_datastore::config::{ApiConfigSpec, DatastoreConfig, EtcdConfig};
+use calico_datastore::config::{
+    ApiConfigSpec, DatastoreConfig, EtcdConfig, FanoutConfig, KubernetesConfig,
+};
 use calico_datastore::embedded::Durability;
 use serde::Deserialize;
 
@@ -77,6 +81,10 @@ pub enum Store {
     Remote(PathBuf),
     /// An etcd cluster, with upstream's layout.
     Etcdv3(EtcdConfig),
+    /// A server that fans out a store.
+    Fanout(FanoutConfig),
+    /// A Kubernetes API server.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 impl From<Store> for DatastoreConfig {
@@ -85,6 +93,8 @@ impl From<Store> for DatastoreConfig {
             Store::Embedded(path) => Self::Embedded { path, durability: Durability::default() },
             Store::Remote(socket) => Self::Remote { socket },
             Store::Etcdv3(config) => Self::Etcd(config),
+            Store::Fanout(config) => Self::Fanout(config),
+            Store::Kubernetes(config) => Self::Kubernetes(config),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::wire::{
     invalid, read,
 };
 
-/// Connections at a time.
+/// Connections at a time, unless told otherwise.
 const CONNECTIONS: usize = 256;
 /// Requests of a connection that are worked on at a time; more wait on the socket.
 const REQUESTS: usize = 64;
@@ -57,12 +57,23 @@ pub struct Server;
 impl Server {
     /// Serves `store` on `listener` until `shutdown` is done, then hangs up on every client.
     pub async fn run(
+        listener: impl Listen,
+        store: Arc<dyn Datastore>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        Self::run_for(CONNECTIONS, listener, store, shutdown).await;
+    }
+
+    /// Likewise, for that many clients at a time; more wait.
+    pub async fn run_for(
+        clients: usize,
         mut listener: impl Listen,
         store: Arc<dyn Datastore>,
         shutdown: impl Future<Output = ()>,
     ) {
+        let most = clients.clamp(1, Semaphore::MAX_PERMITS);
         let instance = RandomState::new().hash_one(std::process::id()).max(1);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(most));
         let mut clients = JoinSet::new();
         let accepting = async {
             loop {
