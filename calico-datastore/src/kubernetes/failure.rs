@@ -1,6 +1,5 @@
 //! What can go wrong with a request, and what it means.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use calico_core::datastore::StoreError;
@@ -24,6 +23,8 @@ pub(super) enum FailureKind {
     Unauthorized,
     /// Their owner may not do this.
     Forbidden,
+    /// The settings, or a certificate: asking again at once does not help.
+    Setup,
     /// Later: nothing was done.
     Busy,
     /// The server did not get the request.
@@ -124,10 +125,10 @@ impl Failure {
         }
         let kind = match error {
             kube::Error::Auth(_) => FailureKind::Unauthorized,
+            _ if cause.to_string().contains("certificate") => FailureKind::Setup,
             _ if connecting => FailureKind::NotSent,
             _ => FailureKind::Lost,
         };
-        let _ = error.source();
         Self::new(kind, format!("{server}: {cause}"))
     }
 }

@@ -18,8 +18,10 @@ use super::failure::{Failure, FailureKind};
 use crate::config::KubernetesConfig;
 use crate::conversion::ApiGroup;
 
-/// Time for a request, repetitions included.
-const REQUEST: Duration = Duration::from_secs(15);
+/// Time for an answer: the server checks large objects for many seconds.
+const REQUEST: Duration = Duration::from_secs(30);
+/// Time for repetitions.
+const REPEAT: Duration = Duration::from_secs(8);
 /// Pauses between repetitions grow from here to there.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
@@ -120,7 +122,7 @@ impl Server {
         if let Some((client, server, _)) = &*current {
             return Ok((client.clone(), server.clone()));
         }
-        let unusable = |reason: String| Failure::new(FailureKind::Lost, reason);
+        let unusable = |reason: String| Failure::new(FailureKind::Setup, reason);
         let config = connect::client_config(&self.settings).await.map_err(unusable)?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = kube::Client::try_from(config).map_err(|e| Failure::of_client(&server, &e))?;
@@ -152,11 +154,10 @@ impl Server {
         change: &Change<'_>,
         again: fn(&Failure) -> bool,
     ) -> Result<String, Failure> {
-        let deadline = Instant::now() + REQUEST;
+        let deadline = Instant::now() + REPEAT;
         let mut pause = SHORTEST;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let failure = match timeout(left, self.once(change)).await {
+            let failure = match timeout(REQUEST, self.once(change)).await {
                 Ok(Ok(text)) => return Ok(text),
                 Ok(Err(failure)) => failure,
                 Err(_) => {
