@@ -73,6 +73,9 @@ impl Host {
         ip(&format!("link add {outer} type veth peer name {name} netns {pid}"));
         ip(&format!("link set {outer} up"));
         self.ip(&format!("link set {name} up"));
+        // The kernel notices the carrier in its own time, and has no IPv6 there before.
+        is_up(outer);
+        self.run(|| is_up(name));
     }
 
     pub(super) fn pings(&self, to: IpAddr) -> bool {
@@ -127,6 +130,17 @@ impl Pod {
         host.ip("route add default via fe80::1 dev eth0");
         Self { host, interface, v4, v6 }
     }
+}
+
+/// Waits until an interface has its carrier.
+fn is_up(interface: &str) {
+    for _ in 0..2000 {
+        if ip(&format!("-o link show dev {interface}")).contains("state UP") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{interface} has no carrier");
 }
 
 /// Turns the namespace of this thread into a router.
