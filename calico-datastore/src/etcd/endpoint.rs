@@ -27,13 +27,17 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// keep the answers to requests on the same connection waiting.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// How a first answer in something else than HTTP/2 shows on a connection without TLS.
-const NOT_HTTP2: [&str; 5] = [
+/// How a connection ends whose other side expected something else. Which of them is seen depends
+/// on whether the answer or its end comes first.
+const MISUNDERSTOOD: [&str; 8] = [
     "broken pipe",
-    "frame with invalid size",
-    "connection reset",
     "connection closed",
+    "corrupt message",
+    "end of file",
+    "eof",
+    "frame with invalid size",
     "protocol error",
+    "reset",
 ];
 
 /// One server of the cluster.
@@ -139,20 +143,16 @@ impl Endpoint {
         if failure.kind == FailureKind::Denied || self.lock().has_answered {
             return failure;
         }
+        if !MISUNDERSTOOD.iter().any(|word| failure.reason.contains(word)) {
+            return failure;
+        }
         // A server that does not like our certificate says so in an alert that comes after the
         // handshake, and that the layers above turn into the end of the connection.
         let hint = match self.uri.scheme_str() {
-            Some("https") if ["eof", "reset"].iter().any(|word| failure.reason.contains(word)) => {
-                "does it speak TLS?"
+            Some("https") => {
+                "does it speak TLS? does it want a client certificate, or reject ours?"
             }
-            Some("https") if failure.reason.contains("connection closed") => {
-                "does it want a client certificate, or reject ours?"
-            }
-            // Whether the answer or its end is seen first differs from run to run.
-            Some("http") if NOT_HTTP2.iter().any(|word| failure.reason.contains(word)) => {
-                "is it etcd's port for clients, without TLS?"
-            }
-            _ => return failure,
+            _ => "is it etcd's port for clients, without TLS?",
         };
         Failure { reason: format!("{}; {hint}", failure.reason), ..failure }
     }
