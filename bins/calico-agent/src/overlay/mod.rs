@@ -20,6 +20,7 @@ use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPool, IpPoolSpec, Node};
+use calico_ipam::plan::geometry::nth_address;
 use ipnet::IpNet;
 
 use addresses::Wanted;
@@ -175,31 +176,17 @@ impl Block {
     fn of(block: &AllocationBlock) -> Self {
         let owner = block.owner().and_then(|owner| Some(owner.strip_prefix("host:")?.to_owned()));
         let mut borrowed = BTreeMap::new();
-        for (ordinal, attribute) in block.allocations.iter().enumerate() {
+        for (ordinal, attribute) in (0_u32..).zip(&block.allocations) {
             let Some(attribute) = attribute else { continue };
             let attribute = usize::try_from(*attribute).ok();
             let of = attribute.and_then(|index| block.attributes.get(index));
             let Some(node) = of.and_then(|of| of.secondary.get("node")) else { continue };
             if owner.as_ref() != Some(node)
-                && let Some(address) = nth(block.cidr, ordinal)
+                && let Some(address) = nth_address(&block.cidr, ordinal)
             {
                 borrowed.insert(address, node.clone());
             }
         }
         Self { owner, borrowed }
-    }
-}
-
-/// The address at this place of a block.
-fn nth(block: IpNet, ordinal: usize) -> Option<IpAddr> {
-    match block {
-        IpNet::V4(net) => {
-            let offset = u32::try_from(ordinal).ok()?;
-            Some(IpAddr::V4(net.network().to_bits().checked_add(offset)?.into()))
-        }
-        IpNet::V6(net) => {
-            let offset = u128::try_from(ordinal).ok()?;
-            Some(IpAddr::V6(net.network().to_bits().checked_add(offset)?.into()))
-        }
     }
 }
