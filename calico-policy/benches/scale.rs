@@ -1,25 +1,34 @@
 //! Loads a large cluster and measures what it takes and what one change costs.
 //!
-//! `cargo bench -p calico-policy` prints one table for 10,000 and one for 100,000 endpoints;
-//! arguments after `--` are other numbers of endpoints. Each change is set against a full
-//! computation in the same run.
+//! `cargo bench -p calico-policy` prints one table each for 10,000, 100,000 and 1,000,000 endpoints
+//! with 30 labels, 250 of them on this node, and 10,000 policies; arguments after `--` are other
+//! numbers of endpoints. The last table holds every selector of the 10,000 policies against every
+//! endpoint, as an agent would on a node that has an endpoint of every application. Each change is
+//! set against a full computation in the same run.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on must stop")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use calico_core::dataplane::Update;
 use calico_core::resource::{
-    NetworkPolicy, NetworkPolicySpec, Profile, WorkloadEndpoint, WorkloadEndpointSpec,
+    GlobalNetworkPolicy, NetworkPolicy, NetworkPolicySpec, PerformanceHint, Profile,
+    WorkloadEndpoint, WorkloadEndpointSpec,
 };
 use calico_policy::{Graph, Input};
 
 const POLICIES: usize = 10_000;
-const LOCAL: usize = 100;
+/// Of them, so many select workloads of every namespace, and name a wide set each.
+const WIDE: usize = 10;
+const LOCAL: usize = 250;
 const NAMESPACES: usize = 500;
-const LABELS: usize = 10;
+const LABELS: usize = 30;
+
+/// Asks for all policies to be active here, whomever they select.
+const EVERYWHERE: &str = "everywhere";
 
 /// Name, rounds, and the input of a round.
 type Change<'a> = (&'a str, usize, &'a dyn Fn(usize) -> Input);
@@ -29,22 +38,28 @@ fn main() {
         println!("measures only under `cargo bench`");
         return;
     }
+    let everywhere = std::env::args().any(|arg| arg == EVERYWHERE);
     let sizes: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
-    let sizes = if sizes.is_empty() { vec![10_000, 100_000] } else { sizes };
     if let [size] = sizes[..] {
-        return run(size);
+        return run(size, everywhere);
+    }
+    let mut runs: Vec<(usize, bool)> = sizes.iter().map(|size| (*size, everywhere)).collect();
+    if runs.is_empty() {
+        runs = vec![(10_000, false), (100_000, false), (1_000_000, false), (100_000, true)];
     }
     // A process for each, so that memory freed by one does not hide what the next one takes.
     let program = std::env::current_exe().unwrap();
-    for size in sizes {
-        let size = size.to_string();
-        let status = std::process::Command::new(&program).args(["--bench", &size]).status();
-        assert!(status.unwrap().success(), "{size} endpoints");
+    for (size, everywhere) in runs {
+        let mut command = Command::new(&program);
+        command.args(["--bench", &size.to_string()]);
+        command.args(everywhere.then_some(EVERYWHERE));
+        assert!(command.status().unwrap().success(), "{size} endpoints");
     }
 }
 
-fn run(endpoints: usize) {
-    println!("{endpoints} endpoints x {LABELS} labels, {LOCAL} local, {POLICIES} policies");
+fn run(endpoints: usize, everywhere: bool) {
+    let active = if everywhere { ", all active" } else { "" };
+    println!("{endpoints} endpoints x {LABELS} labels, {LOCAL} local, {POLICIES} policies{active}");
     let before = resident();
     let mut graph = Graph::for_node("n0");
     let load = Instant::now();
@@ -59,8 +74,11 @@ fn run(endpoints: usize) {
     for namespace in 0..NAMESPACES {
         feed(&mut graph, &|| profile(namespace).into());
     }
-    for index in 0..POLICIES {
-        feed(&mut graph, &|| policy(index).into());
+    for index in 0..WIDE {
+        feed(&mut graph, &|| wide_policy(index).into());
+    }
+    for index in 0..POLICIES - WIDE {
+        feed(&mut graph, &|| policy(index, everywhere).into());
     }
     for index in 0..endpoints {
         feed(&mut graph, &|| endpoint(index, endpoints, "v1").into());
@@ -82,21 +100,25 @@ fn run(endpoints: usize) {
         );
     }
 
-    let changes: [Change<'_>; 5] = [
-        ("remote label change", 2000, &|round| {
+    let remote = remote_in_a_set(&mut graph, endpoints);
+    let changes: [Change<'_>; 6] = [
+        ("label change, to a set", 2000, &|round| {
+            endpoint(remote, endpoints, ["v2", "v1"][round % 2]).into()
+        }),
+        ("label change, elsewhere", 2000, &|round| {
             endpoint(1 + round % 50, endpoints, ["v2", "v1"][round / 50 % 2]).into()
         }),
-        ("remote comes and goes", 2000, &|round| match round % 2 {
+        ("one comes and goes", 2000, &|round| match round % 2 {
             0 => endpoint(endpoints + 1, endpoints, "v1").into(),
             _ => Input::Remove(
                 calico_policy::Object::from(endpoint(endpoints + 1, endpoints, "v1")).key(),
             ),
         }),
-        ("local label change", 2000, &|round| {
+        ("label change, here", 2000, &|round| {
             endpoint(0, endpoints, ["v2", "v1"][round % 2]).into()
         }),
         ("policy change", 2000, &|round| {
-            let mut policy = policy(0);
+            let mut policy = policy(0, everywhere);
             policy.spec.order = Some((round % 2) as f64);
             policy.into()
         }),
@@ -122,7 +144,7 @@ fn run(endpoints: usize) {
         let (median, worst) = (times[times.len() / 2], times[times.len() * 99 / 100]);
         let ratio = total.as_secs_f64() / median.as_secs_f64();
         println!(
-            "  {name:<22} {median:>11.1?}  (99 %: {worst:.1?}; full is {ratio:.0} x; \
+            "  {name:<23} {median:>10.1?}  (99 %: {worst:.1?}; full is {ratio:.0} x; \
              {:.2} updates each)",
             updates as f64 / rounds as f64,
         );
@@ -130,16 +152,34 @@ fn run(endpoints: usize) {
     println!();
 }
 
+/// An endpoint of another node whose label `version` decides whether it is in a set of this one.
+fn remote_in_a_set(graph: &mut Graph, endpoints: usize) -> usize {
+    let mut remote = (0..endpoints).filter(|index| !is_local(*index, endpoints));
+    let found = remote.find(|index| {
+        graph.handle(endpoint(*index, endpoints, "v2")).unwrap();
+        let reaches = !graph.flush().is_empty();
+        graph.handle(endpoint(*index, endpoints, "v1")).unwrap();
+        graph.flush();
+        reaches
+    });
+    found.expect("sources of rules for local endpoints")
+}
+
+const fn is_local(index: usize, endpoints: usize) -> bool {
+    // Spread over namespaces.
+    let stride = endpoints / LOCAL;
+    index % stride == index / stride % stride
+}
+
 fn profile(namespace: usize) -> Profile {
     let team = BTreeMap::from([("team".to_owned(), format!("t{}", namespace % 20))]);
     Profile::for_namespace(&format!("ns{namespace}"), &team)
 }
 
-/// One in `endpoints / LOCAL` is local; they are spread over namespaces.
+/// One in `endpoints / LOCAL` is local. Of its labels one is its own, as a StatefulSet gives it, one
+/// is that of a ReplicaSet, and some have a few hundred values in the cluster.
 fn endpoint(index: usize, endpoints: usize, version: &str) -> WorkloadEndpoint {
-    let stride = endpoints / LOCAL;
-    let is_local = index % stride == index / stride % stride;
-    let node = if is_local { 0 } else { 1 + index % 1000 };
+    let node = if is_local(index, endpoints) { 0 } else { 1 + index % 1000 };
     let namespace = format!("ns{}", index % NAMESPACES);
     let [_, a, b, c] = u32::try_from(index).unwrap().to_be_bytes();
     let spec = WorkloadEndpointSpec {
@@ -154,15 +194,16 @@ fn endpoint(index: usize, endpoints: usize, version: &str) -> WorkloadEndpoint {
     let labels = &mut endpoint.metadata.labels;
     labels.insert("app".into(), format!("app{}", index / NAMESPACES % 40));
     labels.insert("version".into(), version.into());
+    labels.insert("pod-name".into(), format!("pod-{index}"));
     labels.insert("hash".into(), format!("{:x}", index / 7));
-    for extra in 3..LABELS {
+    for extra in 4..LABELS {
         labels.insert(format!("label{extra}"), format!("value{}", index % (extra * 5)));
     }
     endpoint
 }
 
 /// A policy for one application of one namespace.
-fn policy(index: usize) -> NetworkPolicy {
+fn policy(index: usize, everywhere: bool) -> NetworkPolicy {
     let (app, peer) = (index / NAMESPACES % 40, index % 40);
     let text = format!(
         "{{selector: app == 'app{app}', order: {}, ingress: [
@@ -174,8 +215,21 @@ fn policy(index: usize) -> NetworkPolicy {
         1000 + index % 1000,
         index % 20,
     );
-    let spec: NetworkPolicySpec = serde_saphyr::from_str(&text).unwrap();
+    let mut spec: NetworkPolicySpec = serde_saphyr::from_str(&text).unwrap();
+    if everywhere {
+        spec.performance_hints = vec![PerformanceHint::AssumeNeededOnEveryNode];
+    }
     NetworkPolicy::namespaced(format!("ns{}", index % NAMESPACES), format!("p{index}"), spec)
+}
+
+/// A policy for all workloads with a label, and a set of some hundredths of the cluster.
+fn wide_policy(index: usize) -> GlobalNetworkPolicy {
+    let text = format!(
+        "{{selector: label{0} == 'value{0}', order: 500,
+            ingress: [{{action: Deny, source: {{selector: label{0} == 'value1'}}}}]}}",
+        index + 4,
+    );
+    GlobalNetworkPolicy::new(format!("wide{index}"), serde_saphyr::from_str(&text).unwrap())
 }
 
 /// Resident memory of this process in KiB, where the kernel tells.
