@@ -79,11 +79,11 @@ struct Item {
 
 impl LabelIndex {
     /// Adds an item, or replaces its labels and parents.
-    pub(crate) fn put_item(
+    pub(crate) fn put_item<'a>(
         &mut self,
         names: &mut Interner,
         id: ItemId,
-        labels: &BTreeMap<String, String>,
+        labels: impl Iterator<Item = (&'a str, &'a str)>,
         parents: &[String],
         changes: &mut Vec<Change>,
     ) {
@@ -230,11 +230,18 @@ impl LabelIndex {
     }
 }
 
-fn acquire(names: &mut Interner, labels: &BTreeMap<String, String>) -> Labels {
+fn acquire<'a>(names: &mut Interner, labels: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
     let mut labels: Labels =
-        labels.iter().map(|(key, value)| (names.acquire(key), names.acquire(value))).collect();
+        labels.map(|(key, value)| (names.acquire(key), names.acquire(value))).collect();
     labels.sort_unstable();
     labels
+}
+
+/// Labels as the index takes them.
+pub(crate) fn pairs(
+    labels: &BTreeMap<String, String>,
+) -> impl Iterator<Item = (&str, &str)> + Clone {
+    labels.iter().map(|(key, value)| (&**key, &**value))
 }
 
 fn release(names: &mut Interner, labels: &Labels) {

@@ -119,19 +119,24 @@ impl WorkloadEndpoint {
     /// Labels of its profiles come on top; see [`super::ProfileSpec::labels_to_apply`].
     #[must_use]
     pub fn selector_labels(&self) -> BTreeMap<String, String> {
+        self.selector_label_pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    /// The same without a copy: each label once, in no particular order.
+    pub fn selector_label_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let added = [
+            (NAMESPACE_LABEL, &*self.metadata.namespace),
+            (ORCHESTRATOR_LABEL, &*self.spec.orchestrator),
+            (SERVICE_ACCOUNT_LABEL, &*self.spec.service_account_name),
+        ];
+        let replaced =
+            move |key: &str| added.iter().any(|(k, value)| *k == key && !value.is_empty());
         let reserved = |key: &str| {
             key.starts_with(NAMESPACE_LABEL_PREFIX) || key.starts_with(SERVICE_ACCOUNT_LABEL_PREFIX)
         };
-        let own = self.metadata.labels.iter().filter(|(key, _)| !reserved(key));
-        let added = [
-            (NAMESPACE_LABEL, &self.metadata.namespace),
-            (ORCHESTRATOR_LABEL, &self.spec.orchestrator),
-            (SERVICE_ACCOUNT_LABEL, &self.spec.service_account_name),
-        ];
-        let added = added.into_iter().filter(|(_, value)| !value.is_empty());
-        own.map(|(key, value)| (key.clone(), value.clone()))
-            .chain(added.map(|(key, value)| (key.to_owned(), value.clone())))
-            .collect()
+        let own = self.metadata.labels.iter().map(|(key, value)| (&**key, &**value));
+        own.filter(move |(key, _)| !reserved(key) && !replaced(key))
+            .chain(added.into_iter().filter(|(_, value)| !value.is_empty()))
     }
 }
 

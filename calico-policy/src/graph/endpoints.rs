@@ -1,6 +1,5 @@
 //! Endpoints and network sets: what has labels and addresses.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use calico_core::resource::{
 use ipnet::IpNet;
 
 use super::Graph;
-use crate::index::{Change, ItemId};
+use crate::index::{Change, ItemId, pairs};
 use crate::sets::{Contribution, NamedPort};
 
 /// The longest name that Linux gives an interface, in bytes.
@@ -124,10 +123,10 @@ impl Graph {
         };
         let floating = spec.ip_nats.iter().filter(|_| is_local).filter_map(translation).collect();
         self.host.set_floating(&key.endpoint(), floating);
-        let labels = endpoint.selector_labels();
+        let labels = || endpoint.selector_label_pairs();
         let contribution = Contribution::Endpoint { addresses: addresses.into(), ports };
         let role = if is_local { Role::Workload } else { Role::Remote };
-        let id = self.put_item(key, contribution, &labels, &spec.profiles, role);
+        let id = self.put_item(key, contribution, labels, &spec.profiles, role);
         if let Some(local) = local {
             self.put_local(Local { item: id, ..local });
         }
@@ -139,20 +138,22 @@ impl Graph {
         let parents = [format!("{NAMESPACE_PROFILE_PREFIX}{}", set.namespace())];
         let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
         let key = self.item_key(Kind::NetworkSet, set.namespace(), set.name());
-        self.put_item(key, Contribution::Nets(nets), &labels, &parents, Role::Remote);
+        self.put_item(key, Contribution::Nets(nets), || pairs(&labels), &parents, Role::Remote);
     }
 
     pub(super) fn put_global_network_set(&mut self, set: &GlobalNetworkSet) {
         let nets = set.spec.nets.iter().map(|net| net.0.trunc()).collect();
         let key = self.item_key(Kind::GlobalNetworkSet, "", set.name());
-        self.put_item(key, Contribution::Nets(nets), &set.metadata.labels, &[], Role::Remote);
+        let labels = || pairs(&set.metadata.labels);
+        self.put_item(key, Contribution::Nets(nets), labels, &[], Role::Remote);
     }
 
-    pub(super) fn put_item(
+    /// `labels` names each label of the item once, every time that it is called.
+    pub(super) fn put_item<'a, L: Iterator<Item = (&'a str, &'a str)>>(
         &mut self,
         key: ItemKey,
         contribution: Contribution,
-        labels: &BTreeMap<String, String>,
+        labels: impl Fn() -> L,
         parents: &[String],
         role: Role,
     ) -> ItemId {
@@ -176,7 +177,7 @@ impl Graph {
         // the index.
         let stays: Vec<_> = self.everyone.queries_of(id).to_vec();
         let mut changes = Vec::new();
-        self.everyone.put_item(&mut self.names, id, labels, parents, &mut changes);
+        self.everyone.put_item(&mut self.names, id, labels(), parents, &mut changes);
         if let (Some(before), Some(now)) = (&before, &self.slots[id as usize]) {
             let left: Vec<_> = changes.iter().filter(|c| !c.matches).map(|c| c.query).collect();
             for query in &left {
@@ -201,7 +202,7 @@ impl Graph {
             Role::Host => &mut self.host_residents,
         };
         let mut changes = Vec::new();
-        index.put_item(&mut self.names, id, labels, parents, &mut changes);
+        index.put_item(&mut self.names, id, labels(), parents, &mut changes);
         self.apply_selections(&changes);
         id
     }

@@ -11,7 +11,7 @@ use calico_core::resource::{self, FieldError};
 use super::Graph;
 use super::endpoints::{MAX_INTERFACE_NAME, Role};
 use super::policies::Stage;
-use crate::index::ItemId;
+use crate::index::{ItemId, pairs};
 use crate::input::Warning;
 use crate::sets::{Contribution, NamedPort};
 
@@ -50,7 +50,7 @@ impl Graph {
             Contribution::Endpoint { ports: ports.collect(), addresses: addresses.into() };
         let key = self.item_key(Kind::HostEndpoint, "", endpoint.name());
         let role = if is_local { Role::Host } else { Role::Remote };
-        let labels = &endpoint.metadata.labels;
+        let labels = || pairs(&endpoint.metadata.labels);
         let item = self.put_item(key, contribution, labels, &spec.profiles, role);
         if is_local {
             let profiles = spec.profiles.iter().map(|name| name.as_str().into()).collect();

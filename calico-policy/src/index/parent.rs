@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Change, IdSet, Interner, ItemId, LabelIndex, Labels, QueryId, Symbol, acquire, release,
+    Change, IdSet, Interner, ItemId, LabelIndex, Labels, QueryId, Symbol, acquire, pairs, release,
 };
 
 /// With more queries to look at than this, an item's own anchors are the shorter way.
@@ -28,7 +28,7 @@ impl LabelIndex {
         changes: &mut Vec<Change>,
     ) {
         let symbol = names.acquire(name);
-        let new = labels.map_or_else(Box::default, |labels| acquire(names, labels));
+        let new = labels.map_or_else(Box::default, |labels| acquire(names, pairs(labels)));
         let parent = self.parent(names, symbol);
         let (id, items) = (parent.id, parent.items.clone());
         parent.defined = labels.is_some();

@@ -39,7 +39,7 @@ impl Model {
         let Self { names, index, .. } = self;
         match op {
             Op::Item(id, text, parents) => {
-                index.put_item(names, id, &labels(&text), &parents, &mut changes);
+                index.put_item(names, id, pairs(&labels(&text)), &parents, &mut changes);
                 self.items.insert(id, (labels(&text), parents));
             }
             Op::NoItem(id) => {
