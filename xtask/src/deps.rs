@@ -13,7 +13,7 @@ use crate::run::{self, Failure};
 /// Who may depend on whom: in production, and in addition in tests, examples and benches.
 const ALLOWED: &[Row] = &[
     Row { from: "calico-core", uses: &[], tests_use: &[] },
-    Row { from: "calico-datastore", uses: &["calico-core"], tests_use: &[] },
+    Row { from: "calico-datastore", uses: &["calico-core"], tests_use: &["calico-test-servers"] },
     Row { from: "calico-ipam", uses: &["calico-core"], tests_use: &[] },
     Row { from: "calico-policy", uses: &["calico-core"], tests_use: &[] },
     Row { from: "calico-netlink", uses: &["calico-core"], tests_use: &[] },
@@ -21,7 +21,7 @@ const ALLOWED: &[Row] = &[
     // Resources on one side, a speaker's configuration on the other: agent and reflector share it.
     Row { from: "calico-peering", uses: &["calico-bgp", "calico-core"], tests_use: &[] },
     // Questions to a running program and their answers; who answers them is its own affair.
-    Row { from: "calico-control", uses: &[], tests_use: &[] },
+    Row { from: "calico-control", uses: &["calico-core"], tests_use: &[] },
     // Health and metrics of any program.
     Row { from: "calico-observe", uses: &[], tests_use: &[] },
     // What the programs with a speaker share.
@@ -85,14 +85,16 @@ const ALLOWED: &[Row] = &[
             "calico-ipam",
             "calico-policy",
         ],
-        tests_use: &[],
+        tests_use: &["calico-test-servers"],
     },
+    // A kube-apiserver and an etcd that are somebody else's programs.
+    Row { from: "calico-test-servers", uses: &[], tests_use: &[] },
     // The lab runs the programs and checks them by what the kernel and they themselves say, so
-    // it shares no code with them but the values of resources and of what an agent sends. Its
+    // it shares no code with them but the values of resources and what an agent is asked. Its
     // bench measures the netlink crate; its crash test asks datastore and IPAM what is left.
     Row {
         from: "calico-lab",
-        uses: &["calico-core", "calico-netlink"],
+        uses: &["calico-core", "calico-netlink", "calico-test-servers"],
         tests_use: &["calico-datastore", "calico-ipam"],
     },
     Row {

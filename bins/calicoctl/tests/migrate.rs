@@ -14,7 +14,8 @@ use calico_core::resource::schema::json_schema;
 use calico_core::resource::{AnyResource, Mode};
 use calico_datastore::conversion::ApiGroup;
 use calico_ipam::{AssignRequest, Ipam, Options};
-use common::{Backend, apiserver};
+use calico_test_servers::cluster;
+use common::Backend;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Map, Value, json};
@@ -532,7 +533,7 @@ fn by_way_of_etcd_and_kubernetes() {
     if common::without_servers() {
         return;
     }
-    let cluster = Arc::new(apiserver::Cluster::start(apiserver::Etcd::Debian));
+    let cluster = Arc::new(cluster::Cluster::start(cluster::Etcd::Debian));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let node = json!({"metadata": {"name": "n1"}});
     runtime.block_on(cluster.must("POST", "/api/v1/nodes", node));

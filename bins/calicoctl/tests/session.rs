@@ -13,7 +13,8 @@ use calico_core::resource::{
 };
 use calico_datastore::conversion::{self, ApiGroup};
 use calico_ipam::{AssignRequest, Ipam, Options};
-use common::{Backend, apiserver};
+use calico_test_servers::cluster;
+use common::Backend;
 use serde_json::Value;
 
 /// Runs one command: the command line, what it prints, and how it ends.
@@ -87,7 +88,7 @@ const POD: &str = r#"{"metadata":{"name":"web-1","namespace":"prod","uid":"u","c
 const POD_STATUS: &str = r#"{"status":{"podIP":"10.99.0.0","podIPs":[{"ip":"10.99.0.0"}]}}"#;
 
 /// What a cluster has before Calico comes: a node, and a pod on it. Returns its namespaces.
-async fn prepare(cluster: &apiserver::Cluster) -> Vec<Value> {
+async fn prepare(cluster: &cluster::Cluster) -> Vec<Value> {
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     cluster.must("POST", "/api/v1/nodes", json(NODE)).await;
     const PODS: &str = "/api/v1/namespaces/prod/pods";
@@ -243,7 +244,7 @@ fn whole_session(backend: &Backend, namespaces: &[Value]) -> Vec<String> {
 #[test]
 fn every_datastore_gives_the_same_answers() {
     let cluster = (!common::without_servers())
-        .then(|| Arc::new(apiserver::Cluster::start(apiserver::Etcd::Current)));
+        .then(|| Arc::new(cluster::Cluster::start(cluster::Etcd::Current)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let namespaces = match &cluster {
         Some(cluster) => runtime.block_on(prepare(cluster)),

@@ -13,8 +13,7 @@ use calico_datastore::kubernetes::KubernetesStore;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::apiserver::{Etcd, NOBODY};
-use super::{Turn, any, next};
+use super::{ADMIN, Etcd, NOBODY, Turn, any, next};
 
 fn pools() -> Scope {
     Scope::Kind(Kind::IpPool)
@@ -43,7 +42,7 @@ async fn failure(config: &KubernetesConfig) -> StoreError {
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_reach_the_server_in_every_way() {
     let Some(turn) = Turn::take(Etcd::Debian) else { return };
-    let token = super::apiserver::ADMIN;
+    let token = ADMIN;
     let check = async |config: KubernetesConfig| {
         let store = KubernetesStore::connect(&config).unwrap();
         store.list(&pools()).await.unwrap_or_else(|error| panic!("{config:?}: {error}"));
@@ -103,14 +102,14 @@ async fn renewed_credentials_are_used() {
         KubernetesConfig { token: None, token_file: Some(file.clone()), ..direct(&turn, "") };
     let store = KubernetesStore::connect(&config).unwrap();
     assert!(matches!(store.list(&pools()).await, Err(StoreError::Denied { .. })));
-    std::fs::write(&file, super::apiserver::ADMIN).unwrap();
+    std::fs::write(&file, ADMIN).unwrap();
     turn.until(async || store.list(&pools()).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_are_none() {
     let Some(turn) = Turn::take(Etcd::Debian) else { return };
-    let direct = || direct(&turn, super::apiserver::ADMIN);
+    let direct = || direct(&turn, ADMIN);
     let certificate = failure(&KubernetesConfig { ca: None, ..direct() }).await.to_string();
     assert!(certificate.contains("certificate"), "{certificate}");
 

@@ -15,8 +15,7 @@ use calico_datastore::conversion::ApiGroup;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::Turn;
-use super::apiserver::Etcd;
+use super::{Etcd, Turn};
 
 const LIMIT: Duration = Duration::from_secs(180);
 

@@ -7,8 +7,7 @@ use calico_core::kind::Kind;
 use calico_datastore::conversion::{ApiGroup, calico_uid};
 use serde_json::{Value, json};
 
-use super::Turn;
-use super::apiserver::Etcd;
+use super::{Etcd, Turn};
 
 fn pool(name: &str) -> Key {
     Key::resource(Kind::IpPool, None, name)

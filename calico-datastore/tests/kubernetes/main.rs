@@ -1,14 +1,13 @@
 //! The Kubernetes backend against a real kube-apiserver with a real etcd.
 //!
 //! Needs etcd (Debian: `etcd-server`, `etcd-client`), and kube-apiserver or a Go toolchain that
-//! builds it; see `apiserver.rs`. Tests share two clusters, with an
+//! builds it; see `tests/servers`. Tests share two clusters, with an
 //! older and a current etcd; those on the same one run one after the other.
 
 #![cfg(feature = "kubernetes")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
-mod apiserver;
 mod contract;
 mod golden;
 mod outage;
@@ -21,10 +20,10 @@ use calico_core::datastore::{WatchEvent, WatchStream};
 use calico_datastore::config::{KubernetesConfig, Secret};
 use calico_datastore::conversion::ApiGroup;
 use calico_datastore::kubernetes::KubernetesStore;
+use calico_test_servers::cluster::{self, Cluster, Etcd};
+use calico_test_servers::{ADMIN, NOBODY};
 use futures_util::StreamExt as _;
 use serde_json::Value;
-
-use self::apiserver::{ADMIN, Cluster, Etcd};
 
 /// No step of a test takes longer.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -60,7 +59,7 @@ impl Turn {
             Etcd::Debian => &DEBIAN,
             Etcd::Current => &CURRENT,
         };
-        if apiserver::skipped() {
+        if cluster::skipped() {
             return None;
         }
         let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,8 +12,7 @@ use calico_core::kind::Kind;
 use calico_datastore::conversion::ApiGroup;
 use serde_json::json;
 
-use super::apiserver::Etcd;
-use super::{LIMIT, Turn, any};
+use super::{Etcd, LIMIT, Turn, any};
 
 fn pool(name: &str) -> Key {
     Key::resource(Kind::IpPool, None, name)

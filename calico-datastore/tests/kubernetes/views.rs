@@ -8,8 +8,7 @@ use calico_core::resource::{GlobalNetworkPolicy, NetworkPolicy, Node, Profile, W
 use calico_datastore::conversion::{ApiGroup, calico_uid};
 use serde_json::{Value, json};
 
-use super::apiserver::Etcd;
-use super::{Turn, next};
+use super::{Etcd, Turn, next};
 
 const PODS: &str = "/api/v1/namespaces/prod/pods";
 

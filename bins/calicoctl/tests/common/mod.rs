@@ -1,9 +1,5 @@
 //! Datastores that calicoctl reaches by a settings file.
 
-#[expect(dead_code, reason = "the datastore's own tests use more of it")]
-#[path = "../../../../calico-datastore/tests/kubernetes/apiserver.rs"]
-pub(crate) mod apiserver;
-
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +11,7 @@ use calico_core::memory::MemoryStore;
 use calico_datastore::config::{DatastoreConfig, EtcdConfig, KubernetesConfig};
 use calico_datastore::conversion::ApiGroup;
 use calico_datastore::remote::{LocalListener, Server};
+use calico_test_servers::{ADMIN, cluster};
 
 /// A datastore, and the settings file for it.
 pub(crate) struct Backend {
@@ -23,7 +20,7 @@ pub(crate) struct Backend {
     /// How to open it beside calicoctl; a memory store cannot be.
     pub(crate) store: DatastoreConfig,
     _server: Option<Etcd>,
-    _cluster: Option<Arc<apiserver::Cluster>>,
+    _cluster: Option<Arc<cluster::Cluster>>,
     _runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -76,10 +73,10 @@ impl Backend {
     }
 
     /// A cluster, of which `group` is used. Other backends may share it.
-    pub(crate) fn kubernetes(cluster: &Arc<apiserver::Cluster>, group: ApiGroup) -> Self {
+    pub(crate) fn kubernetes(cluster: &Arc<cluster::Cluster>, group: ApiGroup) -> Self {
         let mut backend = Self::new(|dir| {
             let file = dir.join("kubeconfig");
-            std::fs::write(&file, cluster.kubeconfig(apiserver::ADMIN)).unwrap();
+            std::fs::write(&file, cluster.kubeconfig(ADMIN)).unwrap();
             let kubeconfig = file.display().to_string();
             let spec = format!(
                 "{{datastoreType: kubernetes, kubeconfig: {kubeconfig}, calicoAPIGroup: {group}}}"

@@ -1,0 +1,94 @@
+//! The programs: found by `KUBEBUILDER_ASSETS` (as controllers' tests find them), or else built by
+//! the Go toolchain from `tests/kube-apiserver`, once for each version of that module.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::workspace;
+
+/// Where the programs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// kube-apiserver.
+    pub apiserver: PathBuf,
+    /// An etcd of the API server's own time.
+    pub etcd: PathBuf,
+}
+
+/// The programs, built if need be, which takes some minutes; `say` is told so.
+///
+/// # Errors
+///
+/// What is missing, and how to get it; the words of the Go toolchain.
+pub fn find(say: impl Fn(&str)) -> Result<Programs, String> {
+    const NAMES: [&str; 2] = ["kube-apiserver", "etcd"];
+    if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
+        let [apiserver, etcd] = NAMES.map(|name| Path::new(&assets).join(name));
+        if let Some(missing) = [&apiserver, &etcd].into_iter().find(|program| !program.exists()) {
+            return Err(format!("KUBEBUILDER_ASSETS has no {}", missing.display()));
+        }
+        return Ok(Programs { apiserver, etcd });
+    }
+    let root = workspace()?;
+    let module = root.join("tests/kube-apiserver");
+    let mut hasher = DefaultHasher::new();
+    for name in ["go.mod", "go.sum", "main.go", "etcd/main.go"] {
+        let path = module.join(name);
+        fs::read(&path).map_err(file(&path))?.hash(&mut hasher);
+    }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let target = target.join("tmp/kube-apiserver");
+    fs::create_dir_all(&target).map_err(file(&target))?;
+    let built = target.join(format!("{:016x}", hasher.finish()));
+    // Test programs of several crates may come here at the same time.
+    let lock = File::create(target.join("lock")).and_then(|lock| lock.lock().map(|()| lock));
+    let _lock = lock.map_err(file(&target))?;
+    if !built.exists() {
+        let unfinished = target.join("unfinished");
+        fs::create_dir_all(&unfinished).map_err(file(&unfinished))?;
+        let start = Instant::now();
+        say("building kube-apiserver and etcd with Go: once, for some minutes");
+        for (name, package) in NAMES.iter().zip([".", "./etcd"]) {
+            build(&module, package, &unfinished.join(name))?;
+        }
+        fs::rename(&unfinished, &built).map_err(file(&built))?;
+        say(&format!("kube-apiserver and etcd are built after {} s", start.elapsed().as_secs()));
+    }
+    let [apiserver, etcd] = NAMES.map(|name| built.join(name));
+    Ok(Programs { apiserver, etcd })
+}
+
+fn build(module: &Path, package: &str, program: &Path) -> Result<(), String> {
+    let found = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"].into_iter().find(|go| {
+        let version = Command::new(go).arg("version").stdout(Stdio::null()).status();
+        version.is_ok_and(|status| status.success())
+    });
+    let go = found.ok_or(
+        "there is no kube-apiserver, and no Go toolchain to build one with: install Go 1.25 or \
+         later (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a directory that has \
+         kube-apiserver and etcd; CALICO_SKIP_PRIVILEGED=1 leaves tests of it out",
+    )?;
+    // A module proxy that does not answer must not hold everything up for ever.
+    let output = Command::new("timeout")
+        .args(["2400", go])
+        .current_dir(module)
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-p=2", "-trimpath", "-ldflags=-s -w", "-o"])
+        .args([program, Path::new(package)])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run {go}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(format!("go build in {}: {errors}", module.display()))
+}
+
+fn file(path: &Path) -> impl FnOnce(std::io::Error) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
