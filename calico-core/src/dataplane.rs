@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod host;
+mod limits;
 mod route;
 mod rule;
 mod show;
@@ -22,6 +23,7 @@ pub use endpoint::{
     Translation, WorkloadEndpoint,
 };
 pub use host::{Failsafe, HostEndpoint, HostInterface};
+pub use limits::{Bandwidth, Limits, PacketRate, TrafficLimits};
 pub use route::{NextHop, Route, RouteTarget};
 pub use rule::{
     Action, Direction, IcmpMatch, PolicyId, PortRange, Rule, RuleId, RuleOwner, RuleSet, SetId,

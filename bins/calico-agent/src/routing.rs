@@ -229,6 +229,7 @@ mod tests {
             interface: interface.into(),
             addresses: vec![net(address)],
             allowed_sources: Vec::new(),
+            limits: Default::default(),
             tiers: Vec::new(),
             profiles: Vec::new(),
         }

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::host::Failsafe;
+use super::limits::Limits;
 use super::rule::PolicyId;
 
 /// Identity of a workload endpoint: namespace and name of its WorkloadEndpoint resource.
@@ -57,6 +58,8 @@ pub struct WorkloadEndpoint {
     pub addresses: Vec<IpNet>,
     /// Source prefixes it may use besides its addresses.
     pub allowed_sources: Vec<IpNet>,
+    /// Limits of its traffic.
+    pub limits: Limits,
     /// Tiers in order of evaluation; only those with a policy that selects it.
     pub tiers: Vec<TierPolicies>,
     /// Profiles in order of evaluation.

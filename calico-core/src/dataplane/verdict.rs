@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,6 +44,22 @@ pub enum VerdictCause {
     NoForwardPolicy,
     /// The interface belongs to no endpoint that is known.
     UnknownEndpoint,
+}
+
+impl fmt::Display for VerdictCause {
+    /// As what decided: `denied by the end of tier default`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rule(id) => return id.fmt(f),
+            Self::EndOfTier(tier) => return write!(f, "the end of tier {tier}"),
+            Self::NoProfileMatch => "default: no profile allowed it",
+            Self::Spoofed => "the check of source addresses",
+            Self::Encapsulated => "the check for tunnels",
+            Self::Failsafe => "the list of failsafe ports",
+            Self::NoForwardPolicy => "default: no policy for forwarded packets",
+            Self::UnknownEndpoint => "default: the endpoint is unknown",
+        })
+    }
 }
 
 /// The packet's addresses.

@@ -84,6 +84,14 @@ impl QosControls {
                 *peak = 0;
             }
         }
+        for (peak, burst) in [
+            (self.ingress_peakrate, &mut self.ingress_minburst),
+            (self.egress_peakrate, &mut self.egress_minburst),
+        ] {
+            if peak == 0 {
+                *burst = 0;
+            }
+        }
         for (rate, burst) in [
             (self.ingress_packet_rate, &mut self.ingress_packet_burst),
             (self.egress_packet_rate, &mut self.egress_packet_burst),

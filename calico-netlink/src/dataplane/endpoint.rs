@@ -8,6 +8,7 @@ use calico_core::dataplane::{
 use calico_core::key::Family;
 use ipnet::{IpNet, Ipv6Net};
 
+use super::limits::{LimitChains, Limited};
 use super::lower::address_key;
 use super::matches::{self, ACCEPT, Constant, End, HOST, PASS};
 use super::names;
@@ -42,6 +43,7 @@ pub(super) fn chain(
     endpoint: &WorkloadEndpoint,
     direction: Direction,
     host: &HostSettings,
+    limits: &LimitChains,
     known: impl Fn(&RuleOwner) -> bool,
 ) -> Rendered {
     let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
@@ -50,11 +52,13 @@ pub(super) fn chain(
         rendered.push(&format!("{missing} is not known"), drop);
         return rendered;
     }
+    rendered.limit(endpoint, direction, Limited::Packets, limits);
     // Before all else: a forged packet is no part of the connection that it pretends to be of.
     if direction == Direction::Egress {
         rendered.sources(endpoint);
     }
     rendered.connection();
+    rendered.limit(endpoint, direction, Limited::Connections, limits);
     if direction == Direction::Egress {
         rendered.encapsulation(host);
     }

@@ -40,6 +40,7 @@ mod host_state;
 mod hosts;
 mod interfaces;
 mod judge;
+mod limits;
 mod linux;
 mod lower;
 mod matches;

@@ -48,7 +48,9 @@ impl State {
                 _ => continue,
             };
             let reason = refusal.to_string();
-            found |= self.isolate_rules(chain, &reason) || self.isolate_endpoints(chain, &reason);
+            found |= self.isolate_rules(chain, &reason)
+                || self.isolate_limits(chain, &reason)
+                || self.isolate_endpoints(chain, &reason);
         }
         if found {
             self.apply(calico_core::dataplane::Transaction::default());

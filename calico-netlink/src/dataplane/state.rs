@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::causes::Causes;
 use super::elements::{address_bytes, element, net, net_elements};
 use super::host_state::OfHosts;
+use super::limits::LimitChains;
 use super::lower::{self, address_key};
 use super::matches::Constant;
 use super::recheck_state::Recheck;
@@ -38,6 +39,7 @@ pub(super) struct State {
     pub(super) host: HostSettings,
     pub(super) of_hosts: OfHosts,
     pub(super) shared: Shared,
+    pub(super) limits: LimitChains,
     pub(super) refused: Refused,
     floating: Vec<Translation>,
     sets: BTreeMap<SetId, SetKind>,
@@ -76,6 +78,7 @@ impl State {
             host: HostSettings::default(),
             of_hosts: OfHosts::default(),
             shared: Shared::default(),
+            limits: LimitChains::default(),
             refused: Refused::default(),
             floating: Vec::new(),
             sets: BTreeMap::new(),
@@ -316,9 +319,10 @@ impl State {
     fn put_endpoint(&mut self, endpoint: &WorkloadEndpoint) {
         let id = &endpoint.id;
         let mut uses = BTreeSet::new();
+        self.place_limits(endpoint);
         for direction in DIRECTIONS {
             let known = |owner: &RuleOwner| self.has_rules(owner);
-            let rendered = endpoint::chain(endpoint, direction, &self.host, known);
+            let rendered = endpoint::chain(endpoint, direction, &self.host, &self.limits, known);
             let refused = endpoint::owners(endpoint, direction)
                 .find_map(|owner| Some((self.refused.owner(&owner)?.to_owned(), owner)));
             if let Some((reason, owner)) = refused {
@@ -350,6 +354,7 @@ impl State {
             self.interface_of.remove(&id);
         }
         self.displace(interface);
+        self.displace_limits(interface);
     }
 
     fn render_rules(&mut self, key: &RulesKey) {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use calico_core::Kind;
 use calico_core::dataplane::{
-    Action, DefaultAction, Direction, EndpointId, PolicyId, Pool, PortRange, Rule, RuleId,
-    RuleOwner, RuleSet, SetId, SetKind, SetMember, TierPolicies, Transaction, Update,
+    Action, DefaultAction, Direction, EndpointId, Limits, PacketRate, PolicyId, Pool, PortRange,
+    Rule, RuleId, RuleOwner, RuleSet, SetId, SetKind, SetMember, TierPolicies, Transaction, Update,
     WorkloadEndpoint,
 };
 use ipnet::IpNet;
@@ -124,6 +124,14 @@ fn endpoint_id(n: u8) -> EndpointId {
     EndpointId { namespace: "ns".into(), name: format!("{n}").into() }
 }
 
+/// None, of connections, or of packets, too.
+fn limits(n: usize) -> Limits {
+    let mut limits = Limits::default();
+    limits.egress.connections = (n > 0).then_some(7);
+    limits.ingress.packets = (n > 1).then_some(PacketRate { per_second: 9, burst: 5 });
+    limits
+}
+
 fn endpoint(n: u8, (interface, ingress, egress): &(u8, Vec<u8>, Vec<u8>)) -> Update {
     let policies = |of: &[u8]| of.iter().map(|n| policy(*n)).collect();
     let tier = TierPolicies {
@@ -142,6 +150,7 @@ fn endpoint(n: u8, (interface, ingress, egress): &(u8, Vec<u8>, Vec<u8>)) -> Upd
         } else {
             vec![]
         },
+        limits: if *interface == 0 { limits(ingress.len()) } else { Limits::default() },
         tiers: vec![tier],
         profiles: vec!["p".into()],
     })

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_core::dataplane::{EndpointId, Translation};
+use calico_core::dataplane::{EndpointId, Limits, Translation};
 use calico_core::kind::Kind;
 use calico_core::resource::{
     FieldError, GlobalNetworkSet, IpNat, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
@@ -53,6 +53,7 @@ pub(super) struct Local {
     pub(super) interface: Arc<str>,
     pub(super) addresses: Vec<IpNet>,
     pub(super) allowed_sources: Vec<IpNet>,
+    pub(super) limits: Limits,
     pub(super) profiles: Vec<Arc<str>>,
 }
 
@@ -115,6 +116,7 @@ impl Graph {
             interface: spec.interface_name.as_str().into(),
             addresses: addresses.iter().map(|address| IpNet::from(*address)).collect(),
             allowed_sources: spec.allow_spoofed_source_prefixes.iter().map(IpNet::trunc).collect(),
+            limits: spec.qos_controls.as_ref().map(Limits::from).unwrap_or_default(),
             profiles: spec.profiles.iter().map(|name| name.as_str().into()).collect(),
         });
         let translation = |nat: &IpNat| {

@@ -95,6 +95,7 @@ impl Graph {
             interface: Arc::clone(&local.interface),
             addresses: local.addresses.clone(),
             allowed_sources: local.allowed_sources.clone(),
+            limits: local.limits,
             tiers: self.tiers_of(self.residents.queries_of(local.item), |_| true),
             profiles: local.profiles.clone(),
         }

@@ -286,6 +286,7 @@ fn one_more_endpoint_costs_the_same_among_many() {
                 interface: format!("cali{n}").into(),
                 addresses: vec![std::net::IpAddr::V4(address).into()],
                 allowed_sources: vec![],
+                limits: Default::default(),
                 tiers: vec![tier],
                 profiles: vec!["open".into()],
             })

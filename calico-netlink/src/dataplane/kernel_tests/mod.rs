@@ -56,6 +56,7 @@ fn endpoint(pod: &Pod, ingress: &[&str], egress: &[&str]) -> WorkloadEndpoint {
         interface: pod.interface.as_str().into(),
         addresses: addresses.into(),
         allowed_sources: Vec::new(),
+        limits: Default::default(),
         tiers: vec![tier],
         profiles: vec!["open".into()],
     }

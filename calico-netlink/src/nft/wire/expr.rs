@@ -187,6 +187,12 @@ pub enum Expr {
     Fib { dreg: Reg, result: u32, flags: u32 },
     /// Takes the packet out of connection tracking.
     NoTrack,
+    /// Matches while packets are no more than `rate` per `unit` seconds, with `burst` at once;
+    /// those beyond when `inverted` (`NFT_LIMIT_PKTS`).
+    PacketLimit { rate: u64, unit: u64, burst: u32, inverted: bool },
+    /// Matches while the connections that were seen here and live are at most `count`; those
+    /// beyond when `inverted`.
+    ConnLimit { count: u32, inverted: bool },
     /// An expression this crate does not model, kept as it came.
     Unknown { name: String, data: Vec<u8> },
 }
@@ -213,6 +219,8 @@ impl Expr {
             Self::Reject { .. } => "reject",
             Self::Fib { .. } => "fib",
             Self::NoTrack => "notrack",
+            Self::PacketLimit { .. } => "limit",
+            Self::ConnLimit { .. } => "connlimit",
             Self::Unknown { name, .. } => name,
         }
     }
@@ -333,6 +341,17 @@ impl Expr {
                 w.u32(2, *result);
                 w.u32(3, *flags);
             }
+            Self::PacketLimit { rate, unit, burst, inverted } => {
+                w.u64(1, *rate);
+                w.u64(2, *unit);
+                w.u32(3, *burst);
+                w.u32(4, 0);
+                w.u32(5, u32::from(*inverted));
+            }
+            Self::ConnLimit { count, inverted } => {
+                w.u32(1, *count);
+                w.u32(2, u32::from(*inverted));
+            }
             Self::NoTrack | Self::Unknown { .. } => {}
         }
     }
@@ -439,6 +458,16 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
         },
         "fib" => Expr::Fib { dreg: reg(1)?, result: number(2)?, flags: number(3)? },
         "notrack" => Expr::NoTrack,
+        // Type 0 counts packets; limits of bytes are not modelled.
+        "limit" if optional(4)?.unwrap_or(0) == 0 => Expr::PacketLimit {
+            rate: need(attrs[1], "rate of a limit")?.u64()?,
+            unit: need(attrs[2], "unit of a limit")?.u64()?,
+            burst: optional(3)?.unwrap_or(0),
+            inverted: optional(5)?.unwrap_or(0) & 1 != 0,
+        },
+        "connlimit" => {
+            Expr::ConnLimit { count: number(1)?, inverted: optional(2)?.unwrap_or(0) & 1 != 0 }
+        }
         _ => return unknown(name),
     })
 }

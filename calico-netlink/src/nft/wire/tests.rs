@@ -30,6 +30,8 @@ fn exprs() -> Vec<Expr> {
         Expr::Reject { kind: RejectKind::Icmpx, code: 1 },
         Expr::Fib { dreg: r, result: fib::RESULT_OIF, flags: fib::SADDR | fib::IIF },
         Expr::NoTrack,
+        Expr::PacketLimit { rate: 100, unit: 1, burst: 5, inverted: true },
+        Expr::ConnLimit { count: 7, inverted: true },
         Expr::Unknown { name: "quota".into(), data: vec![8, 0, 2, 0, 0, 0, 0, 1] },
     ]
 }

@@ -1,0 +1,158 @@
+//! Limits of an endpoint's packets and connections: chains of its own, which the endpoint's chains
+//! jump to. They stay as they are while policy changes, and so does what they have counted.
+//!
+//! Bandwidth is not a matter of rules: see [`qos`](crate::qos).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use calico_core::dataplane::{Direction, TrafficLimits, WorkloadEndpoint};
+
+use super::endpoint::{Rendered, then};
+use super::matches;
+use super::state::{DIRECTIONS, State};
+use crate::nft::wire::{CmpOp, Expr, RejectKind, Verdict};
+use crate::nft::{ChainDef, RuleDef};
+
+/// What is limited by rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Limited {
+    /// Packets per second.
+    Packets,
+    /// TCP connections at the same time.
+    Connections,
+}
+
+/// Chains of limits by the interface that they are for, and what the kernel cannot do.
+#[derive(Debug, Default)]
+pub(super) struct LimitChains {
+    of: BTreeMap<Arc<str>, BTreeSet<String>>,
+    refused: BTreeSet<Limited>,
+}
+
+impl Limited {
+    const ALL: [Self; 2] = [Self::Packets, Self::Connections];
+
+    fn prefix(self, direction: Direction) -> &'static str {
+        match (self, direction) {
+            (Self::Packets, Direction::Ingress) => "cali-tr-",
+            (Self::Packets, Direction::Egress) => "cali-fr-",
+            (Self::Connections, Direction::Ingress) => "cali-tc-",
+            (Self::Connections, Direction::Egress) => "cali-fc-",
+        }
+    }
+
+    fn chain(self, direction: Direction, interface: &str) -> String {
+        format!("{}{interface}", self.prefix(direction))
+    }
+
+    /// The rule that stops what is beyond the limit, if there is a limit.
+    fn rule(self, limits: &TrafficLimits, direction: Direction) -> Option<RuleDef> {
+        let (identity, expressions) = match self {
+            Self::Packets => {
+                let packets = limits.packets?;
+                let (rate, burst) = (packets.per_second, packets.burst.max(1));
+                let limit = Expr::PacketLimit { rate, unit: 1, burst, inverted: true };
+                ("packet rate", vec![limit, Expr::COUNTER, Expr::Verdict(Verdict::Drop)])
+            }
+            Self::Connections => {
+                // Only TCP can be told that there is no room; as upstream does.
+                let mut over = matches::protocol(CmpOp::Eq, TCP).to_vec();
+                let reset = Expr::Reject { kind: RejectKind::TcpReset, code: 0 };
+                let limit = Expr::ConnLimit { count: limits.connections?, inverted: true };
+                over.extend([limit, Expr::COUNTER, reset]);
+                ("connections", over)
+            }
+        };
+        let identity = format!("beyond the limit of {identity} {direction}");
+        Some(RuleDef { identity, expressions })
+    }
+}
+
+/// IANA's number.
+const TCP: u8 = 6;
+
+impl Rendered {
+    /// Judges packets by the limit first, if the endpoint has it and the kernel knows it.
+    pub(super) fn limit(
+        &mut self,
+        endpoint: &WorkloadEndpoint,
+        direction: Direction,
+        limited: Limited,
+        chains: &LimitChains,
+    ) {
+        let has = !chains.refused.contains(&limited)
+            && limited.rule(of(endpoint, direction), direction).is_some();
+        if has {
+            let chain = limited.chain(direction, &endpoint.interface);
+            self.push("", then(Vec::new(), Verdict::Jump(chain)));
+        }
+    }
+}
+
+impl State {
+    /// Makes the chains of the endpoint's limits, and removes those that it has no more.
+    pub(super) fn place_limits(&mut self, endpoint: &WorkloadEndpoint) {
+        let interface = &endpoint.interface;
+        let mut chains = BTreeSet::new();
+        for (direction, limited) in kinds() {
+            let Some(rule) = limited.rule(of(endpoint, direction), direction) else { continue };
+            if self.limits.refused.contains(&limited) {
+                continue;
+            }
+            let chain = limited.chain(direction, interface);
+            self.put_chain(&chain, ChainDef { base: None, rules: vec![rule] }, Vec::new());
+            chains.insert(chain);
+        }
+        self.have_limits(interface, chains);
+    }
+
+    /// Removes the chains of the interface's limits.
+    pub(super) fn displace_limits(&mut self, interface: &Arc<str>) {
+        self.have_limits(interface, BTreeSet::new());
+    }
+
+    fn have_limits(&mut self, interface: &Arc<str>, chains: BTreeSet<String>) {
+        let before = self.limits.of.remove(interface).unwrap_or_default();
+        for gone in before.difference(&chains) {
+            self.remove_chain(gone);
+        }
+        if !chains.is_empty() {
+            self.limits.of.insert(Arc::clone(interface), chains);
+        }
+    }
+
+    /// A chain of limits was refused: what it limits is not limited, for any endpoint. False if it
+    /// is no such chain.
+    pub(super) fn isolate_limits(&mut self, chain: &str, reason: &str) -> bool {
+        let Some((_, limited)) = kinds().find(|(direction, limited)| {
+            chain.starts_with(limited.prefix(*direction)) && !self.limits.refused.contains(limited)
+        }) else {
+            return false;
+        };
+        let what = match limited {
+            Limited::Packets => "packet rates",
+            Limited::Connections => "numbers of connections",
+        };
+        tracing::warn!(reason, "limits of {what} are not in force: this kernel cannot do them");
+        self.limits.refused.insert(limited);
+        let interfaces: Vec<_> = self.limits.of.keys().cloned().collect();
+        for interface in interfaces {
+            if let Some(id) = self.interfaces.get(&interface) {
+                self.dirty_endpoints.insert(id.clone());
+            }
+        }
+        true
+    }
+}
+
+fn kinds() -> impl Iterator<Item = (Direction, Limited)> {
+    DIRECTIONS.into_iter().flat_map(|direction| Limited::ALL.map(|limited| (direction, limited)))
+}
+
+const fn of(endpoint: &WorkloadEndpoint, direction: Direction) -> &TrafficLimits {
+    match direction {
+        Direction::Ingress => &endpoint.limits.ingress,
+        Direction::Egress => &endpoint.limits.egress,
+    }
+}
