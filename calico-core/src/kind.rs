@@ -82,6 +82,12 @@ kinds! {
     /// Settings of the cluster-wide controllers; only `default`.
     KubeControllersConfiguration, "KubeControllersConfiguration", "kubecontrollersconfigurations", false,
         ["kubecontrollersconfig", "kubecontrollersconfigs", "kcc", "kccs"];
+    /// Which pods stand behind a service: Kubernetes' own EndpointSlice, seen by Calico.
+    KubernetesEndpointSlice, "KubernetesEndpointSlice", "kubernetesendpointslices", true, [];
+    /// Kubernetes' own Service, seen by Calico. Upstream's plural is its singular.
+    KubernetesService, "KubernetesService", "kubernetesservice", true, [];
+    /// A workload on its way from one node to another.
+    LiveMigration, "LiveMigration", "livemigrations", true, [];
     /// A policy for the endpoints of one namespace.
     NetworkPolicy, "NetworkPolicy", "networkpolicies", true, ["np", "policy", "policies", "pol", "pols", "cnp", "caliconetworkpolicy"];
     /// A labelled list of CIDRs in a namespace.
@@ -102,6 +108,19 @@ kinds! {
     Tier, "Tier", "tiers", false, [];
     /// One interface of a pod, VM or container.
     WorkloadEndpoint, "WorkloadEndpoint", "workloadendpoints", true, ["wep", "weps"];
+}
+
+impl Kind {
+    /// Whether programs alone read and write objects of this kind: what Kubernetes or another
+    /// orchestrator says of itself. calicoctl neither writes nor exports them, and there is no
+    /// CustomResourceDefinition (upstream: internal kinds, outside of the public API).
+    #[must_use]
+    pub const fn is_internal(self) -> bool {
+        matches!(
+            self,
+            Self::KubernetesEndpointSlice | Self::KubernetesService | Self::LiveMigration
+        )
+    }
 }
 
 /// A name that is no kind, plural or alias.

@@ -32,6 +32,7 @@ mod felix;
 pub mod field;
 mod host_endpoint;
 pub mod ipam;
+mod live_migration;
 #[cfg(feature = "yaml")]
 mod manifest;
 mod meta;
@@ -45,6 +46,7 @@ mod profile;
 mod qos;
 mod rule;
 pub mod schema;
+mod service;
 mod sets;
 mod staged;
 #[cfg(test)]
@@ -71,6 +73,7 @@ pub use self::felix::*;
 pub use self::field::{Errors, Field, FieldError, Path};
 pub use self::host_endpoint::*;
 pub use self::ipam::*;
+pub use self::live_migration::*;
 #[cfg(feature = "yaml")]
 pub use self::manifest::*;
 pub use self::meta::ObjectMeta;
@@ -81,6 +84,7 @@ pub use self::policy::*;
 pub use self::pool::*;
 pub use self::profile::*;
 pub use self::rule::*;
+pub use self::service::*;
 pub use self::sets::*;
 pub use self::staged::*;
 pub use self::tier::*;

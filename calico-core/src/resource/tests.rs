@@ -162,6 +162,37 @@ fn defaults() {
 }
 
 #[test]
+fn slices_say_where_a_service_is() {
+    let slice: KubernetesEndpointSlice = serde_json::from_value(json!({
+        "metadata": {"name": "web-x", "namespace": "prod",
+            "labels": {"kubernetes.io/service-name": "web"}},
+        "spec": {
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": ["10.0.0.1", "db.example.org"], "nodeName": "n1"},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
+            ],
+            "ports": [{"port": 80}, {"name": "dns", "protocol": "UDP", "port": 53}, {}],
+        },
+    }))
+    .unwrap();
+    assert_eq!(slice.service(), Some("web"));
+    let ready: Vec<bool> = slice.spec.endpoints.iter().map(SliceEndpoint::is_ready).collect();
+    assert_eq!(ready, [true, false]);
+    let ip = |last| std::net::IpAddr::from([10, 0, 0, last]);
+    assert_eq!(slice.addresses().collect::<Vec<_>>(), [ip(1), ip(2)]);
+    let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
+    let expected = [(ip(1), tcp, 80), (ip(1), udp, 53), (ip(2), tcp, 80), (ip(2), udp, 53)];
+    assert_eq!(slice.addresses_and_ports().collect::<Vec<_>>(), expected);
+
+    let service = |spec| -> KubernetesServiceSpec { serde_json::from_value(spec).unwrap() };
+    let both = service(json!({"clusterIP": "10.9.0.1", "clusterIPs": ["10.9.0.1", "fd00::1"]}));
+    assert_eq!(both.cluster_addresses().count(), 2);
+    assert_eq!(service(json!({"clusterIP": "10.9.0.1"})).cluster_addresses().count(), 1);
+    assert_eq!(service(json!({"clusterIP": "None"})).cluster_addresses().count(), 0);
+}
+
+#[test]
 fn endpoints_and_profiles_bring_their_labels() {
     let mut endpoint = WorkloadEndpoint::namespaced(
         "blue",

@@ -97,7 +97,7 @@ impl FromStr for ApiGroup {
 /// Whether custom resources hold objects of `kind`; the others are views of Kubernetes' own.
 #[must_use]
 pub const fn is_custom(kind: Kind) -> bool {
-    !matches!(kind, Kind::Node | Kind::Profile | Kind::WorkloadEndpoint)
+    !kind.is_internal() && !matches!(kind, Kind::Node | Kind::Profile | Kind::WorkloadEndpoint)
 }
 
 /// Whether `kind` is one of the policies, whose stored name may be another than their own.

@@ -40,7 +40,8 @@ impl CrdGroup {
 /// own objects (facts of upstream's Kubernetes mode).
 pub fn crd_kinds() -> impl Iterator<Item = Kind> {
     let views = [Kind::Node, Kind::Profile, Kind::WorkloadEndpoint];
-    Kind::ALL.iter().copied().filter(move |kind| !views.contains(kind))
+    let kinds = Kind::ALL.iter().copied();
+    kinds.filter(move |kind| !views.contains(kind) && !kind.is_internal())
 }
 
 /// The CustomResourceDefinition of `kind` in `group`.
@@ -156,7 +157,7 @@ pub fn deploy_files() -> Vec<(String, String)> {
             files.push((path, format!("{HEADER}{}", to_yaml(&crd))));
         }
     }
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.iter().filter(|kind| !kind.is_internal()) {
         let path = format!("schemas/{}.json", kind.as_str().to_ascii_lowercase());
         files.push((path, format!("{:#}\n", json_schema(*kind))));
     }

@@ -1,9 +1,9 @@
 //! Nodes, workload endpoints and host endpoints.
 
-use super::{SPEC, interface, names, unique};
+use super::{Global, SPEC, interface, names, selector, unique};
 use crate::resource::{
-    EndpointName, Errors, HostEndpointSpec, NodeBgp, NodeSpec, NodeWireguard, ObjectMeta, Path,
-    Protocol, WorkloadEndpointSpec,
+    EndpointName, Errors, HostEndpointSpec, LiveMigrationSpec, NodeBgp, NodeSpec, NodeWireguard,
+    ObjectMeta, Path, Protocol, WorkloadEndpointSpec,
 };
 
 pub(in crate::resource) fn node(spec: &NodeSpec, errors: &mut Errors) {
@@ -147,6 +147,27 @@ pub(in crate::resource) fn host_endpoint(spec: &HostEndpointSpec, errors: &mut E
             &at.key("name"),
             format!("{:?} is no port name", port.name),
         );
+    }
+}
+
+pub(in crate::resource) fn live_migration(spec: &LiveMigrationSpec, errors: &mut Errors) {
+    if let Some(source) = &spec.source {
+        errors.require(
+            source.workload.is_some() != source.workload_endpoint.is_some(),
+            &SPEC.key("source"),
+            "needs workload or workloadEndpoint, not both",
+        );
+    }
+    if let Some(target) = &spec.target {
+        let at = SPEC.key("target");
+        errors.require(
+            target.selector.is_some() != target.workload_endpoint.is_some(),
+            &at,
+            "needs selector or workloadEndpoint, not both",
+        );
+        if let Some(text) = &target.selector {
+            selector(text, Global::Forbidden, &at.key("selector"), errors);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod rule;
 mod tests;
 
 pub(super) use self::bgp::{bgp_configuration, bgp_filter, bgp_peer};
-pub(super) use self::endpoints::{host_endpoint, node, workload_endpoint};
+pub(super) use self::endpoints::{host_endpoint, live_migration, node, workload_endpoint};
 pub(super) use self::policy::{global_policy, policy, staged_delete, tier};
 pub(super) use self::pools::{felix, ip_pool, ipam_configuration, network_set};
 pub(super) use self::rule::rules;

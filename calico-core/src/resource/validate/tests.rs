@@ -53,6 +53,21 @@ fn names() {
 }
 
 #[test]
+fn live_migrations() {
+    let pod = json!({"orchestratorID": "k8s", "workloadID": "prod/launcher-a"});
+    let interface = json!({"orchestratorID": "openstack", "workloadID": "vm", "endpointID": "e"});
+    let check = |spec: Value, expected: &[(&str, &str)]| check("LiveMigration", spec, expected);
+    check(json!({}), &[]);
+    check(json!({"source": {"workload": pod}, "target": {"selector": "a == 'b'"}}), &[]);
+    check(json!({"source": {"workloadEndpoint": interface}}), &[]);
+    check(
+        json!({"source": {"workload": pod, "workloadEndpoint": interface}, "target": {}}),
+        &[("spec.source", "not both"), ("spec.target", "needs selector or workloadEndpoint")],
+    );
+    check(json!({"target": {"selector": "a =="}}), &[("spec.target.selector", "")]);
+}
+
+#[test]
 fn metadata() {
     let check = |metadata: Value, expected: &[(&str, &str)]| {
         let document = json!({"kind": "Tier", "metadata": metadata});
