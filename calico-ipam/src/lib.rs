@@ -32,8 +32,8 @@ pub mod plan;
 mod request;
 
 pub use driver::{
-    Allocator, BlockReport, BlockUse, Clock, Ending, Finding, HostReleased, Ipam, Left, Options,
-    OwnerAttributes, PoolUse, UNPOOLED,
+    Allocator, BlockReport, BlockUse, Clock, Collected, Deed, Ending, Finding, HostReleased, Ipam,
+    Left, Options, OwnerAttributes, PoolUse, UNPOOLED,
 };
 pub use error::{IpamError, Limit, PoolFill, Shortfall};
 pub use plan::owner::Owner;

@@ -240,7 +240,7 @@ impl Session<'_> {
         for (job, part) in short {
             let max_blocks = jobs[job].request.max_blocks;
             let limit = self.block_limit(max_blocks);
-            let part = &mut jobs[job].parts[part];
+            let (nth, part) = (part, &jobs[job].parts[part]);
             let owned = self.view.own.keys().filter(|c| Family::of_net(c) == part.family).count();
             let config = &self.view.cluster.config;
             let strict = config.strict_affinity;
@@ -250,19 +250,30 @@ impl Session<'_> {
             } else if owned >= limit as usize {
                 why = Limit::BlocksPerHost(limit);
             } else {
-                for pool in part.pools.clone() {
-                    if self.claim(pool).await?.is_some() {
+                let pools = part.pools.clone();
+                for pool in pools {
+                    let wanted = self.blocks_for(jobs, takes, pool, limit as usize - owned);
+                    if self.claim(pool, wanted).await? {
                         return Ok(true);
                     }
                 }
             }
             if strict {
-                part.limit = Some(why);
+                jobs[job].parts[nth].limit = Some(why);
             } else if !foreign.listed {
                 self.list_foreign(foreign).await?;
             }
         }
         Ok(false)
+    }
+
+    /// Number of blocks of a pool that everybody who misses addresses and prefers it needs.
+    fn blocks_for(&self, jobs: &[Job<'_>], takes: &[Take], pool: usize, most: usize) -> usize {
+        let missing = parts(jobs)
+            .filter(|(_, _, _, part)| part.pools.first() == Some(&pool))
+            .map(|(job, nth, _, part)| part.missing().saturating_sub(planned(takes, job, nth)));
+        let block = self.view.cluster.pools[pool].geometry.block_size();
+        missing.sum::<usize>().div_ceil(block).clamp(1, most.max(1))
     }
 
     /// Borrows from blocks of others. Parts for which nothing is left are closed.

@@ -19,12 +19,13 @@ use crate::plan::geometry::host_seed;
 const MAX_SKIPPED: usize = 65_536;
 
 impl Session<'_> {
-    /// Claims one more block of the pool at place `pool`; `None` if none is left.
-    pub(crate) async fn claim(&mut self, pool: usize) -> Result<Option<IpNet>, IpamError> {
+    /// Claims one more block of the pool at place `pool`, or up to `wanted` together; says whether
+    /// there is one more.
+    pub(crate) async fn claim(&mut self, pool: usize, wanted: usize) -> Result<bool, IpamError> {
         let Some((cidr, geometry)) =
             self.view.cluster.pools.get(pool).map(|pool| (pool.cidr, pool.geometry))
         else {
-            return Ok(None);
+            return Ok(false);
         };
         // Claims of ours that were never finished come first.
         let unfinished: Vec<IpNet> = self
@@ -38,29 +39,65 @@ impl Session<'_> {
             .collect();
         for block in unfinished {
             if self.recover(block).await? {
-                return Ok(Some(block));
+                return Ok(true);
             }
         }
         let (mut taken, mut unsure) = self.taken().await?;
         for _ in 0..self.ipam.options.retries {
             let reserved = &self.view.cluster.reserved;
-            let free = |passed: usize, skip: &dyn Fn(&IpNet) -> bool| {
-                geometry
-                    .walk(host_seed(&self.owner.name))
-                    .take(passed.saturating_add(MAX_SKIPPED))
-                    .find(|block| !skip(block) && !reserved.covers(block))
+            let passed = (taken.len() + unsure.len()).saturating_add(MAX_SKIPPED);
+            let walk = || {
+                let blocks = geometry.walk(host_seed(&self.owner.name)).take(passed);
+                blocks.filter(|block| !taken.contains(block) && !reserved.covers(block))
             };
-            let passed = taken.len() + unsure.len();
-            let candidate = free(passed, &|b| taken.contains(b) || unsure.contains(b))
-                .or_else(|| free(passed, &|b| taken.contains(b)));
-            let Some(block) = candidate else { return Ok(None) };
+            let sure: Vec<IpNet> = walk().filter(|b| !unsure.contains(b)).take(wanted).collect();
+            let candidate = sure.first().copied().or_else(|| walk().next());
+            if sure.len() > 1 && self.claim_together(&sure).await? {
+                return Ok(true);
+            }
+            let Some(block) = candidate else { return Ok(false) };
             if self.try_claim(block).await? {
-                return Ok(Some(block));
+                return Ok(true);
             }
             unsure.remove(&block);
             taken.insert(block);
         }
         Err(self.contention(format!("claiming a block of {cidr}")))
+    }
+
+    /// Claims blocks that nobody seems to have with one write: claims and blocks first, then all
+    /// confirmations. Says whether any is ours; if somebody interferes, what was written is made
+    /// good one by one.
+    async fn claim_together(&mut self, cidrs: &[IpNet]) -> Result<bool, IpamError> {
+        let (mut blocks, mut writes) = (Vec::new(), Vec::new());
+        for cidr in cidrs {
+            let mut block = self.new_block(*cidr)?;
+            let pending = affinity(AffinityState::Pending);
+            writes.push(Write::create(self.owner.affinity_key(*cidr), pending));
+            writes.push(Write::create(Key::Block(*cidr), block.next_write()));
+            blocks.push(block);
+        }
+        writes.extend(cidrs.iter().map(|cidr| confirm(self.owner.affinity_key(*cidr))));
+        match self.ipam.store.write(writes).await {
+            Ok(revisions) => {
+                debug!(blocks = cidrs.len(), owner = %self.owner, "claimed blocks");
+                let (claimed, confirmed) = revisions.split_at(2 * cidrs.len());
+                for ((block, pair), last) in
+                    blocks.into_iter().zip(claimed.chunks_exact(2)).zip(confirmed)
+                {
+                    self.keep(block, &[pair[0], pair[1], *last]);
+                }
+                Ok(true)
+            }
+            Err(WriteFailed { done, error }) if is_race(&error) => {
+                let mut any = false;
+                for cidr in cidrs.iter().take(done.len().div_ceil(2).max(1)) {
+                    any |= self.recover(*cidr).await?;
+                }
+                Ok(any)
+            }
+            Err(failed) => Err(failed.error.into()),
+        }
     }
 
     /// Blocks that somebody has, and blocks that somebody wants or gives up: those may not exist,

@@ -196,7 +196,7 @@ impl Session<'_> {
             return Ok(());
         }
         for pool in pools {
-            if self.claim(pool).await?.is_some() {
+            if self.claim(pool, 1).await? {
                 break;
             }
         }

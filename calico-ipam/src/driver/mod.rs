@@ -5,6 +5,7 @@ mod assign;
 mod assign_ip;
 mod check;
 mod claim;
+mod collect;
 mod commit;
 mod host;
 mod job;
@@ -22,6 +23,7 @@ use calico_core::Datastore;
 use calico_core::resource::IpamConfig;
 
 pub use self::allocator::Allocator;
+pub use self::collect::{Collected, Deed};
 pub use self::host::HostReleased;
 pub use self::owners::{Left, OwnerAttributes};
 pub use self::report::{BlockReport, BlockUse, Finding, PoolUse, UNPOOLED};

@@ -83,6 +83,12 @@ impl Geometry {
             .then_some(Self { pool, block_bits })
     }
 
+    /// Number of addresses of a block.
+    #[must_use]
+    pub fn block_size(&self) -> usize {
+        1 << (self.pool.max_prefix_len() - self.block_bits)
+    }
+
     /// Number of blocks.
     #[must_use]
     pub fn count(&self) -> u128 {

@@ -1,6 +1,7 @@
 //! What IPAM decides, without IO, clock or randomness: time and seeds are arguments.
 
 pub mod block;
+pub mod collect;
 pub mod geometry;
 pub mod owner;
 pub mod pool;
