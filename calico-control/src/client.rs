@@ -4,13 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use calico_core::dataplane::EndpointId;
 use ipnet::IpNet;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::{Explanation, NeighborRoute, Peers, Reply, Request, Route};
+use crate::{Explanation, NeighborRoute, Peers, Reply, Request, Route, Status, Verdicts};
 
 /// Time for one answer or page.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,8 +32,8 @@ pub enum AskError {
         source: io::Error,
     },
     /// The connection broke.
-    #[error("{socket}: the program closed the connection; only root and the user that it runs as \
-        may ask", socket = socket.display())]
+    #[error("{socket}: the program closed the connection; it has ended, or it answers only root \
+        and the user that it runs as", socket = socket.display())]
     Broken {
         /// The socket.
         socket: PathBuf,
@@ -75,6 +76,8 @@ fn advice(error: &io::Error) -> String {
 pub struct Client {
     socket: PathBuf,
     lines: BufReader<OwnedReadHalf>,
+    /// What has come of the next line already.
+    partial: Vec<u8>,
     write: OwnedWriteHalf,
 }
 
@@ -89,7 +92,54 @@ impl Client {
             .await
             .map_err(|source| AskError::Connect { socket: socket.to_owned(), source })?;
         let (read, write) = stream.into_split();
-        Ok(Self { socket: socket.to_owned(), lines: BufReader::new(read), write })
+        let (socket, partial) = (socket.to_owned(), Vec::new());
+        Ok(Self { socket, lines: BufReader::new(read), partial, write })
+    }
+
+    /// How the agent is.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`]
+    pub async fn status(&mut self) -> Result<Status, AskError> {
+        match self.ask(&Request::Status).await? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(self.strange(&other)),
+        }
+    }
+
+    /// Waits, without a limit, until the policy of an endpoint of the agent's node is in force as
+    /// the datastore says at revision `written`. Tells `waiting` what is missing, as often as that
+    /// changes.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`]
+    pub async fn wait_programmed(
+        &mut self,
+        endpoint: &EndpointId,
+        written: u64,
+        mut waiting: impl FnMut(&str),
+    ) -> Result<(), AskError> {
+        let request = Request::EndpointWait { endpoint: endpoint.clone(), written };
+        self.send(&request).await?;
+        loop {
+            match self.next_reply().await? {
+                Reply::Waiting { reason } => waiting(&reason),
+                Reply::Programmed => return Ok(()),
+                other => return Err(self.strange(&other)),
+            }
+        }
+    }
+
+    /// Listens to what becomes of packets; with `recent`, what the agent remembers comes first.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`]
+    pub async fn verdicts(mut self, recent: bool) -> Result<Verdicts, AskError> {
+        self.send(&Request::Verdicts { recent }).await?;
+        Ok(Verdicts::new(self))
     }
 
     /// The speaker and its peers.
@@ -155,42 +205,53 @@ impl Client {
     }
 
     async fn ask(&mut self, request: &Request) -> Result<Reply, AskError> {
-        let mut line = serde_json::to_vec(request).map_err(|e| self.not_understood(&e))?;
-        line.push(b'\n');
-        let written = timeout(PATIENCE, self.write.write_all(&line)).await;
-        self.in_time(written)?;
+        self.send(request).await?;
         self.reply().await
     }
 
-    async fn reply(&mut self) -> Result<Reply, AskError> {
-        let mut line = String::new();
-        let mut bounded = (&mut self.lines).take(MAX_LINE);
-        let read = timeout(PATIENCE, bounded.read_line(&mut line)).await;
-        if self.in_time(read)? == 0 {
-            let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up");
-            return Err(AskError::Broken { socket: self.socket.clone(), source });
+    async fn send(&mut self, request: &Request) -> Result<(), AskError> {
+        let mut line = serde_json::to_vec(request).map_err(|e| self.not_understood(&e))?;
+        line.push(b'\n');
+        match timeout(PATIENCE, self.write.write_all(&line)).await {
+            Ok(written) => written.map_err(|source| self.broken(source)),
+            Err(_elapsed) => Err(AskError::TimedOut { socket: self.socket.clone() }),
         }
-        match serde_json::from_str(&line) {
+    }
+
+    /// The next reply, which has to come soon.
+    pub(crate) async fn reply(&mut self) -> Result<Reply, AskError> {
+        match timeout(PATIENCE, self.next_reply()).await {
+            Ok(reply) => reply,
+            Err(_elapsed) => Err(AskError::TimedOut { socket: self.socket.clone() }),
+        }
+    }
+
+    /// The next reply, whenever it comes. Safe to drop: nothing is lost.
+    pub(crate) async fn next_reply(&mut self) -> Result<Reply, AskError> {
+        let room = MAX_LINE.saturating_sub(self.partial.len() as u64);
+        let mut bounded = (&mut self.lines).take(room);
+        let read = bounded.read_until(b'\n', &mut self.partial).await;
+        read.map_err(|source| self.broken(source))?;
+        let line = std::mem::take(&mut self.partial);
+        if line.is_empty() {
+            return Err(self.broken(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up")));
+        }
+        match serde_json::from_slice(&line) {
             Ok(Reply::Error { reason }) => Err(AskError::Refused(reason)),
             Ok(reply) => Ok(reply),
             Err(error) => Err(self.not_understood(&error)),
         }
     }
 
-    fn in_time<T>(
-        &self,
-        result: Result<io::Result<T>, tokio::time::error::Elapsed>,
-    ) -> Result<T, AskError> {
-        let socket = || self.socket.clone();
-        let result = result.map_err(|_elapsed| AskError::TimedOut { socket: socket() })?;
-        result.map_err(|source| AskError::Broken { socket: socket(), source })
+    fn broken(&self, source: io::Error) -> AskError {
+        AskError::Broken { socket: self.socket.clone(), source }
     }
 
     fn not_understood(&self, error: &serde_json::Error) -> AskError {
         AskError::Strange { socket: self.socket.clone(), reason: error.to_string() }
     }
 
-    fn strange(&self, reply: &Reply) -> AskError {
+    pub(crate) fn strange(&self, reply: &Reply) -> AskError {
         let name = serde_json::to_value(reply).ok();
         let name = name.and_then(|value| value["reply"].as_str().map(str::to_owned));
         let reason = format!("an unexpected `{}`", name.unwrap_or_default());

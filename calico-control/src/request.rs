@@ -2,16 +2,34 @@
 
 use std::net::IpAddr;
 
+use calico_core::dataplane::EndpointId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Explanation, NeighborRoute, Peers, Route};
+use crate::{Explanation, NeighborRoute, Peers, Recorded, Route, Status};
 
-/// A question about BGP.
+/// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 #[non_exhaustive]
 pub enum Request {
+    /// How the agent is: answered by [`Reply::Status`].
+    Status,
+    /// What becomes of packets: answered by [`Reply::Listening`], and from then on by
+    /// [`Reply::Verdict`] and [`Reply::Missed`] without end.
+    Verdicts {
+        /// First, before [`Reply::Listening`], those that the agent remembers.
+        #[serde(default)]
+        recent: bool,
+    },
+    /// Wait until the policy of an endpoint of this node is in force: answered by
+    /// [`Reply::Programmed`], and before by [`Reply::Waiting`] as often as that changes.
+    EndpointWait {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// As the datastore says at this revision, or later.
+        written: u64,
+    },
     /// The speaker and its peers: answered by [`Reply::Peers`].
     BgpPeers,
     /// The table: answered by [`Reply::Routes`] in pages and [`Reply::End`].
@@ -47,11 +65,29 @@ pub enum Direction {
     Received,
 }
 
-/// An answer about BGP.
+/// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Verdicts`], once: from here on, none is missed for lack of a listener.
+    Listening,
+    /// To [`Request::Verdicts`].
+    Verdict(Box<Recorded>),
+    /// To [`Request::Verdicts`]: they came faster than they were read.
+    Missed {
+        /// So many were not told.
+        count: u64,
+    },
+    /// To [`Request::EndpointWait`], not yet.
+    Waiting {
+        /// What is missing, in words.
+        reason: String,
+    },
+    /// To [`Request::EndpointWait`]: it is in force.
+    Programmed,
     /// To [`Request::BgpPeers`].
     Peers(Box<Peers>),
     /// To [`Request::BgpRoutes`]: a page, in no order.

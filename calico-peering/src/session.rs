@@ -27,6 +27,17 @@ pub enum PeerType {
 }
 
 impl PeerType {
+    /// As agents tell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NodeMesh => "NodeMesh",
+            Self::NodePeer => "NodePeer",
+            Self::GlobalPeer => "GlobalPeer",
+            Self::LocalWorkload => "LocalWorkload",
+        }
+    }
+
     /// The words of `calicoctl node status`.
     #[must_use]
     pub const fn describe(self) -> &'static str {

@@ -104,7 +104,7 @@ fn cause(cause: &VerdictCause, direction: Direction) -> String {
     match cause {
         // It says its direction itself.
         VerdictCause::Rule(id) => id.to_string(),
-        other => format!("{} ({direction})", crate::eval::cause_text(other)),
+        other => format!("{other} ({direction})"),
     }
 }
 

@@ -20,7 +20,6 @@ use serde::Serialize;
 pub use host::Stage;
 pub(crate) use mismatch::protocol_name;
 pub use mismatch::{Mismatch, mismatch};
-pub(crate) use show::cause_text;
 
 use crate::desired::Desired;
 

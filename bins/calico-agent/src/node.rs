@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use calico_control::EndpointStatus;
 use calico_core::dataplane::{Applied, Dataplane, EndpointId, Transaction};
 use calico_core::datastore::{Datastore, Revision, WatchEvent, WatchStream};
 use calico_core::key::Scope;
@@ -14,7 +15,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::brain::{Brain, Work};
-use crate::control::EndpointStatus;
 use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
 use crate::progress::Progress;

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use calico_control::EndpointStatus;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-use crate::control::EndpointStatus;
 
 /// A snapshot of how far the agent is.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +28,49 @@ pub struct Progress {
     pub store_error: Option<String>,
     /// Since when the main loop is at work; `None` while it waits for something to do.
     pub busy_since: Option<Instant>,
+}
+
+impl Progress {
+    /// What is missing for the node to be ready, in words; nothing once it is.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if !self.listed {
+            reasons.push("the datastore to be listed".to_owned());
+        } else if !self.programmed {
+            reasons.push("the kernel to be programmed".to_owned());
+        }
+        if let Some(error) = &self.store_error {
+            reasons.push(format!("the datastore to answer ({error})"));
+        }
+        if let Some(error) = &self.dataplane_error {
+            reasons.push(format!("the dataplane to follow ({error})"));
+        }
+        reasons
+    }
+
+    /// What is missing for the policy of an endpoint to be in force as the datastore said at
+    /// revision `written`, in words; `None` if it is in force.
+    #[must_use]
+    pub fn missing(&self, endpoint: &EndpointId, written: Revision) -> Option<String> {
+        let status = self.endpoints.get(endpoint);
+        let behind = !self.programmed || self.store < written;
+        let reasons = self.waiting_for();
+        if behind && !reasons.is_empty() {
+            return Some(format!("the agent waits for {}", reasons.join(", and for ")));
+        }
+        if behind {
+            let at = self.store;
+            return Some(format!("the agent is at revision {at} of the datastore, not {written}"));
+        }
+        match status {
+            None => Some(format!("the agent knows no endpoint {endpoint} on this node")),
+            Some(EndpointStatus { error: Some(reason), .. }) => {
+                Some(format!("the dataplane cannot serve it: {reason}"))
+            }
+            Some(_) => None,
+        }
+    }
 }
 
 /// Why an endpoint's policy is not in force.
@@ -77,6 +119,16 @@ impl Watcher {
     #[must_use]
     pub fn now(&self) -> Progress {
         self.0.borrow().clone()
+    }
+
+    /// What is true of how far the agent is.
+    pub fn look<T>(&mut self, at: impl FnOnce(&Progress) -> T) -> T {
+        at(&self.0.borrow_and_update())
+    }
+
+    /// Waits until the agent is further than at the last [`look`](Self::look). False if it ends.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
     }
 
     /// Waits until what the datastore said up to `written` about `endpoint` is in force.

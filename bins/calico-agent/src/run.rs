@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use calico_cni::protocol;
+use calico_control::Recorded;
 use calico_core::Datastore;
-use calico_core::dataplane::{Dataplane, DataplaneError, VerdictEvent};
+use calico_core::dataplane::{Dataplane, DataplaneError};
 use calico_core::datastore::StoreError;
 use calico_core::resource::FelixConfigurationSpec;
 use calico_datastore::config::{self, DatastoreConfig};
@@ -17,13 +18,13 @@ use calico_netlink::route::{RouteConfig, RouteSync};
 use calico_netlink::rtnl::RtnlError;
 use calico_netlink::sysctl::{self, SysctlError};
 use futures_util::StreamExt;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::brain::Brain;
 use crate::config::{Config, ConfigError};
-use crate::control::Control;
+use crate::control::{Control, VerdictLog};
 use crate::node::Node;
 use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
@@ -33,9 +34,6 @@ use crate::router::Router;
 use crate::workload_addresses::WorkloadAddresses;
 use crate::{cni, environment, init, node_status, overlay, probes, settings};
 use calico_router::secrets::SecretFiles;
-
-/// Verdicts kept for slow listeners of the control service.
-const VERDICTS: usize = 1024;
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +88,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let watcher = Watcher::new(watcher);
     let router = Router::new(config.bgp.as_ref(), &config.run_dir);
     let probes = Arc::new(Probes::new(&node, watcher.clone(), std::time::Instant::now()));
-    let verdicts = broadcast::Sender::new(VERDICTS);
+    let verdicts = VerdictLog::default();
     services.spawn(publish(Arc::clone(&dataplane), verdicts.clone()));
     let control =
         Control { node: node.clone(), progress: watcher.clone(), bgp: router.view(), verdicts };
@@ -179,11 +177,12 @@ async fn initialize(store: Arc<dyn Datastore>) {
     }
 }
 
-async fn publish(dataplane: Arc<dyn Dataplane>, verdicts: broadcast::Sender<VerdictEvent>) {
+async fn publish(dataplane: Arc<dyn Dataplane>, verdicts: VerdictLog) {
     let mut events = dataplane.verdicts();
     while let Some(event) = events.next().await {
-        // Fails only while nobody listens.
-        let _ = verdicts.send(event);
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        verdicts.record(Recorded { at, event });
     }
     warn!("the dataplane reports no verdicts any more");
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use calico_control::Status;
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::cni::{self, Attachment, Network, Sandbox};
-use crate::control::{self, Status, Verdicts};
+use crate::control::{self, Verdicts};
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::{self, Record, Standing};

@@ -78,8 +78,11 @@ async fn until_sessions_with_f5(lab: &Lab, node: &str, established: bool) {
     until(&what, PATIENCE, async || {
         let bgp = lab.status(node).await.map_err(Pending::NotYet)?.bgp.unwrap_or_default();
         let with_f5 = ["172.30.0.5", "fd30::5"];
-        let states: Vec<_> =
-            bgp.peers.iter().filter(|it| with_f5.contains(&it.address.as_str())).collect();
+        let states: Vec<_> = bgp
+            .peers
+            .iter()
+            .filter(|it| with_f5.contains(&it.address.to_string().as_str()))
+            .collect();
         if states.len() == 2 && states.iter().all(|it| it.is_established() == established) {
             return Ok(());
         }

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 
 use calico_core::dataplane::{Direction, Verdict, VerdictEvent};
 use calico_lab::Lab;
-use calico_lab::control::explain;
 use common::traffic::{
     ANSWER, SILENCE, addresses, assert_reaches, assert_routes, sessions, tcp, until_tcp,
 };
@@ -90,7 +89,7 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
         let interface = &lab.pod("web").unwrap().attachment.host_interface;
         assert_eq!(*event.interface, **interface);
         assert_eq!(event.direction, Direction::Ingress);
-        explain(&event.cause)
+        event.cause.to_string()
     };
 
     lab.apply_text(DENY).await.unwrap();

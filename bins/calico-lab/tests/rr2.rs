@@ -72,7 +72,7 @@ async fn without(lab: &Lab, dead: &[&str]) {
             let bgp = lab.status(node).await.map_err(Pending::NotYet)?.bgp.unwrap_or_default();
             for peer in &bgp.peers {
                 let up = peer.is_established();
-                if up == dead.contains(&peer.address.as_str()) {
+                if up == dead.contains(&peer.address.to_string().as_str()) {
                     let what = format!("{node}: {} is {}", peer.address, peer.state);
                     return Err(Pending::NotYet(what));
                 }

@@ -31,7 +31,8 @@ impl Mirror {
         self.in_sync
     }
 
-    /// Every change up to here has been seen.
+    /// Every change up to here has been seen; of stores whose collections are watched one by one
+    /// (Kubernetes), the latest of any collection.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
@@ -61,12 +62,12 @@ impl Mirror {
                 gone.into_iter().map(Change::Gone).collect()
             }
             WatchEvent::Put(entry) => {
-                self.revision = entry.revision;
+                self.revision = self.revision.max(entry.revision);
                 self.known.insert(entry.key.clone());
                 vec![Change::Put(entry)]
             }
             WatchEvent::Gone { key, revision } => {
-                self.revision = revision;
+                self.revision = self.revision.max(revision);
                 self.known.remove(&key);
                 vec![Change::Gone(key)]
             }

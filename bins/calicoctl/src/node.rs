@@ -7,10 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use calico_control::{AskError, Client, PeerStatus, Status};
 use calico_ipam::plan::time::rfc3339;
-use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 
 use crate::failure::Failure;
 use crate::output::table::Table;
@@ -20,68 +18,20 @@ pub(crate) const CONTROL_SOCKET: &str = "/var/run/calico/control.sock";
 
 /// Time for the agent to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer, in bytes.
-const MAX_ANSWER: u64 = 64 << 20;
 const DAY: u64 = 86_400;
-
-/// What this program wants to know from the agent's answer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Status {
-    ready: bool,
-    waiting_for: Vec<String>,
-    bgp: Option<Bgp>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Bgp {
-    peers: Vec<Peer>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Peer {
-    address: IpAddr,
-    peer_type: String,
-    state: String,
-    since_seconds: u64,
-    last_error: Option<String>,
-}
 
 /// The agent's state and its sessions, in upstream's words.
 pub(crate) async fn status(socket: &Path, now: SystemTime) -> Result<String, Failure> {
-    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
-    let answer = answer.unwrap_or_else(|_elapsed| Err("it gave no answer in 5 s".to_owned()));
-    let status = answer.map_err(|reason| {
-        Failure::Agent(format!(
-            "Calico process is not running.\n{}: {reason}; check that calico-agent runs on this \
-             host, and run as root",
-            socket.display()
-        ))
-    })?;
-    Ok(describe(&status, now))
+    let reason = match tokio::time::timeout(PATIENCE, ask(socket)).await {
+        Ok(Ok(status)) => return Ok(describe(&status, now)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => format!("{}: no answer in 5 s", socket.display()),
+    };
+    Err(Failure::Agent(format!("Calico process is not running.\n{reason}")))
 }
 
-async fn ask(socket: &Path) -> Result<Status, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut stream = UnixStream::connect(socket).await.map_err(text)?;
-    stream.write_all(b"{\"ask\":\"status\"}\n").await.map_err(text)?;
-    let mut line = String::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut line).await.map_err(text)?;
-    parse(&line)
-}
-
-fn parse(line: &str) -> Result<Status, String> {
-    let bad = |error: serde_json::Error| format!("an answer that cannot be understood ({error})");
-    let answer: serde_json::Value = serde_json::from_str(line).map_err(bad)?;
-    match answer["reply"].as_str() {
-        Some("status") => serde_json::from_value(answer).map_err(bad),
-        _ => Err(match answer["reason"].as_str() {
-            Some(reason) => format!("it refused: {reason}"),
-            None => "it answered another question; use one release of both programs".to_owned(),
-        }),
-    }
+async fn ask(socket: &Path) -> Result<Status, AskError> {
+    Client::connect(socket).await?.status().await
 }
 
 fn describe(status: &Status, now: SystemTime) -> String {
@@ -101,7 +51,8 @@ fn describe(status: &Status, now: SystemTime) -> String {
         [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)]
     {
         text.push_str(&format!("\n{family} BGP status\n"));
-        let peers: Vec<&Peer> = bgp.peers.iter().filter(|peer| is_family(&peer.address)).collect();
+        let peers: Vec<&PeerStatus> =
+            bgp.peers.iter().filter(|peer| is_family(&peer.address)).collect();
         if peers.is_empty() {
             text.push_str(&format!("No {family} peers found.\n"));
         } else {
@@ -111,7 +62,7 @@ fn describe(status: &Status, now: SystemTime) -> String {
     text
 }
 
-fn peer_table(peers: &[&Peer], now: SystemTime) -> Table {
+fn peer_table(peers: &[&PeerStatus], now: SystemTime) -> Table {
     let mut table = Table::new(&["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
     for peer in peers {
         let kind = match peer.peer_type.as_str() {
@@ -149,7 +100,7 @@ fn since(seconds: u64, now: SystemTime) -> String {
 mod tests {
     use super::*;
 
-    const ANSWER: &str = r#"{"reply":"status","version":"0.1.0","node":"n1","ready":false,
+    const ANSWER: &str = r#"{"version":"0.1.0","node":"n1","ready":false,
         "waitingFor":["the datastore"],"revision":7,"endpoints":{},
         "bgp":{"asNumber":64512,"routerId":"192.0.2.1","announced":[],"learned":[],"peers":[
             {"address":"192.0.2.2","asNumber":64512,"peerType":"NodeMesh","state":"Established",
@@ -175,14 +126,7 @@ IPv4 BGP status
 IPv6 BGP status
 No IPv6 peers found.
 ";
-        assert_eq!(describe(&parse(ANSWER).unwrap(), now), expected);
-    }
-
-    #[test]
-    fn other_answers_are_explained() {
-        let refused = parse(r#"{"reply":"error","reason":"busy"}"#).unwrap_err();
-        assert_eq!(refused, "it refused: busy");
-        assert!(parse("").is_err() && parse("{}").is_err() && parse("HTTP/1.1 400").is_err());
+        assert_eq!(describe(&serde_json::from_str(ANSWER).unwrap(), now), expected);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use calico_core::dataplane::{Verdict, VerdictCause};
+use calico_core::dataplane::Verdict;
 
 use super::{Decision, Explanation, Packet, Stage, Step, protocol_name};
 
@@ -28,22 +28,7 @@ impl fmt::Display for Decision {
             writeln!(f, "  {step}")?;
         }
         let verdict = if self.verdict == Verdict::Allowed { "allowed" } else { "denied" };
-        write!(f, "  => {verdict} by {}", cause_text(&self.cause))
-    }
-}
-
-/// What decided, as people call it.
-pub(crate) fn cause_text(cause: &VerdictCause) -> String {
-    match cause {
-        VerdictCause::Rule(id) => id.to_string(),
-        VerdictCause::EndOfTier(tier) => format!("the end of tier {tier}"),
-        VerdictCause::NoProfileMatch => "default: no profile allowed it".to_owned(),
-        VerdictCause::Spoofed => "the check of source addresses".to_owned(),
-        VerdictCause::Encapsulated => "the check for tunnels".to_owned(),
-        VerdictCause::Failsafe => "the list of failsafe ports".to_owned(),
-        VerdictCause::NoForwardPolicy => "default: no policy for forwarded packets".to_owned(),
-        VerdictCause::UnknownEndpoint => "default: the endpoint is unknown".to_owned(),
-        _ => "another cause".to_owned(),
+        write!(f, "  => {verdict} by {}", self.cause)
     }
 }
 

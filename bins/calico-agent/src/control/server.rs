@@ -3,15 +3,17 @@
 use std::io;
 use std::time::Duration;
 
-use calico_core::dataplane::VerdictEvent;
+use calico_control::{Reply, Request, Status};
+use calico_core::dataplane::EndpointId;
+use calico_core::datastore::Revision;
 use calico_datastore::remote::Listen;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-use super::{Reply, Request, Status};
-use crate::progress::{Progress, Watcher};
+use super::VerdictLog;
+use crate::progress::Watcher;
 use crate::router::RouterView;
 
 /// Longest request, in bytes.
@@ -30,7 +32,7 @@ pub struct Control {
     /// The BGP speaker.
     pub bgp: RouterView,
     /// Verdicts of the dataplane.
-    pub verdicts: broadcast::Sender<VerdictEvent>,
+    pub verdicts: VerdictLog,
 }
 
 impl Control {
@@ -63,15 +65,15 @@ impl Control {
             if read == 0 {
                 return Ok(());
             }
-            if let Ok(request) = serde_json::from_str::<calico_control::Request>(&line) {
-                self.about_bgp(&request, &mut write).await?;
-                continue;
-            }
             match serde_json::from_str(&line) {
                 Ok(Request::Status) => {
                     send(&mut write, &Reply::Status(Box::new(self.status().await))).await?;
                 }
-                Ok(Request::Verdicts) => return self.follow(&mut write).await,
+                Ok(Request::Verdicts { recent }) => return self.follow(recent, &mut write).await,
+                Ok(Request::EndpointWait { endpoint, written }) => {
+                    self.wait(&endpoint, Revision(written), &mut lines, &mut write).await?;
+                }
+                Ok(request) => self.about_bgp(&request, &mut write).await?,
                 Err(error) => {
                     let reason = format!("not a request: {error}");
                     send(&mut write, &Reply::Error { reason }).await?;
@@ -83,7 +85,7 @@ impl Control {
 
     async fn about_bgp(
         &self,
-        request: &calico_control::Request,
+        request: &Request,
         write: &mut (impl AsyncWriteExt + Unpin),
     ) -> io::Result<()> {
         match self.bgp.questions() {
@@ -95,17 +97,53 @@ impl Control {
         }
     }
 
-    async fn follow(&self, write: &mut (impl AsyncWriteExt + Unpin)) -> io::Result<()> {
-        let mut verdicts = self.verdicts.subscribe();
+    async fn follow(
+        &self,
+        recent: bool,
+        write: &mut (impl AsyncWriteExt + Unpin),
+    ) -> io::Result<()> {
+        let (remembered, mut live) = self.verdicts.follow();
+        for verdict in remembered.into_iter().filter(|_| recent) {
+            send(write, &Reply::Verdict(Box::new(verdict))).await?;
+        }
         send(write, &Reply::Listening).await?;
         loop {
-            match verdicts.recv().await {
-                Ok(event) => send(write, &Reply::Verdict(event)).await?,
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    let reason = format!("{missed} verdicts were lost: they came too fast");
-                    send(write, &Reply::Error { reason }).await?;
+            match live.recv().await {
+                Ok(verdict) => send(write, &Reply::Verdict(Box::new(verdict))).await?,
+                Err(broadcast::error::RecvError::Lagged(count)) => {
+                    send(write, &Reply::Missed { count }).await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            }
+        }
+    }
+
+    /// Until the endpoint is programmed, or the client hangs up.
+    async fn wait(
+        &self,
+        endpoint: &EndpointId,
+        written: Revision,
+        lines: &mut (impl AsyncBufReadExt + Unpin),
+        write: &mut (impl AsyncWriteExt + Unpin),
+    ) -> io::Result<()> {
+        let mut progress = self.progress.clone();
+        let mut told = None;
+        loop {
+            let missing = progress.look(|progress| progress.missing(endpoint, written));
+            let Some(reason) = missing else {
+                return send(write, &Reply::Programmed).await;
+            };
+            if told.as_ref() != Some(&reason) {
+                send(write, &Reply::Waiting { reason: reason.clone() }).await?;
+                told = Some(reason);
+            }
+            tokio::select! {
+                changed = progress.changed() => if !changed {
+                    let reason = "the agent is shutting down".to_owned();
+                    return send(write, &Reply::Error { reason }).await;
+                },
+                // The next question, or the end: either way nobody waits any more.
+                _ = lines.fill_buf() => return Ok(()),
             }
         }
     }
@@ -113,7 +151,7 @@ impl Control {
     async fn status(&self) -> Status {
         let bgp = self.bgp.status().await;
         let progress = self.progress.now();
-        let waiting_for = waiting_for(&progress);
+        let waiting_for = progress.waiting_for();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -130,22 +168,6 @@ impl Control {
     }
 }
 
-fn waiting_for(progress: &Progress) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if !progress.listed {
-        reasons.push("the datastore to be listed".to_owned());
-    } else if !progress.programmed {
-        reasons.push("the kernel to be programmed".to_owned());
-    }
-    if let Some(error) = &progress.store_error {
-        reasons.push(format!("the datastore to answer ({error})"));
-    }
-    if let Some(error) = &progress.dataplane_error {
-        reasons.push(format!("the dataplane to follow ({error})"));
-    }
-    reasons
-}
-
 async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
@@ -154,18 +176,24 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), reply: &Reply) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use calico_control::EndpointStatus;
     use tokio::sync::watch;
 
     use super::*;
+    use crate::progress::Progress;
+
+    fn control(progress: watch::Receiver<Progress>) -> Control {
+        Control {
+            node: "n1".into(),
+            progress: Watcher::new(progress),
+            bgp: RouterView::default(),
+            verdicts: VerdictLog::default(),
+        }
+    }
 
     async fn ask(request: &str) -> String {
         let (sender, receiver) = watch::channel(Progress::default());
-        let control = Control {
-            node: "n1".into(),
-            progress: Watcher::new(receiver),
-            bgp: RouterView::default(),
-            verdicts: broadcast::Sender::new(4),
-        };
+        let control = control(receiver);
         let (client, server) = UnixStream::pair().unwrap();
         let served = tokio::spawn(async move { control.client(server).await });
         let (read, mut write) = client.into_split();
@@ -197,5 +225,36 @@ mod tests {
     async fn garbage_is_answered_with_the_reason() {
         let reply = ask("garbage\n").await;
         assert!(reply.contains("not a request"), "{reply}");
+    }
+
+    #[tokio::test]
+    async fn a_wait_tells_what_is_missing_until_nothing_is() {
+        let (progress, receiver) = watch::channel(Progress::default());
+        let control = control(receiver);
+        let (client, server) = UnixStream::pair().unwrap();
+        let served = tokio::spawn(async move { control.client(server).await });
+        let (read, mut write) = client.into_split();
+        let id = EndpointId { namespace: "prod".into(), name: "web".into() };
+        let question =
+            serde_json::to_string(&Request::EndpointWait { endpoint: id.clone(), written: 7 });
+        write.write_all((question.unwrap() + "\n").as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(read).lines();
+        let mut reply = async || lines.next_line().await.unwrap().unwrap();
+        assert!(reply().await.contains("the datastore to be listed"));
+        progress.send_modify(|progress| {
+            (progress.listed, progress.programmed) = (true, true);
+            progress.store = Revision(6);
+        });
+        assert!(reply().await.contains("revision 6 of the datastore, not 7"));
+        progress.send_modify(|progress| progress.store = Revision(8));
+        assert!(reply().await.contains("knows no endpoint prod/web"));
+        let status = EndpointStatus { programmed: false, error: Some("it is full".into()) };
+        progress.send_modify(|progress| drop(progress.endpoints.insert(id.clone(), status)));
+        assert!(reply().await.contains("it is full"));
+        let status = EndpointStatus { programmed: true, error: None };
+        progress.send_modify(|progress| drop(progress.endpoints.insert(id, status)));
+        assert_eq!(reply().await, "{\"reply\":\"programmed\"}");
+        drop((write, lines));
+        served.await.unwrap().unwrap();
     }
 }

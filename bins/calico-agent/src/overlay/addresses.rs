@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::absence::Absence;
+
 /// Before a failed attempt is repeated.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -66,9 +68,14 @@ pub struct WantedAddress {
     pub present: Option<IpAddr>,
 }
 
-/// The addresses of all kinds; none until the node is known.
+/// What IPAM is to do for this node, besides pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted(pub Option<BTreeMap<TunnelKind, WantedAddress>>);
+pub struct Wanted {
+    /// The addresses of all kinds; none until the node is known.
+    pub addresses: Option<BTreeMap<TunnelKind, WantedAddress>>,
+    /// Nodes that have left something.
+    pub absence: Absence,
+}
 
 /// Why an address cannot be had yet.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +93,7 @@ pub async fn run(node: String, store: Arc<dyn Datastore>, mut wanted: watch::Rec
     let ipam = Ipam::new(Arc::clone(&store), calico_ipam::Options::default());
     let mut complained = false;
     loop {
-        let all = wanted.borrow_and_update().0.clone().unwrap_or_default();
+        let all = wanted.borrow_and_update().addresses.clone().unwrap_or_default();
         let mut failed = false;
         for (kind, address) in all {
             if let Err(error) = settle(&node, &store, &ipam, kind, &address).await {

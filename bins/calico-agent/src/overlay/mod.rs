@@ -6,6 +6,7 @@
 //! node's address over `tunl0`; and straight to the node where a pool says `CrossSubnet` and both are
 //! in one subnet. An address that another node borrowed from a block has a route of its own.
 
+pub mod absence;
 pub mod addresses;
 pub mod devices;
 mod plan;
@@ -41,6 +42,8 @@ pub struct Overlay {
     stale: BTreeSet<IpNet>,
     /// Routes that each block has.
     made: BTreeMap<IpNet, BTreeMap<IpNet, RouteTarget>>,
+    /// Nodes that are gone and have left something.
+    absent: absence::Absent,
     changed: bool,
 }
 
@@ -76,6 +79,7 @@ impl Overlay {
             settings: FelixConfigurationSpec::default(),
             stale: BTreeSet::new(),
             made: BTreeMap::new(),
+            absent: absence::Absent::default(),
             changed: true,
         }
     }
@@ -86,6 +90,7 @@ impl Overlay {
     ///
     /// [`StoreError::BadObject`]; what was known of the object stays in force.
     pub fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        self.absent.put(entry);
         match &entry.key {
             Key::Block(cidr) => {
                 let block = Block::of(&entry.decode::<AllocationBlock>()?);
@@ -117,6 +122,7 @@ impl Overlay {
 
     /// Forgets an object.
     pub fn gone(&mut self, key: &Key) {
+        self.absent.gone(key);
         let known = match key {
             Key::Block(cidr) => {
                 self.blocks.remove(cidr);
@@ -159,7 +165,8 @@ impl Overlay {
 
     /// Devices and addresses, if they may have changed since the last call.
     pub fn plan(&mut self) -> Option<OverlayPlan> {
-        std::mem::take(&mut self.changed).then(|| OverlayPlan {
+        let changed = self.absent.take_changed() | std::mem::take(&mut self.changed);
+        changed.then(|| OverlayPlan {
             tunnels: self.tunnels(),
             sizes: self.used().map(|kind| self.size(kind)).collect(),
             addresses: self.addresses(),

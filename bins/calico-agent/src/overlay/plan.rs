@@ -182,7 +182,8 @@ impl Overlay {
 
     /// Addresses that this node's devices are to have, and have.
     pub(super) fn addresses(&self) -> Wanted {
-        let Some(me) = self.me() else { return Wanted::default() };
+        let absence = self.absent.absence(&self.node);
+        let Some(me) = self.me() else { return Wanted { addresses: None, absence } };
         let of = |kind: TunnelKind| {
             let fits = |pool: &&IpPoolSpec| {
                 !pool.disabled
@@ -193,7 +194,7 @@ impl Overlay {
             let pools = self.pools.values().filter(fits).map(|pool| pool.cidr).collect();
             (kind, WantedAddress { pools, present: kind.address(me) })
         };
-        Wanted(Some(TunnelKind::ALL.into_iter().map(of).collect()))
+        Wanted { addresses: Some(TunnelKind::ALL.into_iter().map(of).collect()), absence }
     }
 }
 

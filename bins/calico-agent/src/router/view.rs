@@ -8,11 +8,10 @@ use std::time::SystemTime;
 use calico_bgp::rib::{RouteSource, RouteView};
 use calico_bgp::runtime::SpeakerHandle;
 use calico_bgp::speaker;
+use calico_control::{BgpStatus, LearnedStatus, PeerStatus};
 use calico_peering::{PeerType, SpeakerPlan};
 use calico_router::BgpView;
 use tokio::sync::watch;
-
-use crate::control::{BgpStatus, LearnedStatus, PeerStatus};
 
 #[derive(Debug)]
 pub(super) struct View {
@@ -92,7 +91,7 @@ impl RouterView {
             .map(|(peer_type, peer)| PeerStatus {
                 address: peer.config.address,
                 as_number: peer.config.remote_as,
-                peer_type,
+                peer_type: peer_type.name().to_owned(),
                 state: peer.state.to_string(),
                 since_seconds: peer.since.elapsed().as_secs(),
                 received: peer.prefixes_received as u64,

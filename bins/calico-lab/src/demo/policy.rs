@@ -6,7 +6,7 @@ use std::time::Duration;
 use calico_core::dataplane::{Verdict, VerdictEvent};
 
 use super::{ANSWER, Cast, expect};
-use crate::control::{Verdicts, explain};
+use crate::control::Verdicts;
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::probe;
@@ -83,7 +83,7 @@ async fn show_reason(
         screen.paint(Look::Bad, "denied"),
         event.interface,
         event.direction,
-        screen.paint(Look::Title, explain(&event.cause)),
+        screen.paint(Look::Title, &event.cause),
     ));
     Ok(())
 }

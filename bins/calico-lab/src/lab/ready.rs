@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use calico_control::Status;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::error::LabError;
 use crate::process;
 use crate::topology::{Node, RouterKind, address_of};
 use crate::wait::{Pending, until};
-use crate::{control, frr, ip, netns, probe};
+use crate::{frr, ip, netns, probe};
 
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
@@ -386,7 +387,7 @@ fn is_listener(line: &str, port: u16) -> bool {
         && words.nth(1) == Some(LISTEN)
 }
 
-fn check_status(node: &Node, status: &control::Status, expected: usize) -> Result<(), String> {
+fn check_status(node: &Node, status: &Status, expected: usize) -> Result<(), String> {
     let name = &node.name;
     if !status.ready {
         return Err(format!("the agent on {name} waits for: {}", status.waiting_for.join(", ")));

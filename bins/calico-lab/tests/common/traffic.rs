@@ -73,7 +73,7 @@ pub(crate) async fn sessions(lab: &Lab, node: &str) -> Vec<(String, String)> {
         .peers
         .into_iter()
         .inspect(|peer| assert!(peer.is_established(), "{node}: {peer:?}"))
-        .map(|peer| (peer.address, peer.peer_type))
+        .map(|peer| (peer.address.to_string(), peer.peer_type))
         .collect();
     sessions.sort();
     sessions
