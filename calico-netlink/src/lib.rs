@@ -1,6 +1,6 @@
 //! Linux networking for Calico, spoken to the kernel over netlink: no `ip`, no `nft` process.
 //!
-//! - [`pod`] makes the network of a pod, in one call.
+//! - [`pod`] makes the network of a pod, in one call; [`qos`] limits its bandwidth.
 //! - [`dataplane`] enforces policy with [`nft`] and programs routes with [`route`].
 //! - [`monitor`] follows interfaces and routes of the kernel.
 //! - [`link`], [`address`], [`neighbour`], [`sysctl`] and [`netns`] are the parts.
@@ -33,6 +33,7 @@ pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+pub mod qos;
 pub mod route;
 pub mod rtnl;
 pub mod sysctl;

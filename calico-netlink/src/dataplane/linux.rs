@@ -21,6 +21,7 @@ use super::state::State;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation};
 use crate::nft::{Batch, Counts, Error, Monitor, Socket, Tracker};
+use crate::qos::Shaper;
 
 /// Name of our table, in family `inet`.
 pub const TABLE: &str = "calico";
@@ -68,6 +69,7 @@ pub struct LinuxDataplane {
     _guard: Option<Guard>,
     _interfaces: interfaces::Follower,
     rechecker: Rechecker,
+    shaper: Shaper,
 }
 
 #[derive(Debug)]
@@ -128,10 +130,14 @@ impl LinuxDataplane {
             swept: false,
             removed: false,
         };
-        if table.is_none() {
-            inner.commit().await.map_err(unsupported)?;
-        } else {
-            inner.state.table().observed(table.as_ref(), foreign);
+        match &table {
+            None => inner.commit().await.map_err(unsupported)?,
+            Some(found) => {
+                if found.chains.contains_key(names::NAT_POSTROUTING) {
+                    inner.state.keep_translating();
+                }
+                inner.state.table().observed(Some(found), foreign);
+            }
         }
         let inner = Arc::new(Mutex::new(inner));
         let interfaces = interfaces::Follower::start(Arc::clone(&inner), source);
@@ -150,6 +156,9 @@ impl LinuxDataplane {
             _guard: guard,
             _interfaces: interfaces,
             rechecker,
+            shaper: Shaper::open().map_err(|error| DataplaneError::Unavailable {
+                reason: format!("cannot follow interfaces: {error}"),
+            })?,
         })
     }
 
@@ -214,6 +223,7 @@ impl Dataplane for LinuxDataplane {
         let mut inner = self.inner.lock().await;
         check::transaction(&transaction, inner.state.known_sets())?;
         let revision = transaction.revision;
+        self.shaper.follow(&transaction);
         inner.state.apply(transaction);
         inner.read_interfaces()?;
         if inner.state.in_sync() {

@@ -16,6 +16,7 @@ use rtnetlink::LinkUnspec;
 use super::PodError;
 use super::error::Step as _;
 use crate::link;
+use crate::qos;
 use crate::rtnl::{Connection, Request, RtnlError};
 
 /// Group (`IFLA_GROUP`, what `ip link` calls `group`) of interfaces that are cut off and wait for
@@ -35,11 +36,22 @@ const LOOK: Duration = Duration::from_micros(100);
 pub fn cut_off(host_ifname: &str) -> Result<bool, PodError> {
     let step = || format!("cut off {host_ifname}");
     let mut host = Connection::open().step(step)?;
-    let which = LinkUnspec::new_with_name(host_ifname)
-        .down()
-        .append_extra_attribute(LinkAttribute::Group(CUT_OFF));
-    match host.execute(link::set_request(which)) {
-        Ok(()) => Ok(true),
+    let cut = |name: &str| {
+        let which = LinkUnspec::new_with_name(name)
+            .down()
+            .append_extra_attribute(LinkAttribute::Group(CUT_OFF));
+        link::set_request(which)
+    };
+    // The device of its bandwidth, if it has one, goes the same way.
+    let requests = [cut(&qos::ifb_name(host_ifname)), cut(host_ifname)];
+    let mut outcomes = host.exchange(&requests).step(step)?.into_iter();
+    let device = outcomes.next().unwrap_or(Ok(None)).map_err(RtnlError::from);
+    match device {
+        Err(error) if !error.is_absent() => return Err(error).step(step),
+        _ => {}
+    }
+    match outcomes.next().unwrap_or(Ok(None)).map_err(RtnlError::from) {
+        Ok(_) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),
         Err(error) => Err(error).step(step),
     }

@@ -9,6 +9,7 @@ use super::spec::{HOST_MAC, PodInterfaces, PodSpec};
 use super::{PodError, check, inside, outside, removal};
 use crate::link::{self, Link, VethEnd};
 use crate::netns::{Netns, NetnsError};
+use crate::qos;
 use crate::rtnl::Connection;
 
 /// Makes the network of a pod, in the namespace of the calling thread and in the pod's.
@@ -70,6 +71,7 @@ pub fn teardown(host_ifname: &str, netns: Option<&Path>, ifname: &str) -> Result
     let mut host = Connection::open().step(|| "reach the kernel".into())?;
     // Takes the pod's end along, and the addresses and routes of both.
     link::delete(&mut host, host_ifname).step(|| format!("remove {host_ifname}"))?;
+    qos::forget(&mut host, host_ifname).step(|| format!("remove the queue of {host_ifname}"))?;
     let Some(path) = netns else { return Ok(()) };
     let netns = match Netns::open(path) {
         // Never look for a pod's interface among the host's own.
@@ -122,6 +124,7 @@ fn build(
             netns.enter()?;
             let mut inside = Connection::open().step(|| "reach the kernel".into())?;
             let container = inside::configure(spec, &mut inside)?;
+            limit(spec, host);
             outside::connect(spec, host, near.index)?;
             // The kernel tells a device of its carrier a little later; being asked, it does at
             // once. Until then the pod's first packets would be dropped.
@@ -141,6 +144,18 @@ fn build(
             Err(error)
         }
         built => built,
+    }
+}
+
+/// Before the first packet passes. What cannot be limited is no reason to have no network: an agent
+/// tries again.
+fn limit(spec: &PodSpec, host: &mut Connection) {
+    if spec.limits.ingress.bandwidth.is_none() && spec.limits.egress.bandwidth.is_none() {
+        return;
+    }
+    let name = &spec.host_ifname;
+    if let Err(error) = qos::apply(host, name, &spec.limits) {
+        tracing::warn!(interface = %name, %error, "the bandwidth is not limited");
     }
 }
 
@@ -210,13 +225,17 @@ fn resolve_conflict(
         Err(error) => return Err(error),
     }
     link::delete(host, name).step(|| format!("remove the old {name}"))?;
+    qos::forget(host, name).step(|| format!("remove the queue of the old {name}"))?;
     Ok(None)
 }
 
 fn roll_back(spec: &PodSpec) {
     let name = &spec.host_ifname;
     // A connection of its own: the other one may be what failed.
-    let removed = Connection::open().and_then(|mut host| link::delete(&mut host, name));
+    let removed = Connection::open().and_then(|mut host| {
+        link::delete(&mut host, name)?;
+        qos::forget(&mut host, name)
+    });
     if let Err(error) = removed {
         tracing::error!(interface = %name, %error, "cannot remove a half-made interface");
     }

@@ -1,6 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use calico_core::dataplane::Limits;
 use ipnet::IpNet;
 
 use super::PodError;
@@ -49,6 +50,9 @@ pub struct PodSpec {
     pub allow_spoofing: bool,
     /// Number of transmit and receive queues of both ends; 0: the kernel's choice.
     pub queues: u32,
+    /// Limits of its traffic. Only bandwidths concern the interface; one that the kernel cannot
+    /// limit is logged.
+    pub limits: Limits,
 }
 
 impl PodSpec {

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use calico_core::dataplane::Limits;
 use calico_core::datastore::{Revision, Write};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
@@ -163,6 +164,7 @@ impl Engine {
             mac: Some(mac),
             routes: routes_of(conf, conf.ipam_result.as_ref())?,
             allow_spoofing: !facts.spoofed.is_empty(),
+            limits: facts.qos.as_ref().map(Limits::from).unwrap_or_default(),
             ..self.pod_spec(conf, call, id, &addresses)
         };
         let patience = conf.policy_timeout().unwrap_or(self.options.policy_patience);

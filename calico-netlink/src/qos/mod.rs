@@ -1,0 +1,166 @@
+//! Bandwidth of workloads, by token buckets of the kernel (`tbf`), as upstream's Felix limits it.
+//!
+//! What goes *to* a workload passes a bucket on the host's end of its veth. What comes *from* it is
+//! sent through an `ifb` device of its own, which has the other bucket: the kernel only queues what
+//! it sends. The device has the name that upstream gives it.
+//!
+//! [`apply`] compares with the kernel and changes what differs, so that calling it again, or after
+//! an earlier run, disturbs no packet. [`Shaper`] follows endpoints and interfaces. Limits of
+//! packets and connections are rules of the [`dataplane`](crate::dataplane).
+//!
+//! ```no_run
+//! use calico_core::dataplane::{Bandwidth, Limits};
+//! use calico_netlink::qos;
+//! use calico_netlink::rtnl::{Connection, RtnlError};
+//!
+//! # fn main() -> Result<(), RtnlError> {
+//! let ten_megabits = Bandwidth { rate: 10_000_000, burst: 1 << 20, peak_rate: 0, peak_burst: 0 };
+//! let mut limits = Limits::default();
+//! limits.egress.bandwidth = Some(ten_megabits);
+//! qos::apply(&mut Connection::open()?, "cali1234567890a", &limits)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bucket;
+mod kernel;
+mod shaper;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use calico_core::dataplane::{Bandwidth, Limits};
+use nix::errno::Errno;
+use sha2::{Digest as _, Sha512};
+
+use crate::link::{self, Link, LinkFilter, NAME_MAX};
+use crate::rtnl::{Connection, RtnlError};
+
+use bucket::Bucket;
+
+pub use shaper::Shaper;
+
+/// How the names of the devices for packets from workloads begin.
+const IFB_PREFIX: &str = "bwcali";
+
+/// Name of the device that packets from this interface are sent through.
+#[must_use]
+pub fn ifb_name(interface: &str) -> String {
+    let digest = Sha512::digest(interface.as_bytes());
+    let mut name = IFB_PREFIX.to_owned();
+    for byte in digest {
+        name.push_str(&format!("{byte:02x}"));
+        if name.len() >= NAME_MAX {
+            break;
+        }
+    }
+    name.truncate(NAME_MAX);
+    name
+}
+
+/// Brings the bandwidths among the limits into force at the host's end of a workload's veth, and
+/// removes those that are not wanted any more. False if there is no such interface.
+///
+/// # Errors
+///
+/// [`RtnlError::Refused`] if the kernel lacks `tbf`, `ifb`, `u32` or `mirred`, among others.
+pub fn apply(
+    connection: &mut Connection,
+    interface: &str,
+    limits: &Limits,
+) -> Result<bool, RtnlError> {
+    let Some(link) = link::by_name(connection, interface)? else {
+        forget(connection, interface)?;
+        return Ok(false);
+    };
+    set_bucket(connection, &link, limits.ingress.bandwidth.as_ref())?;
+    match &limits.egress.bandwidth {
+        Some(bandwidth) => shape_egress(connection, &link, bandwidth)?,
+        None => release_egress(connection, &link)?,
+    }
+    Ok(true)
+}
+
+/// Removes what an interface that is gone has left.
+///
+/// # Errors
+///
+/// See [`RtnlError`].
+pub fn forget(connection: &mut Connection, interface: &str) -> Result<(), RtnlError> {
+    link::delete(connection, &ifb_name(interface)).map(drop)
+}
+
+/// Removes the devices of interfaces that are gone; returns their names.
+///
+/// # Errors
+///
+/// See [`RtnlError`].
+pub fn sweep(connection: &mut Connection) -> Result<Vec<String>, RtnlError> {
+    let links = link::list(connection, &LinkFilter::default())?;
+    let is_ours =
+        |link: &&Link| link.kind.as_deref() == Some("ifb") && link.name.starts_with(IFB_PREFIX);
+    let devices: Vec<&Link> = links.iter().filter(is_ours).collect();
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let used: BTreeSet<String> = links.iter().map(|link| ifb_name(&link.name)).collect();
+    let mut removed = Vec::new();
+    for device in devices.into_iter().filter(|device| !used.contains(&device.name)) {
+        link::delete(connection, &device.name)?;
+        removed.push(device.name.clone());
+    }
+    Ok(removed)
+}
+
+fn set_bucket(
+    connection: &mut Connection,
+    link: &Link,
+    wanted: Option<&Bandwidth>,
+) -> Result<(), RtnlError> {
+    let seen = kernel::bucket(connection, link.index)?;
+    match (wanted.map(|bandwidth| Bucket::new(bandwidth, link.mtu)), seen) {
+        (Some(wanted), Some(seen)) if wanted.is(&seen) => Ok(()),
+        (Some(wanted), _) => kernel::put_bucket(connection, link.index, &wanted),
+        (None, Some(_)) => kernel::remove_bucket(connection, link.index),
+        (None, None) => Ok(()),
+    }
+}
+
+fn shape_egress(
+    connection: &mut Connection,
+    link: &Link,
+    bandwidth: &Bandwidth,
+) -> Result<(), RtnlError> {
+    let name = ifb_name(&link.name);
+    let device = match link::by_name(connection, &name)? {
+        Some(device) => Some(device),
+        None => {
+            kernel::make_ifb(connection, &name, link.mtu)?;
+            link::by_name(connection, &name)?
+        }
+    };
+    // Removed by somebody else just now.
+    let Some(device) = device else { return Err(RtnlError::Refused(absent())) };
+    if !device.up {
+        link::set_up(connection, &name)?;
+    }
+    set_bucket(connection, &device, Some(bandwidth))?;
+    if kernel::redirections(connection, link.index)? != [device.index] {
+        kernel::redirect(connection, link.index, device.index)?;
+    }
+    Ok(())
+}
+
+fn release_egress(connection: &mut Connection, link: &Link) -> Result<(), RtnlError> {
+    let name = ifb_name(&link.name);
+    let Some(device) = link::by_name(connection, &name)? else { return Ok(()) };
+    if kernel::redirections(connection, link.index)?.contains(&device.index) {
+        kernel::stop_redirecting(connection, link.index)?;
+    }
+    link::delete(connection, &name).map(drop)
+}
+
+fn absent() -> crate::rtnl::Refusal {
+    crate::rtnl::Refusal { errno: Errno::ENODEV, text: None }
+}
