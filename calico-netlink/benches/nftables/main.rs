@@ -113,7 +113,6 @@ fn endpoint(n: usize, policies: impl IntoIterator<Item = usize>) -> Update {
         addresses: vec![IpAddr::V4(address).into()],
         allowed_sources: Vec::new(),
         limits: Default::default(),
-        limits: Default::default(),
         tiers: vec![tier],
         profiles: vec!["open".into()],
     })

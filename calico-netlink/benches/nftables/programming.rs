@@ -75,6 +75,8 @@ async fn one_endpoint() {
     let to = chain_of(&listed);
     let listed = nft(&["list", "map", "inet", "calico", "cali-from-wl-dispatch"]);
     let from = chain_of(&listed);
+    let listed = nft(&["list", "map", "inet", "calico", "cali40workload-sources"]);
+    let by_source = chain_of(&listed);
     let path = std::env::temp_dir().join(format!("calico-bench-{}.nft", std::process::id()));
     let (mut ours, mut theirs) = (vec![], vec![]);
     for n in 2000..2021 {
@@ -83,7 +85,7 @@ async fn one_endpoint() {
         let script = format!(
             "add element inet calico cali-to-wl-dispatch {{ \"cali{n}\" : goto {to} }}\n\
              add element inet calico cali-from-wl-dispatch {{ \"cali{n}\" : goto {from} }}\n\
-             add element inet calico cali40workload-sources {{ \"cali{n}\" . 10.65.7.208 }}\n"
+             add element inet calico cali40workload-sources {{ \"cali{n}\" . 10.65.7.208 : goto {by_source} }}\n"
         );
         std::fs::write(&path, &script).unwrap();
         let started = Instant::now();

@@ -35,23 +35,25 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
             tracker.put_set(name, SetDef { spec, elements: [].into() });
         }
     };
-    put(names::FROM_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
-    put(names::TO_WORKLOAD, SetSpec::verdict_map(KeyType::IfName));
+    put(names::FROM_WORKLOAD, SetSpec::verdict_map([KeyType::IfName]));
+    put(names::TO_WORKLOAD, SetSpec::verdict_map([KeyType::IfName]));
     for family in Family::BOTH {
         let key = super::lower::address_key(family);
         put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::MASQUERADED_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::ALL_NODES, family), SetSpec::set([key]));
         put(&names::set(names::SERVICES, family), SetSpec::intervals(key));
-        put(&names::set(names::SOURCES, family), SetSpec::set([KeyType::IfName, key]));
+        put(&names::set(names::SOURCES, family), SetSpec::verdict_map([KeyType::IfName, key]));
     }
     let (name, set) = icmpv6_to_host();
     tracker.put_set(&name, set);
 }
 
 /// Chains that are there only as long as something needs them.
-pub(super) const OPTIONAL: [&str; 10] = [
+pub(super) const OPTIONAL: [&str; 12] = [
     names::RAW_PREROUTING,
+    names::NAT_POSTROUTING,
+    names::NAT_OUTGOING,
     names::NAT_PREROUTING,
     names::NAT_OUTPUT,
     names::FLOATING_IN,
@@ -69,22 +71,27 @@ pub(super) type Hooks = BTreeSet<(Stage, Egress)>;
 /// Whether packets go out.
 type Egress = bool;
 
-/// The base chains for these settings.
+/// The base chains for these settings. A hook for NAT costs the first packet of each connection even
+/// without rules, so it is there only if something `translates`.
 pub(super) fn chains(
     host: &HostSettings,
     hooks: &Hooks,
     floating: &[Translation],
+    translates: bool,
 ) -> Vec<(&'static str, ChainDef)> {
     let prefix = host.interface_prefix.as_ref();
     let mut chains = vec![
         (names::FILTER_INPUT, input(prefix, hooks)),
-        (names::NAT_POSTROUTING, postrouting(!floating.is_empty())),
         (names::TRACKED, tracked()),
         (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
         (names::FROM_WORKLOAD, from_workload()),
         (names::TO_WORKLOAD, to_workload()),
-        (names::NAT_OUTGOING, translate::nat_outgoing(host.masquerade_spares_nodes)),
     ];
+    if translates {
+        chains.push((names::NAT_POSTROUTING, postrouting(!floating.is_empty())));
+        let outgoing = translate::nat_outgoing(host.masquerade_spares_nodes);
+        chains.push((names::NAT_OUTGOING, outgoing));
+    }
     let block = translate::cidr_block(host);
     chains.push((names::FILTER_FORWARD, forward(prefix, hooks, block.is_some())));
     chains.extend(block.map(|chain| (names::CIDR_BLOCK, chain)));
@@ -239,10 +246,10 @@ fn workload_to_host(action: EndpointToHostAction) -> ChainDef {
 /// Where packets of connections go that are known, or that belong to none: what was let through
 /// goes on, unless policy denies it by now.
 fn tracked() -> ChainDef {
-    let established = || matches::ct_state(matches::CT_ESTABLISHED_RELATED);
-    let mut go_on = [established(), matches::not_condemned()].concat();
+    // What belongs to no connection has no mark that could be compared.
+    let mut go_on = matches::not_condemned();
     go_on.push(Expr::Verdict(Verdict::Accept));
-    let mut condemned = established();
+    let mut condemned = matches::ct_state(matches::CT_ESTABLISHED_RELATED);
     condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
     let invalid = vec![Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
     ChainDef {
@@ -255,8 +262,18 @@ fn tracked() -> ChainDef {
     }
 }
 
+/// Most workloads have single addresses, by which their packets find their chain and show that they
+/// are not forged with one lookup; all others find theirs by the interface's name.
 fn from_workload() -> ChainDef {
-    dispatch(MetaKey::IifName, names::FROM_WORKLOAD, Direction::Egress, names::UNKNOWN_FROM)
+    let map = names::FROM_WORKLOAD;
+    let mut chain = dispatch(MetaKey::IifName, map, Direction::Egress, names::UNKNOWN_FROM);
+    let by_source = Family::BOTH.map(|family| {
+        let mut expressions = matches::family(family).to_vec();
+        expressions.extend(matches::dispatch_source(family, names::set(names::SOURCES, family)));
+        rule("known source", expressions)
+    });
+    chain.rules.splice(0..0, by_source);
+    chain
 }
 
 fn to_workload() -> ChainDef {

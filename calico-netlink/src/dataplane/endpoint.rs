@@ -54,7 +54,7 @@ pub(super) fn chain(
     }
     rendered.limit(endpoint, direction, Limited::Packets, limits);
     // Before all else: a forged packet is no part of the connection that it pretends to be of.
-    if direction == Direction::Egress {
+    if direction == Direction::Egress && !uses_addresses_only(endpoint) {
         rendered.sources(endpoint);
     }
     rendered.connection();
@@ -66,6 +66,24 @@ pub(super) fn chain(
     rendered.tiers(&endpoint.tiers, direction, TierEnd::Acts, &[]);
     rendered.profiles(&endpoint.profiles, direction, &known);
     rendered
+}
+
+/// Where packets of an endpoint with single addresses come that have none of these as source: those
+/// that neighbour discovery needs go on in the endpoint's chain.
+pub(super) fn guard(chain: &str) -> Rendered {
+    let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
+    let mut on_link = matches::family(Family::V6).to_vec();
+    on_link.extend(matches::source_on_link());
+    rendered.push("", then(on_link, Verdict::Goto(chain.to_owned())));
+    rendered.push(FORGED, forged());
+    rendered
+}
+
+/// Identity of the rules against forged sources.
+const FORGED: &str = "source is not the endpoint's";
+
+fn forged() -> Vec<Expr> {
+    matches::drop_logged(names::GROUP_EGRESS, names::SPOOFED.to_owned())
 }
 
 /// What happens at the end of a tier whose policies did not decide about a packet.
@@ -104,30 +122,18 @@ impl Rendered {
         self.chain.rules.push(RuleDef { identity, expressions });
     }
 
-    /// A workload may use its addresses as source, and prefixes that it was granted. Addresses
-    /// are in a set together with their interface, so that endpoints can share their chain.
+    /// A workload may use its addresses as source, and prefixes that it was granted.
     fn sources(&mut self, endpoint: &WorkloadEndpoint) {
         for family in Family::BOTH {
-            let mut expressions = matches::family(family).to_vec();
-            if uses_addresses_only(endpoint) {
-                if family == Family::V6 {
-                    expressions.extend(matches::source_leaves_link());
-                }
-                let set = names::set(names::SOURCES, family);
-                expressions.extend(matches::interface_source(family, set, true));
-            } else {
-                let link_local = (family == Family::V6).then_some(IpNet::V6(LINK_LOCAL));
-                let allowed = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
-                let ranges = matches::net_ranges(family, allowed.chain(&link_local));
-                let load = matches::address(family, End::Source);
-                let outside = matches::in_ranges(load, address_key(family), &ranges, true);
-                let Some((outside, constant)) = outside else { continue };
-                self.constants.extend(constant);
-                expressions.extend(outside);
-            }
-            let spoofed = names::SPOOFED.to_owned();
-            expressions.extend(matches::drop_logged(names::GROUP_EGRESS, spoofed));
-            self.push("source is not the endpoint's", expressions);
+            let link_local = (family == Family::V6).then_some(IpNet::V6(LINK_LOCAL));
+            let allowed = endpoint.addresses.iter().chain(&endpoint.allowed_sources);
+            let ranges = matches::net_ranges(family, allowed.chain(&link_local));
+            let load = matches::address(family, End::Source);
+            let outside = matches::in_ranges(load, address_key(family), &ranges, true);
+            let Some((outside, constant)) = outside else { continue };
+            self.constants.extend(constant);
+            let expressions = [&matches::family(family)[..], &outside, &forged()].concat();
+            self.push(FORGED, expressions);
         }
     }
 

@@ -110,7 +110,7 @@ impl State {
         let gone_maps = std::mem::replace(&mut of_hosts.maps, maps);
         (of_hosts.uses, of_hosts.hooks) = (plan.uses, plan.hooks);
         for (name, elements) in plan.maps {
-            let spec = SetSpec::verdict_map(KeyType::IfName);
+            let spec = SetSpec::verdict_map([KeyType::IfName]);
             self.table.put_set(name, SetDef { spec, elements });
         }
         for (name, Rendered { chain, constants }) in plan.chains {

@@ -4,9 +4,14 @@
 //! for each family it can match, and for each alternative where clauses are joined by *or*
 //! (numbered and named ports). All of them carry the identity of their source. A packet that
 //! meets several alternatives is counted and reported once.
+//!
+//! Sets have members of both families or, in most clusters, of one. As long as no set has members
+//! of a family, what would look one up for it is left out.
 
 use calico_core::dataplane::{Action, Direction, IcmpMatch, Rule, RuleOwner, Side};
 use calico_core::key::Family;
+
+use super::families::Families;
 
 use super::matches::{self, Constant, End};
 use super::names;
@@ -28,17 +33,20 @@ pub(super) struct Lowered {
 /// rules of both families are soon passed by.
 #[derive(Default)]
 struct Clauses {
+    /// Whether sets have members of the family.
+    filled: bool,
     early: Vec<Expr>,
     all: Vec<Expr>,
     any: Vec<Vec<Vec<Expr>>>,
     constants: Vec<Constant>,
 }
 
-/// The rules of a policy or profile in one direction.
-pub(super) fn rules(rules: &[Rule]) -> Lowered {
+/// The rules of a policy or profile in one direction. `filled`: the families of which sets have
+/// members.
+pub(super) fn rules(rules: &[Rule], filled: Families) -> Lowered {
     let mut lowered = Lowered::default();
     for rule in rules {
-        lower(rule, &mut lowered);
+        lower(rule, filled, &mut lowered);
     }
     lowered
 }
@@ -52,7 +60,7 @@ pub(super) fn report_prefix(rule: &Rule) -> Option<String> {
     }
 }
 
-fn lower(rule: &Rule, lowered: &mut Lowered) {
+fn lower(rule: &Rule, filled: Families, lowered: &mut Lowered) {
     let families: &[Option<Family>] = match rule.family {
         Some(Family::V4) => &[Some(Family::V4)],
         Some(Family::V6) => &[Some(Family::V6)],
@@ -61,7 +69,8 @@ fn lower(rule: &Rule, lowered: &mut Lowered) {
     };
     for family in families {
         // A clause that this family cannot fulfil: no rule for it.
-        let Some(clauses) = clauses(rule, *family) else { continue };
+        let filled = family.is_some_and(|family| filled.has(family));
+        let Some(clauses) = clauses(rule, *family, filled) else { continue };
         lowered.constants.extend(clauses.constants);
         let alternatives = product(&clauses.any);
         // Any other action is the last one that a packet meets in this chain.
@@ -94,8 +103,8 @@ fn depends_on_family(rule: &Rule) -> bool {
     side(&rule.source) || side(&rule.destination) || rule.icmp.is_some() || rule.not_icmp.is_some()
 }
 
-fn clauses(rule: &Rule, family: Option<Family>) -> Option<Clauses> {
-    let mut clauses = Clauses::default();
+fn clauses(rule: &Rule, family: Option<Family>, filled: bool) -> Option<Clauses> {
+    let mut clauses = Clauses { filled, ..Clauses::default() };
     if let Some(protocol) = rule.protocol {
         clauses.early.extend(matches::protocol(CmpOp::Eq, protocol));
     }
@@ -137,6 +146,9 @@ impl Clauses {
         let ranges = matches::net_ranges(family, &side.not_nets);
         let outside = self.ranges(matches::address(family, end), key, &ranges, true)?;
         self.all.extend(outside);
+        if !self.filled {
+            return side.sets.is_empty().then_some(());
+        }
         for (sets, inverted) in [(&side.sets, false), (&side.not_sets, true)] {
             for set in sets {
                 let name = names::set(&set.0, family);
@@ -161,7 +173,7 @@ impl Clauses {
             }
         }
         // Sets of named ports make the rule depend on the family, so there is one.
-        if let Some(family) = family {
+        if let Some(family) = family.filter(|_| self.filled) {
             let members = |id: &calico_core::dataplane::SetId, inverted| {
                 matches::address_port(family, end, names::set(&id.0, family), inverted)
             };
@@ -169,6 +181,7 @@ impl Clauses {
             self.all.extend(side.not_port_sets.iter().flat_map(|id| members(id, true)));
         }
         match any.len() {
+            0 if side.ports.is_empty() && !side.port_sets.is_empty() => return None,
             0 => {}
             1 => self.all.extend(any.remove(0)),
             _ => self.any.push(any),

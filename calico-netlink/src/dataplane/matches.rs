@@ -112,18 +112,20 @@ pub(super) fn address_port(family: Family, end: End, set: String, inverted: bool
     vec![address(family, end), protocol, port(end, after + 1), lookup(set, inverted)]
 }
 
-/// Incoming interface and source address together are in the set (or not).
-pub(super) fn interface_source(family: Family, set: String, inverted: bool) -> Vec<Expr> {
+/// Acts on what the verdict map says about incoming interface and source address together.
+pub(super) fn dispatch_source(family: Family, map: String) -> Vec<Expr> {
     let mut source = address(family, End::Source);
     if let Expr::Payload { dreg, .. } = &mut source {
         // Behind the 16 bytes of the name.
         *dreg = Reg::Word(4);
     }
-    vec![meta(MetaKey::IifName), source, lookup(set, inverted)]
+    let dreg = Some(Reg::Verdict);
+    let act = Expr::Lookup { set: map, sreg: Reg::R0, dreg, inverted: false };
+    vec![meta(MetaKey::IifName), source, act]
 }
 
-/// The source is no link-local address of IPv6 (RFC 4291: fe80::/10).
-pub(super) fn source_leaves_link() -> Vec<Expr> {
+/// The source is a link-local address of IPv6 (RFC 4291: fe80::/10).
+pub(super) fn source_on_link() -> Vec<Expr> {
     let mut mask = vec![0; 16];
     (mask[0], mask[1]) = (0xff, 0xc0);
     let mut link_local = vec![0; 16];
@@ -131,7 +133,7 @@ pub(super) fn source_leaves_link() -> Vec<Expr> {
     vec![
         address(Family::V6, End::Source),
         Expr::Bitwise { sreg: Reg::R0, dreg: Reg::R0, mask, xor: vec![0; 16] },
-        compare(CmpOp::Neq, link_local),
+        compare(CmpOp::Eq, link_local),
     ]
 }
 

@@ -34,6 +34,7 @@ mod causes;
 mod check;
 mod elements;
 mod endpoint;
+mod families;
 mod guard;
 mod host;
 mod host_state;

@@ -21,6 +21,11 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
+    /// Rules that look up sets.
+    pub(super) fn looking_up(&self) -> impl Iterator<Item = &RulesKey> {
+        self.of_rules.keys()
+    }
+
     /// These rules are in force under this key; `None`: none.
     pub(super) fn set_rules(&mut self, key: &RulesKey, rules: Option<&Vec<Rule>>) {
         let sets: BTreeSet<SetId> = rules.into_iter().flatten().flat_map(sets_of).collect();

@@ -8,10 +8,22 @@ use calico_core::dataplane::{Direction, WorkloadEndpoint};
 use calico_core::key::Family;
 
 use super::elements::{address_bytes, interface_key};
-use super::endpoint::{Rendered, uses_addresses_only};
+use super::endpoint::{self, Rendered, uses_addresses_only};
 use super::names;
 use super::state::State;
 use crate::nft::wire::{Element, Verdict};
+
+/// How packets come to a chain of endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// To the workload, by its interface.
+    To,
+    /// From the workload, by its interface.
+    From,
+    /// From the workload, by its interface and address; by its interface alone they come to a guard
+    /// against forged sources.
+    FromSource,
+}
 
 /// Who shares what.
 #[derive(Debug, Default)]
@@ -19,7 +31,7 @@ pub(super) struct Shared {
     /// How many interfaces lead to a chain.
     users: BTreeMap<String, usize>,
     /// The chain that an interface leads to.
-    chains: BTreeMap<(Arc<str>, Direction), String>,
+    chains: BTreeMap<(Arc<str>, Way), String>,
     /// The sources of an interface.
     sources: BTreeMap<Arc<str>, BTreeSet<(Family, Element)>>,
 }
@@ -27,58 +39,80 @@ pub(super) struct Shared {
 impl Shared {
     /// The interfaces that lead to a chain.
     pub(super) fn led_to(&self, chain: &str) -> impl Iterator<Item = &Arc<str>> {
-        let led = move |(_, name): &(&(Arc<str>, Direction), &String)| name.as_str() == chain;
+        let led = move |(_, name): &(&(Arc<str>, Way), &String)| name.as_str() == chain;
         self.chains.iter().filter(led).map(|((interface, _), _)| interface)
     }
 }
 
 impl State {
-    /// Leads packets of the interface to a chain of this content.
-    pub(super) fn place(&mut self, interface: &Arc<str>, direction: Direction, new: Rendered) {
-        let name = names::endpoint_chain(direction, &new.chain.content());
-        let key = (Arc::clone(interface), direction);
-        if self.shared.chains.get(&key) == Some(&name) {
-            return;
-        }
-        let users = self.shared.users.entry(name.clone()).or_default();
-        *users += 1;
-        if *users == 1 {
-            self.put_chain(&name, new.chain, new.constants);
-        }
-        let before = self.shared.chains.insert(key, name.clone());
-        if let Some(before) = before {
-            self.leave(interface, direction, &before);
-        }
-        self.table.add_element(dispatch_map(direction), leads_to(interface, name));
+    /// Leads packets to the endpoint to a chain of this content.
+    pub(super) fn place_to(&mut self, endpoint: &WorkloadEndpoint, rendered: Rendered) {
+        let chain = names::endpoint_chain(Direction::Ingress, &rendered.chain.content());
+        self.lead(&endpoint.interface, Way::To, Some((chain, rendered)));
     }
 
-    /// What the interface may send from.
-    pub(super) fn place_sources(&mut self, endpoint: &WorkloadEndpoint) {
+    /// Leads packets from the endpoint to a chain of this content.
+    pub(super) fn place_from(&mut self, endpoint: &WorkloadEndpoint, rendered: Rendered) {
+        let interface = &endpoint.interface;
+        let name_of = |rendered: &Rendered| {
+            names::endpoint_chain(Direction::Egress, &rendered.chain.content())
+        };
+        let chain = name_of(&rendered);
         let mut sources = BTreeSet::new();
         if uses_addresses_only(endpoint) {
+            let guard = endpoint::guard(&chain);
             for net in &endpoint.addresses {
-                let mut key = interface_key(&endpoint.interface);
+                let mut key = interface_key(interface);
                 key.extend(address_bytes(net.addr()));
-                sources.insert((Family::of_net(net), Element::key(key)));
+                let verdict = Some(Verdict::Goto(chain.clone()));
+                sources.insert((Family::of_net(net), Element { verdict, ..Element::key(key) }));
             }
+            self.lead(interface, Way::From, Some((name_of(&guard), guard)));
+            self.lead(interface, Way::FromSource, Some((chain, rendered)));
+        } else {
+            self.lead(interface, Way::From, Some((chain, rendered)));
+            self.lead(interface, Way::FromSource, None);
         }
-        self.set_sources(&endpoint.interface, sources);
+        self.set_sources(interface, sources);
     }
 
     /// Leads packets of the interface nowhere.
     pub(super) fn displace(&mut self, interface: &Arc<str>) {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let key = (Arc::clone(interface), direction);
-            if let Some(chain) = self.shared.chains.remove(&key) {
-                self.leave(interface, direction, &chain);
-            }
-        }
         self.set_sources(interface, BTreeSet::new());
+        for way in [Way::To, Way::From, Way::FromSource] {
+            self.lead(interface, way, None);
+        }
     }
 
-    fn leave(&mut self, interface: &str, direction: Direction, chain: &str) {
-        let element = leads_to(interface, chain.to_owned());
-        self.table.remove_element(dispatch_map(direction), &element);
+    fn lead(&mut self, interface: &Arc<str>, way: Way, to: Option<(String, Rendered)>) {
+        let key = (Arc::clone(interface), way);
+        let before = self.shared.chains.remove(&key);
+        if let Some((chain, rendered)) = to {
+            if before.as_ref() != Some(&chain) {
+                let users = self.shared.users.entry(chain.clone()).or_default();
+                *users += 1;
+                if *users == 1 {
+                    self.put_chain(&chain, rendered.chain, rendered.constants);
+                }
+            }
+            self.shared.chains.insert(key.clone(), chain);
+        }
+        let now = self.shared.chains.get(&key).cloned();
+        if before == now {
+            return;
+        }
+        if let Some(chain) = before {
+            if let Some(map) = dispatch_map(way) {
+                self.table.remove_element(map, &leads_to(interface, chain.clone()));
+            }
+            self.leave(&chain);
+        }
+        if let Some((map, chain)) = dispatch_map(way).zip(now) {
+            self.table.add_element(map, leads_to(interface, chain));
+        }
+    }
+
+    fn leave(&mut self, chain: &str) {
         if let Some(users) = self.shared.users.get_mut(chain) {
             *users -= 1;
             if *users == 0 {
@@ -107,9 +141,10 @@ fn leads_to(interface: &str, chain: String) -> Element {
     Element { verdict, ..Element::key(interface_key(interface)) }
 }
 
-fn dispatch_map(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => names::TO_WORKLOAD,
-        Direction::Egress => names::FROM_WORKLOAD,
+fn dispatch_map(way: Way) -> Option<&'static str> {
+    match way {
+        Way::To => Some(names::TO_WORKLOAD),
+        Way::From => Some(names::FROM_WORKLOAD),
+        Way::FromSource => None,
     }
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::causes::Causes;
 use super::elements::{address_bytes, element, net, net_elements};
+use super::families::Families;
 use super::host_state::OfHosts;
 use super::limits::LimitChains;
 use super::lower::{self, address_key};
@@ -43,6 +44,8 @@ pub(super) struct State {
     pub(super) refused: Refused,
     floating: Vec<Translation>,
     sets: BTreeMap<SetId, SetKind>,
+    /// The kernel has sets for these only.
+    pub(super) families: Families,
     /// Members of sets of prefixes, which the kernel holds merged.
     nets: BTreeMap<SetId, BTreeSet<IpNet>>,
     pub(super) rules: BTreeMap<RuleOwner, RuleSet>,
@@ -67,6 +70,9 @@ pub(super) struct State {
     pub(super) dirty_rules: BTreeSet<RulesKey>,
     in_sync: bool,
     learned_in_sync: bool,
+    /// Whether there is a hook for NAT. Once there it stays: connections that were translated go on
+    /// only as long as the kernel has one.
+    translates: bool,
 }
 
 impl State {
@@ -82,6 +88,7 @@ impl State {
             refused: Refused::default(),
             floating: Vec::new(),
             sets: BTreeMap::new(),
+            families: Families::default(),
             nets: BTreeMap::new(),
             rules: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -101,6 +108,7 @@ impl State {
             dirty_rules: BTreeSet::new(),
             in_sync: false,
             learned_in_sync: false,
+            translates: false,
         };
         base::put_sets(&mut state.table);
         state.put_base();
@@ -232,6 +240,7 @@ impl State {
             Update::Pools(pools) => self.put_pools(&pools),
             Update::Host(host) => self.put_host(host),
             Update::Translations(all) => {
+                self.translates |= !all.is_empty();
                 self.floating = all;
                 self.put_base();
             }
@@ -343,9 +352,11 @@ impl State {
             for tier in &endpoint.tiers {
                 self.causes.end_of_tier(direction, &tier.tier);
             }
-            self.place(&endpoint.interface, direction, rendered);
+            match direction {
+                Direction::Ingress => self.place_to(endpoint, rendered),
+                Direction::Egress => self.place_from(endpoint, rendered),
+            }
         }
-        self.place_sources(endpoint);
         self.uses.insert(id.clone(), uses);
     }
 
@@ -377,7 +388,7 @@ impl State {
         if let Some(users) = self.users.get(key) {
             self.recheck.endpoints.extend(users.iter().cloned());
         }
-        let lower::Lowered { rules, constants } = lower::rules(rules);
+        let lower::Lowered { rules, constants } = lower::rules(rules, self.families);
         self.put_chain(&chain, ChainDef { base: None, rules }, constants);
     }
 
@@ -408,7 +419,8 @@ impl State {
 
     pub(super) fn put_base(&mut self) {
         let mut unused = BTreeSet::from(base::OPTIONAL);
-        for (name, chain) in base::chains(&self.host, self.of_hosts.hooks(), &self.floating) {
+        let hooks = self.of_hosts.hooks();
+        for (name, chain) in base::chains(&self.host, hooks, &self.floating, self.translates) {
             unused.remove(name);
             let constants = vec![base::icmpv6_to_host()];
             self.put_chain(name, chain, constants);
@@ -427,20 +439,29 @@ impl State {
             let masqueraded = pools.iter().filter(|pool| pool.nat_outgoing);
             put(names::MASQUERADED_POOLS, masqueraded.map(|pool| &pool.cidr).collect());
         }
+        if pools.iter().any(|pool| pool.nat_outgoing) {
+            self.keep_translating();
+        }
+    }
+
+    /// There is, or was before this run, what translates addresses.
+    pub(super) fn keep_translating(&mut self) {
+        if !std::mem::replace(&mut self.translates, true) {
+            self.put_base();
+        }
     }
 
     fn put_set(&mut self, id: SetId, kind: SetKind, members: Vec<SetMember>) {
         self.nets.remove(&id);
+        self.meet_families(&members);
         if kind == SetKind::Net {
             self.nets.insert(id.clone(), members.iter().filter_map(net).collect());
         }
         for (family, name) in names::sets(&id) {
-            let key = address_key(family);
-            let spec = match kind {
-                SetKind::Net => SetSpec::intervals(key),
-                SetKind::AddressPort => SetSpec::set([key, KeyType::Proto, KeyType::Service]),
-                _ => SetSpec::set([key]),
-            };
+            if !self.families.has(family) {
+                continue;
+            }
+            let spec = set_spec(kind, family);
             let elements = match self.nets.get(&id) {
                 Some(nets) => net_elements(family, nets),
                 None => members.iter().filter_map(|member| element(family, member)).collect(),
@@ -451,13 +472,29 @@ impl State {
         self.sets.insert(id, kind);
     }
 
+    /// Rules look up sets of a family once one of these has members.
+    fn meet_families(&mut self, members: &[SetMember]) {
+        for family in self.families.meet(members) {
+            for (id, kind) in &self.sets {
+                let spec = set_spec(*kind, family);
+                let elements = BTreeSet::new();
+                self.table.put_set(&names::set(&id.0, family), SetDef { spec, elements });
+            }
+            self.dirty_rules.extend(self.recheck.looking_up().cloned());
+        }
+    }
+
     fn change_set(&mut self, id: &SetId, added: Vec<SetMember>, removed: Vec<SetMember>) {
+        self.meet_families(&added);
         if let Some(nets) = self.nets.get_mut(id) {
             for net in removed.iter().filter_map(net) {
                 nets.remove(&net);
             }
             nets.extend(added.iter().filter_map(net));
             for (family, name) in names::sets(id) {
+                if !self.families.has(family) {
+                    continue;
+                }
                 let spec = SetSpec::intervals(address_key(family));
                 let elements = net_elements(family, &*nets);
                 self.table.put_set(&name, SetDef { spec, elements });
@@ -520,6 +557,15 @@ impl State {
                 }
             }
         }
+    }
+}
+
+fn set_spec(kind: SetKind, family: Family) -> SetSpec {
+    let key = address_key(family);
+    match kind {
+        SetKind::Net => SetSpec::intervals(key),
+        SetKind::AddressPort => SetSpec::set([key, KeyType::Proto, KeyType::Service]),
+        _ => SetSpec::set([key]),
     }
 }
 

@@ -14,6 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::causes::Causes;
+use super::families::Families;
 use super::state::State;
 use crate::nft::wire::Family;
 use crate::nft::{Ruleset, Tracker};
@@ -25,6 +26,10 @@ struct World {
     rules: BTreeMap<u8, Vec<(u8, u8)>>,
     endpoints: BTreeMap<u8, (u8, Vec<u8>, Vec<u8>)>,
     pools: Vec<Pool>,
+    /// Some pool was masqueraded once.
+    translated: bool,
+    /// Families of which some set had members once.
+    families: Families,
 }
 
 #[derive(Debug, Clone)]
@@ -162,6 +167,7 @@ impl World {
         Some(match op {
             Op::Set(set, members) => {
                 let members: Vec<_> = members.iter().map(|m| member(*set, *m)).collect();
+                self.families.meet(&members);
                 self.sets.insert(*set, members.clone());
                 Update::Set { id: set_id(*set), kind: kind(*set), members }
             }
@@ -171,6 +177,7 @@ impl World {
                 members.retain(|old| *old != member);
                 let (mut added, mut removed) = (vec![], vec![]);
                 if *gain {
+                    self.families.meet([&member]);
                     members.push(member);
                     added.push(member);
                 } else {
@@ -212,6 +219,7 @@ impl World {
                     nat_outgoing: *m < 3,
                 };
                 self.pools = pools.iter().map(pool).collect();
+                self.translated |= self.pools.iter().any(|pool| pool.nat_outgoing);
                 Update::Pools(self.pools.clone())
             }
             Op::Cut => return None,
@@ -256,7 +264,12 @@ proptest! {
             pending.extend(world.update(op));
         }
         let stepwise = desired(stepwise, pending);
-        let at_once = desired(state(), world.at_once());
+        let mut fresh = state();
+        fresh.families = world.families;
+        if world.translated {
+            fresh.keep_translating();
+        }
+        let at_once = desired(fresh, world.at_once());
         let differences = stepwise.0.differences(&at_once.0);
         prop_assert!(differences.is_empty(), "{differences:?}");
         prop_assert_eq!(stepwise.1, at_once.1);

@@ -223,7 +223,7 @@ fn everything() -> Ruleset {
         ),
         (
             "dispatch",
-            SetSpec::verdict_map(KeyType::IfName),
+            SetSpec::verdict_map([KeyType::IfName]),
             vec![Element { verdict: Some(jump), ..Element::key(iface) }],
         ),
     ];

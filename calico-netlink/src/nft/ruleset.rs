@@ -64,9 +64,9 @@ impl SetSpec {
         Self { key: vec![key], interval: true, verdict_map: false }
     }
 
-    /// A map from keys to verdicts.
-    pub fn verdict_map(key: KeyType) -> Self {
-        Self { key: vec![key], interval: false, verdict_map: true }
+    /// A map from simple or concatenated keys to verdicts.
+    pub fn verdict_map(key: impl Into<Vec<KeyType>>) -> Self {
+        Self { key: key.into(), interval: false, verdict_map: true }
     }
 
     /// True when the kernel keeps each range as two elements: its start, and what follows its
