@@ -4,6 +4,7 @@
 
 pub mod brain;
 pub mod cni;
+pub mod collect;
 pub mod config;
 pub mod control;
 pub mod environment;

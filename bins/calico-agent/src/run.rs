@@ -32,7 +32,7 @@ use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
 use crate::workload_addresses::WorkloadAddresses;
-use crate::{cni, environment, init, node_status, overlay, probes, settings};
+use crate::{cni, collect, environment, init, node_status, overlay, probes, settings};
 use calico_router::secrets::SecretFiles;
 
 /// Why an agent cannot run.
@@ -98,6 +98,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(initialize(Arc::clone(&store)));
     let tunnel_addresses = watch::Sender::new(Wanted::default());
     let wanted = tunnel_addresses.subscribe();
+    let absent = tunnel_addresses.subscribe();
+    services.spawn(collect::run(node.clone(), Arc::clone(&store), absent, config.reconcile));
     services.spawn(overlay::addresses::run(node.clone(), Arc::clone(&store), wanted));
     let devices = Some(Devices::new(config.mtu_file()));
     services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));

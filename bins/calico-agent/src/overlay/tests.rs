@@ -129,7 +129,7 @@ fn a_device_has_every_other_node_at_its_ends() {
 #[test]
 fn addresses_come_from_pools_that_allow_tunnels_and_select_the_node() {
     let pools = |mode: Value| {
-        let wanted = three(mode).plan().unwrap().addresses.0.unwrap();
+        let wanted = three(mode).plan().unwrap().addresses.addresses.unwrap();
         wanted[&TunnelKind::VxlanV4].pools.len()
     };
     assert_eq!(pools(json!({"vxlanMode": "Always"})), 1);
