@@ -5,6 +5,7 @@ mod continuity;
 mod host;
 mod lab;
 mod lifecycle;
+mod limits;
 mod policy;
 mod recheck;
 mod translate;
