@@ -34,6 +34,21 @@ pub struct Allocation {
     pub sequence: Option<u64>,
 }
 
+impl Allocation {
+    /// Whether a virtual machine has it, which keeps it when its pods go, or two pods of one: only
+    /// an orchestrator knows when such an address is nobody's.
+    #[must_use]
+    pub fn is_of_machine(&self) -> bool {
+        let attributes = &self.attributes;
+        let handle = attributes.handle_id.as_deref().unwrap_or_default();
+        let said = |name: &str| attributes.secondary.contains_key(name);
+        handle.contains(".vmi.")
+            || said("vmi-name")
+            || said("vm-uid")
+            || !attributes.alternate_owner_attrs.is_empty()
+    }
+}
+
 /// What a release insists on. Empty: nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReleaseCheck {

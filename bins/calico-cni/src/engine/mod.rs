@@ -23,12 +23,13 @@ mod traits;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::ClusterInformation;
+use calico_core::resource::{ClusterInformation, Node};
 use calico_ipam::{Allocator, Ipam};
 use tokio::sync::RwLock;
 use tracing::{info, warn};
@@ -122,6 +123,8 @@ pub struct Engine {
     locks: Locks,
     /// Held by ADDs; whoever looks for what no container has any more waits until there are none.
     attaching: RwLock<()>,
+    /// How often this node's addresses were compared with what runs.
+    reconciled: AtomicU64,
 }
 
 impl Engine {
@@ -139,6 +142,7 @@ impl Engine {
             options: parts.options,
             locks: Locks::default(),
             attaching: RwLock::default(),
+            reconciled: AtomicU64::new(0),
         }
     }
 
@@ -182,6 +186,7 @@ impl Engine {
         self.check_node(conf)?;
         let write = |result: CniResult| result.to_json(version);
         match (request.verb, request.plugin) {
+            (_, Plugin::Ranges) => self.ranges().await,
             (Verb::Version, _) => Ok(Version::report()),
             // Somebody else has the addresses.
             (Verb::Status, _) if !conf.ipam.is_ours() => self.ready().await.map(|()| String::new()),
@@ -233,6 +238,17 @@ impl Engine {
             .details("the datastore is being migrated (ClusterInformation, datastoreReady)"));
         }
         Ok(())
+    }
+
+    /// The ranges of pods that Kubernetes gave to this node, as a JSON list.
+    async fn ranges(&self) -> Result<String, CniError> {
+        let key = Key::resource(Kind::Node, None, &self.node);
+        let ranges = match self.store.find(&key).await? {
+            Some(entry) => entry.decode::<Node>()?.status.unwrap_or_default().pod_cidrs,
+            None => Vec::new(),
+        };
+        serde_json::to_string(&ranges)
+            .map_err(|error| CniError::new(Code::Decode, error.to_string()))
     }
 
     fn identity(&self, conf: &NetConf, call: &Call) -> Identity {

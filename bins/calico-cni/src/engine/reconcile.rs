@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use calico_core::datastore::Entry;
@@ -31,6 +32,10 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// Owners whose addresses are freed in one pass at most.
 const MOST: usize = 100;
+
+/// Every so many passes all blocks and handles of the cluster are read, for addresses from blocks of
+/// other nodes and for handles without addresses; else only this node's.
+const EVERYTHING: u64 = 24;
 
 /// What the sources say of an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +115,9 @@ pub struct Reconciled {
 
 impl Engine {
     /// Compares the addresses of this node with endpoints, interfaces and network namespaces, and
-    /// frees those whose owner is proven to be gone; with `dry_run` it only says so.
+    /// frees those whose owner is proven to be gone; with `dry_run` it only says so. Endpoints are
+    /// read only if kernel or runtime miss something. Addresses of virtual machines stay: they
+    /// wait for the machine's next pod, here or elsewhere.
     ///
     /// # Errors
     ///
@@ -123,16 +130,32 @@ impl Engine {
         let Some(interfaces) = self.network.interfaces().await? else {
             return Ok(Reconciled::default());
         };
-        let listing = self.store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await?;
-        let endpoints = Endpoints::new(&self.node, listing.entries);
+        let everything = self.reconciled.fetch_add(1, Ordering::Relaxed).is_multiple_of(EVERYTHING);
+        let ipam = self.addresses.ipam();
+        let allocations = if everything {
+            ipam.addresses_of_host(&self.node).await?
+        } else {
+            ipam.addresses_in_own_blocks(&self.node).await?
+        };
         let mut owners: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
-        for allocation in self.addresses.ipam().addresses_of_host(&self.node).await? {
+        for allocation in allocations {
             if let (Some(handle), Some(_)) =
                 (&allocation.attributes.handle_id, container(&allocation))
             {
                 owners.entry(handle.clone()).or_default().push(allocation);
             }
         }
+        let none = Endpoints(Vec::new());
+        owners.retain(|_, allocations| {
+            let seen = self.evidence(&allocations[0], &none, &interfaces);
+            !(seen.interface && seen.namespace != Some(false))
+        });
+        let endpoints = if owners.is_empty() {
+            none
+        } else {
+            let listing = self.store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await?;
+            Endpoints::new(&self.node, listing.entries)
+        };
         let mut answer = Reconciled::default();
         let mut freed = 0;
         for (handle, allocations) in owners {
@@ -156,8 +179,8 @@ impl Engine {
             report(&suspect);
             answer.suspects.push(suspect);
         }
-        if !dry_run {
-            answer.empty_handles = self.addresses.ipam().release_empty_handles().await?;
+        if !dry_run && everything {
+            answer.empty_handles = ipam.release_empty_handles().await?;
         }
         Ok(answer)
     }
@@ -218,7 +241,7 @@ fn container(allocation: &Allocation) -> Option<&str> {
     let attributes = &allocation.attributes;
     let recorded = attributes.secondary.get(SANDBOX).map(String::as_str);
     // Addresses of tunnels and load balancers have a type, and no container.
-    if attributes.secondary.contains_key("type") {
+    if attributes.secondary.contains_key("type") || allocation.is_of_machine() {
         return None;
     }
     recorded.or_else(|| Some(attributes.handle_id.as_deref()?.rsplit_once('.')?.1))

@@ -150,7 +150,7 @@ fn objection(look: &Look, node: &str, allocation: &Allocation) -> Option<Reason>
         return Some(Reason::SecondOwner(node.to_owned()));
     }
     let handle = attributes.handle_id.as_deref().unwrap_or_default();
-    if of("vmi-name").is_some() || of("vm-uid").is_some() || handle.contains(".vmi.") {
+    if allocation.is_of_machine() {
         return Some(Reason::Machine);
     }
     if let Some(kind) = of("type") {
