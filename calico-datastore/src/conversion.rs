@@ -12,6 +12,8 @@
 //! | [`Namespace`], [`ServiceAccount`] | [`namespace_profile`], [`service_account_profile`] |
 //! | [`KubernetesNetworkPolicy`] | [`network_policy`] in tier `default` |
 //! | [`ClusterNetworkPolicy`] | [`cluster_network_policy`] in tier `kube-admin` or `kube-baseline` |
+//! | [`Service`], [`EndpointSlice`] | [`kubernetes_service`], [`kubernetes_endpoint_slice`] |
+//! | [`VirtualMachineMigration`] of KubeVirt | [`live_migration`] |
 //! | custom resources of both groups | [`custom`], and [`ipam`] for addresses |
 //!
 //! ```
@@ -31,18 +33,24 @@
 mod cluster_network_policy;
 pub mod custom;
 pub mod ipam;
+mod live_migration;
 mod meta;
 mod network_policy;
 mod node;
 mod pod;
 mod profile;
 mod selector;
+mod service;
 mod uid;
 
 pub use self::cluster_network_policy::{
     CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, cluster_network_policy,
 };
 pub use self::custom::ApiGroup;
+pub use self::live_migration::{
+    VirtualMachineMigration, VirtualMachineMigrationSpec, VirtualMachineMigrationState,
+    VirtualMachineMigrationStatus, live_migration,
+};
 pub use self::meta::KubernetesMeta;
 pub use self::network_policy::{
     KubernetesNetworkPolicy, NETWORK_POLICY_ORDER, NETWORK_POLICY_PREFIX, network_policy,
@@ -57,6 +65,7 @@ pub use self::profile::{
     service_account_profile,
 };
 pub use self::selector::LabelSelector;
+pub use self::service::{EndpointSlice, Service, kubernetes_endpoint_slice, kubernetes_service};
 pub use self::uid::calico_uid;
 
 /// What became of an object, and what of it could not be carried over.

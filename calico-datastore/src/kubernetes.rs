@@ -2,8 +2,9 @@
 //!
 //! Resources are custom resources of `crd.projectcalico.org/v1` or `projectcalico.org/v3`,
 //! whichever the cluster has, and so are IPAM's data. Nodes, workload endpoints and profiles are
-//! views of Kubernetes' own nodes, pods, namespaces and service accounts; its own policies stand
-//! among the others with the prefixes `knp.default.` and `kcnp.`. See [`crate::conversion`].
+//! views of Kubernetes' own nodes, pods, namespaces and service accounts, and so are services and
+//! their endpoint slices; its own policies stand among the others with the prefixes `knp.default.`
+//! and `kcnp.`. Migrations of KubeVirt are live migrations. See [`crate::conversion`].
 //!
 //! - *Revisions* are the server's `resourceVersion`s. Those of different collections come in no
 //!   order, so a watch of several collections (all objects; profiles; policies) never resumes: it
@@ -86,7 +87,7 @@ impl Inner {
     }
 
     async fn sources(&self, scope: &Scope) -> Result<Vec<Source>, Failure> {
-        Ok(Source::of(scope, self.server.found().await?.cluster_policies))
+        Ok(Source::of(scope, self.server.found().await?.optional))
     }
 
     async fn list_once(&self, scope: &Scope) -> Result<Listing, Failure> {

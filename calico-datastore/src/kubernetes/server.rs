@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connect;
 use super::failure::{Failure, FailureKind};
+use super::source::{Optional, Source, What};
 use crate::config::KubernetesConfig;
 use crate::conversion::ApiGroup;
 
@@ -43,8 +44,8 @@ pub(super) struct Server {
 pub(super) struct Found {
     /// The group of the custom resources.
     pub(super) group: ApiGroup,
-    /// Whether there are cluster-wide policies of Kubernetes.
-    pub(super) cluster_policies: bool,
+    /// What else there is.
+    pub(super) optional: Optional,
 }
 
 impl fmt::Debug for Server {
@@ -112,8 +113,27 @@ impl Server {
                 )
             })?,
         };
-        let cluster_policies = has("policy.networking.k8s.io/v1alpha2");
-        Ok(Found { group, cluster_policies })
+        let optional = Optional {
+            cluster_policies: has("policy.networking.k8s.io/v1alpha2"),
+            migrations: has("kubevirt.io/v1") && self.serves(What::Migrations, group).await?,
+        };
+        Ok(Found { group, optional })
+    }
+
+    /// Whether a collection that not every cluster has can be read here. One that may not be
+    /// read is named, and done without: it must not keep everything else from being seen.
+    async fn serves(&self, what: What, group: ApiGroup) -> Result<bool, Failure> {
+        let path = Source::all(what).collection(group);
+        match self.get(format!("{path}?limit=1")).await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.kind == FailureKind::NotFound => Ok(false),
+            Err(failure) if failure.kind == FailureKind::Forbidden => {
+                let reason = failure.reason;
+                tracing::warn!(path, reason, "left out, for want of a permission to list them");
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The client, and what to call its server.

@@ -11,10 +11,11 @@ use serde_json::Value;
 use crate::conversion::custom::{OLDER_POLICY_PREFIX, from_custom, is_custom, is_policy};
 use crate::conversion::ipam;
 use crate::conversion::{
-    ApiGroup, CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, Converted, KubernetesMeta,
-    KubernetesNetworkPolicy, KubernetesNode, NETWORK_POLICY_PREFIX, Namespace, Pod, ProfileSource,
-    ServiceAccount, cluster_network_policy, namespace_profile, network_policy, node,
-    profile_source, service_account_profile, workload_endpoint,
+    ApiGroup, CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, Converted, EndpointSlice,
+    KubernetesMeta, KubernetesNetworkPolicy, KubernetesNode, NETWORK_POLICY_PREFIX, Namespace, Pod,
+    ProfileSource, Service, ServiceAccount, VirtualMachineMigration, cluster_network_policy,
+    kubernetes_endpoint_slice, kubernetes_service, live_migration, namespace_profile,
+    network_policy, node, profile_source, service_account_profile, workload_endpoint,
 };
 
 /// What a collection holds.
@@ -30,6 +31,28 @@ pub(super) enum What {
     Accounts,
     Policies,
     ClusterPolicies,
+    Services,
+    Slices,
+    Migrations,
+}
+
+/// Collections that a cluster may have or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Optional {
+    /// Cluster-wide policies of Kubernetes.
+    pub(super) cluster_policies: bool,
+    /// KubeVirt's migrations.
+    pub(super) migrations: bool,
+}
+
+impl Optional {
+    const fn has(self, what: What) -> bool {
+        match what {
+            What::ClusterPolicies => self.cluster_policies,
+            What::Migrations => self.migrations,
+            _ => true,
+        }
+    }
 }
 
 /// A collection of the API, or a part of it.
@@ -66,12 +89,12 @@ pub(super) enum Read {
 }
 
 impl Source {
-    const fn all(what: What) -> Self {
+    pub(super) const fn all(what: What) -> Self {
         Self { what, namespace: None, name: None }
     }
 
     /// The collections that hold `scope`.
-    pub(super) fn of(scope: &Scope, cluster_policies: bool) -> Vec<Self> {
+    pub(super) fn of(scope: &Scope, optional: Optional) -> Vec<Self> {
         let mut sources = match scope {
             Scope::All => {
                 let ipam = [Kind::IpamBlock, Kind::BlockAffinity, Kind::IpamHandle];
@@ -88,6 +111,9 @@ impl Source {
                     What::Accounts,
                     What::Policies,
                     What::ClusterPolicies,
+                    What::Services,
+                    What::Slices,
+                    What::Migrations,
                 ];
                 custom.chain(views).map(Self::all).collect()
             }
@@ -105,7 +131,7 @@ impl Source {
             Scope::One(key) => Self::of_key(key).into_iter().collect(),
             _ => Vec::new(),
         };
-        sources.retain(|source| cluster_policies || source.what != What::ClusterPolicies);
+        sources.retain(|source| optional.has(source.what));
         sources
     }
 
@@ -139,6 +165,9 @@ impl Source {
             Kind::GlobalNetworkPolicy if name.starts_with(CLUSTER_POLICY_PREFIX) => {
                 one(What::ClusterPolicies, None, &name[CLUSTER_POLICY_PREFIX.len()..])
             }
+            Kind::KubernetesService => one(What::Services, namespace, name),
+            Kind::KubernetesEndpointSlice => one(What::Slices, namespace, name),
+            Kind::LiveMigration => one(What::Migrations, namespace, name),
             kind => one(What::Custom(*kind), namespace, name),
         }
     }
@@ -166,6 +195,11 @@ impl Source {
             What::Policies => ("/apis/networking.k8s.io/v1".to_owned(), "networkpolicies"),
             What::ClusterPolicies => {
                 ("/apis/policy.networking.k8s.io/v1alpha2".to_owned(), "clusternetworkpolicies")
+            }
+            What::Services => ("/api/v1".to_owned(), "services"),
+            What::Slices => ("/apis/discovery.k8s.io/v1".to_owned(), "endpointslices"),
+            What::Migrations => {
+                ("/apis/kubevirt.io/v1".to_owned(), "virtualmachineinstancemigrations")
             }
         };
         match &self.namespace {
@@ -198,6 +232,9 @@ impl Source {
             What::Accounts => self.page_of::<ServiceAccount>(text, reading),
             What::Policies => self.page_of::<KubernetesNetworkPolicy>(text, reading),
             What::ClusterPolicies => self.page_of::<ClusterNetworkPolicy>(text, reading),
+            What::Services => self.page_of::<Service>(text, reading),
+            What::Slices => self.page_of::<EndpointSlice>(text, reading),
+            What::Migrations => self.page_of::<VirtualMachineMigration>(text, reading),
         }
     }
 
@@ -245,6 +282,9 @@ impl Source {
             What::Accounts => self.object_of::<ServiceAccount>(object, reading),
             What::Policies => self.object_of::<KubernetesNetworkPolicy>(object, reading),
             What::ClusterPolicies => self.object_of::<ClusterNetworkPolicy>(object, reading),
+            What::Services => self.object_of::<Service>(object, reading),
+            What::Slices => self.object_of::<EndpointSlice>(object, reading),
+            What::Migrations => self.object_of::<VirtualMachineMigration>(object, reading),
         })
     }
 
@@ -258,6 +298,9 @@ impl Source {
             What::Accounts => self.event_of::<ServiceAccount>(line, reading),
             What::Policies => self.event_of::<KubernetesNetworkPolicy>(line, reading),
             What::ClusterPolicies => self.event_of::<ClusterNetworkPolicy>(line, reading),
+            What::Services => self.event_of::<Service>(line, reading),
+            What::Slices => self.event_of::<EndpointSlice>(line, reading),
+            What::Migrations => self.event_of::<VirtualMachineMigration>(line, reading),
         }
     }
 
@@ -315,6 +358,9 @@ fn of_kind(kind: Kind) -> Vec<What> {
         Kind::Profile => vec![What::Namespaces, What::Accounts],
         Kind::NetworkPolicy => vec![What::Custom(kind), What::Policies],
         Kind::GlobalNetworkPolicy => vec![What::Custom(kind), What::ClusterPolicies],
+        Kind::KubernetesService => vec![What::Services],
+        Kind::KubernetesEndpointSlice => vec![What::Slices],
+        Kind::LiveMigration => vec![What::Migrations],
         kind => vec![What::Custom(kind)],
     }
 }
@@ -437,6 +483,20 @@ typed!(ClusterNetworkPolicy, this, source, reading => {
         }
     }
 });
+typed!(Service, this, source, reading => {
+    seen(source, &this.metadata, reading, kubernetes_service(&this))
+});
+typed!(EndpointSlice, this, source, reading => {
+    seen(source, &this.metadata, reading, kubernetes_endpoint_slice(&this))
+});
+typed!(VirtualMachineMigration, this, source, reading => {
+    let meta = &this.metadata;
+    match live_migration(&this) {
+        Some(found) => seen(source, meta, reading, found),
+        // It may have been one a moment ago.
+        None => Read::Hidden(Key::resource(Kind::LiveMigration, Some(&meta.namespace), &meta.name)),
+    }
+});
 
 impl Object for Value {
     fn version(&self) -> &str {
@@ -542,6 +602,15 @@ mod tests {
         check(
             &format!("{V3}/workloadendpoints/prod/n--1-k8s-web--0-eth0"),
             "/api/v1/namespaces/prod/pods/web-0",
+        );
+        check(&format!("{V3}/kubernetesservice/prod/web"), "/api/v1/namespaces/prod/services/web");
+        check(
+            &format!("{V3}/kubernetesendpointslices/prod/web-x"),
+            "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices/web-x",
+        );
+        check(
+            &format!("{V3}/livemigrations/prod/move"),
+            "/apis/kubevirt.io/v1/namespaces/prod/virtualmachineinstancemigrations/move",
         );
         check(
             "/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26",

@@ -33,6 +33,10 @@ pub(super) async fn view(
         (What::Policies | What::ClusterPolicies, _) => {
             return Err(unsupported(key, "change the policy in Kubernetes"));
         }
+        (What::Services | What::Slices, _) => {
+            return Err(unsupported(key, "change the service in Kubernetes"));
+        }
+        (What::Migrations, _) => return Err(unsupported(key, "change the migration in KubeVirt")),
         _ => return Err(unsupported(key, "change the namespace or service account in Kubernetes")),
     }
     for _ in 0..TRIES {

@@ -62,7 +62,8 @@ fn unwrap(mut entry: Entry) -> Entry {
 }
 
 fn own(key: &Key) -> bool {
-    !matches!(key.kind(), Some(Kind::Profile | Kind::Node | Kind::WorkloadEndpoint))
+    let views = [Kind::Profile, Kind::Node, Kind::WorkloadEndpoint];
+    key.kind().is_none_or(|kind| !views.contains(&kind) && !kind.is_internal())
 }
 
 #[async_trait]

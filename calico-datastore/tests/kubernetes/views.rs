@@ -4,11 +4,30 @@ use calico_core::Datastore as _;
 use calico_core::datastore::{Entry, StoreError, WatchEvent, WatchStream};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::{GlobalNetworkPolicy, NetworkPolicy, Node, Profile, WorkloadEndpoint};
+use calico_core::resource::{
+    GlobalNetworkPolicy, KubernetesEndpointSlice, KubernetesService, LiveMigration, NetworkPolicy,
+    Node, Profile, WorkloadEndpoint,
+};
 use calico_datastore::conversion::{ApiGroup, calico_uid};
 use serde_json::{Value, json};
 
 use super::{Etcd, Turn, next};
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// A definition of custom resources of any shape.
+fn definition(group: &str, version: &str, scope: &str, kind: &str) -> Value {
+    let lower = kind.to_lowercase();
+    let plural = lower.strip_suffix('y').map_or_else(|| format!("{lower}s"), |y| format!("{y}ies"));
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let version = json!({"name": version, "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": schema}});
+    json!({
+        "metadata": {"name": format!("{plural}.{group}"),
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+        "spec": {"group": group, "scope": scope, "versions": [version],
+            "names": {"kind": kind, "plural": plural}}})
+}
 
 const PODS: &str = "/api/v1/namespaces/prod/pods";
 
@@ -259,15 +278,8 @@ async fn cluster_policies_are_seen_where_the_cluster_has_them() {
     let scope = Scope::Kind(Kind::GlobalNetworkPolicy);
     assert_eq!(before.list(&scope).await.unwrap().entries, []);
 
-    const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let version = json!({"name": "v1alpha2", "served": true, "storage": true,
-        "schema": {"openAPIV3Schema": schema}});
-    let body = json!({
-        "metadata": {"name": "clusternetworkpolicies.policy.networking.k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
-        "spec": {"group": "policy.networking.k8s.io", "scope": "Cluster", "versions": [version],
-            "names": {"kind": "ClusterNetworkPolicy", "plural": "clusternetworkpolicies"}}});
+    let body =
+        definition("policy.networking.k8s.io", "v1alpha2", "Cluster", "ClusterNetworkPolicy");
     cluster.must("POST", CRDS, body).await;
     const POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
     turn.until(async || cluster.ask("GET", POLICIES, &Value::Null).await.is_ok()).await;
@@ -302,4 +314,108 @@ async fn cluster_policies_are_seen_where_the_cluster_has_them() {
     assert!(matches!(error, StoreError::BadObject { .. }), "{error}");
     let name = "clusternetworkpolicies.policy.networking.k8s.io";
     cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_and_their_slices_are_seen() {
+    let Some(turn) = Turn::take(Etcd::Current) else { return };
+    let (cluster, store) = (turn.cluster, turn.store(ApiGroup::Crd));
+    const SERVICES: &str = "/api/v1/namespaces/prod/services";
+    const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/prod/endpointslices";
+    let (web, slice) = (
+        Key::resource(Kind::KubernetesService, Some("prod"), "web"),
+        Key::resource(Kind::KubernetesEndpointSlice, Some("prod"), "web-x"),
+    );
+    let mut services = store.watch(Scope::Kind(Kind::KubernetesService), None);
+    // The API server's own is there from the start.
+    let own = Key::resource(Kind::KubernetesService, Some("default"), "kubernetes");
+    assert!(ready(&mut services).await.iter().any(|entry| entry.key == own));
+    let mut slices =
+        store.watch(Scope::Namespace(Kind::KubernetesEndpointSlice, "prod".into()), None);
+    assert_eq!(ready(&mut slices).await, []);
+
+    let body = json!({"metadata": {"name": "web"}, "spec": {"type": "LoadBalancer",
+        "externalTrafficPolicy": "Local", "externalIPs": ["192.0.2.9"],
+        "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+    cluster.must("POST", SERVICES, body).await;
+    let WatchEvent::Put(entry) = about(&mut services, &web).await else { panic!("a new service") };
+    let service: KubernetesService = entry.decode().unwrap();
+    assert_eq!(service.spec.cluster_addresses().count(), 1);
+    assert_eq!(service.spec.external_ips, ["192.0.2.9"]);
+    assert_eq!(store.get(&web).await, Ok(entry));
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}}});
+    cluster.must("PATCH", &format!("{SERVICES}/web/status"), status).await;
+    let WatchEvent::Put(entry) = about(&mut services, &web).await else { panic!("a change") };
+    let service: KubernetesService = entry.decode().unwrap();
+    assert_eq!(service.status.unwrap().load_balancer.ingress[0].ip, "192.0.2.10");
+
+    let body = json!({
+        "metadata": {"name": "web-x", "labels": {"kubernetes.io/service-name": "web", "a": "b"}},
+        "addressType": "IPv4", "ports": [{"port": 8080}],
+        "endpoints": [{"addresses": ["10.65.0.2"], "nodeName": "n-1", "conditions": {"ready": true}}]});
+    cluster.must("POST", SLICES, body).await;
+    let WatchEvent::Put(entry) = about(&mut slices, &slice).await else { panic!("a new slice") };
+    let read: KubernetesEndpointSlice = entry.decode().unwrap();
+    assert_eq!(read.service(), Some("web"));
+    assert_eq!(read.addresses_and_ports().count(), 1);
+    assert_eq!(store.get(&slice).await, Ok(entry.clone()));
+    let all = store.list(&Scope::All).await.unwrap().entries;
+    for key in [&web, &slice, &own] {
+        assert!(all.iter().any(|entry| entry.key == *key), "{key}");
+    }
+
+    for error in [
+        store.put(slice.clone(), entry.value).await.unwrap_err(),
+        store.delete(web.clone(), None).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, StoreError::Unsupported { what } if what.contains("the service in Kubernetes")),
+            "{error}"
+        );
+    }
+    cluster.must("DELETE", &format!("{SLICES}/web-x"), Value::Null).await;
+    assert!(matches!(about(&mut slices, &slice).await, WatchEvent::Gone { .. }));
+    cluster.must("DELETE", &format!("{SERVICES}/web"), Value::Null).await;
+    assert!(matches!(about(&mut services, &web).await, WatchEvent::Gone { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_are_seen_where_the_cluster_has_them() {
+    let Some(turn) = Turn::take(Etcd::Current) else { return };
+    let cluster = turn.cluster;
+    let scope = Scope::Kind(Kind::LiveMigration);
+    assert_eq!(turn.store(ApiGroup::V3).list(&scope).await.unwrap().entries, []);
+
+    let definition =
+        definition("kubevirt.io", "v1", "Namespaced", "VirtualMachineInstanceMigration");
+    let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.must("POST", CRDS, definition).await;
+    const MIGRATIONS: &str =
+        "/apis/kubevirt.io/v1/namespaces/prod/virtualmachineinstancemigrations";
+    turn.until(async || cluster.ask("GET", MIGRATIONS, &Value::Null).await.is_ok()).await;
+    let store = turn.store(ApiGroup::V3);
+    let mut watch = store.watch(scope, None);
+    assert_eq!(ready(&mut watch).await, []);
+
+    let object = json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration",
+        "metadata": {"name": "move"}, "spec": {"vmiName": "vm"}, "status": {"phase": "Pending"}});
+    cluster.must("POST", MIGRATIONS, object).await;
+    let key = Key::resource(Kind::LiveMigration, Some("prod"), "move");
+    assert_eq!(store.get(&key).await.unwrap_err(), StoreError::NotFound { key: key.clone() });
+    let path = format!("{MIGRATIONS}/move");
+    let running = json!({"phase": "Running", "migrationState": {"sourcePod": "launcher-a"}});
+    cluster.must("PATCH", &path, json!({"status": running})).await;
+    let WatchEvent::Put(entry) = about(&mut watch, &key).await else { panic!("it has begun") };
+    let read: LiveMigration = entry.decode().unwrap();
+    let source = read.spec.source.unwrap().workload.unwrap();
+    assert_eq!(source.workload_id, "prod/launcher-a");
+    assert_eq!(store.get(&key).await, Ok(entry));
+    cluster.must("PATCH", &path, json!({"status": {"phase": "Succeeded"}})).await;
+    assert!(matches!(about(&mut watch, &key).await, WatchEvent::Gone { .. }));
+    assert_eq!(
+        store.list(&Scope::All).await.unwrap().entries.iter().filter(|e| e.key == key).count(),
+        0
+    );
+    cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
+    turn.until(async || cluster.ask("GET", MIGRATIONS, &Value::Null).await.is_err()).await;
 }
