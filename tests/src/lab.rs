@@ -25,8 +25,11 @@ use nix::sys::socket::{
 use crate::stack::Stack;
 use crate::wire;
 
-/// How many pods there are, numbered from 1.
+/// How many pods there are, numbered from 1, unless more are asked for.
 pub const PODS: u8 = 4;
+
+/// The most pods that there may be.
+pub const MAX_PODS: u8 = 16;
 
 /// Room for what a burst leaves in one socket.
 const QUEUE: usize = 4 << 20;
@@ -49,7 +52,7 @@ impl Port {
     /// Where packets to `address` go.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
-        let mut pods = (1..=PODS).map(Self::Pod);
+        let mut pods = (1..=MAX_PODS).map(Self::Pod);
         let second = || {
             let net = |text: &str| text.parse::<IpNet>().expect("a prefix");
             SECOND_OUTSIDE.iter().any(|text| net(text).contains(&address))
@@ -128,13 +131,24 @@ struct Wire {
 }
 
 impl Lab {
-    /// Makes everything; `None` if privileged tests are to be skipped.
+    /// Makes everything, with [`PODS`] pods; `None` if privileged tests are to be skipped.
     ///
     /// # Panics
     ///
     /// Without root, or without `ip` (Debian package iproute2).
     #[must_use]
     pub fn new() -> Option<Self> {
+        Self::with_pods(PODS)
+    }
+
+    /// As [`new`](Self::new), with so many pods.
+    ///
+    /// # Panics
+    ///
+    /// Likewise, and if there are more than [`MAX_PODS`].
+    #[must_use]
+    pub fn with_pods(pods: u8) -> Option<Self> {
+        assert!(pods <= MAX_PODS, "there is room for {MAX_PODS} pods");
         let host = TestNet::new("diff-host")?;
         host.run(|| {
             for (name, value) in [
@@ -152,21 +166,16 @@ impl Lab {
             }
         });
         let stack = host.run(Stack::new);
-        let ports = (1..=PODS).map(Port::Pod).chain([0, 1].map(Port::Outside));
+        let ports = (1..=pods).map(Port::Pod).chain([0, 1].map(Port::Outside));
         let wires = ports.map(|port| Wire::new(&host, port)).collect::<Option<Vec<_>>>()?;
         let lab = Self { host, stack, wires };
-        for address in [
-            "203.0.113.5",
-            "2001:db8::5",
-            "192.0.2.9",
-            "10.65.0.1",
-            "10.65.0.2",
-            "10.65.0.3",
-            "10.65.0.4",
-            "198.51.100.1",
-            "2001:db8:ff::2",
-        ] {
+        let elsewhere =
+            ["203.0.113.5", "2001:db8::5", "192.0.2.9", "198.51.100.1", "2001:db8:ff::2"];
+        for address in elsewhere {
             lab.wait_for(address.parse().expect("an address"));
+        }
+        for pod in 1..=pods {
+            lab.wait_for(addresses(pod)[0]);
         }
         Some(lab)
     }

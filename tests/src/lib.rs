@@ -6,6 +6,11 @@
 //! What the evaluator foretells ([`predict`]) and what the kernel does must be the same: whether
 //! each packet arrives, which rules counted it, and what was reported about it ([`rig`]).
 //!
+//! `tests/kubernetes.rs` has what Kubernetes' NetworkPolicy means in tables ([`reach`]): its objects
+//! ([`cluster`]) are converted as the Kubernetes datastore does it, and then take the same way, from
+//! every pod to every other. A reading of Kubernetes' documentation that knows nothing of ours
+//! ([`oracle`]) must come to the same tables.
+//!
 //! ```
 //! use calico_tests::scenario::Scenario;
 //!
@@ -21,9 +26,13 @@
 // Everything here is for tests, which fail by panicking.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod cluster;
+pub mod dump;
 pub mod lab;
+pub mod oracle;
 pub mod predict;
 pub mod random;
+pub mod reach;
 pub mod rig;
 pub mod scenario;
 mod stack;

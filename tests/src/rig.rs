@@ -26,8 +26,12 @@ use crate::wire;
 /// The node whose endpoints are behind the lab's interfaces.
 pub const NODE: &str = "n1";
 
-/// What is not there by then will not come: packets and reports take milliseconds.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// What is not there by then will not come: packets and reports take milliseconds, unless the
+/// machine does something else for seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What came though nobody expected it is there by then, mostly.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// Between looks at what came.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -44,6 +48,16 @@ pub struct Rig<'a> {
     reader: JoinHandle<()>,
     revision: u64,
     next: u32,
+    patience: Duration,
+}
+
+/// What became of packets.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// How many verdicts were compared.
+    pub verdicts: u32,
+    /// Which of them arrived.
+    pub arrived: HashSet<Probe>,
 }
 
 impl Drop for Rig<'_> {
@@ -79,7 +93,14 @@ impl<'a> Rig<'a> {
             reader,
             revision: 0,
             next: 1,
+            patience: PATIENCE,
         }
+    }
+
+    /// From now on waits no longer than this for what is missing: once a failure is known, time
+    /// that is lost counts more.
+    pub const fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Configures what the scenario says, and nothing else, and sends its packets. Returns how
@@ -90,6 +111,16 @@ impl<'a> Rig<'a> {
     /// How the kernel and the evaluator differ.
     pub async fn play(&mut self, scenario: &Scenario) -> Result<u32, String> {
         self.configure(&scenario.objects).await?;
+        Ok(self.send(&scenario.probes).await?.verdicts)
+    }
+
+    /// Sends packets through what is configured, and says what became of them. Of those of one
+    /// flow only the first is sent.
+    ///
+    /// # Errors
+    ///
+    /// How the kernel and the evaluator differ.
+    pub async fn send(&mut self, probes: &[Probe]) -> Result<Sent, String> {
         let before = self.counters().await?;
         drop(self.lab.received());
         self.take_reports();
@@ -97,7 +128,7 @@ impl<'a> Rig<'a> {
         let mut expected = Outcome::default();
         let mut sent: BTreeMap<u32, Probe> = BTreeMap::new();
         let mut flows = HashSet::new();
-        for probe in &scenario.probes {
+        for probe in probes {
             // Reports tell packets apart by their flow only.
             if !flows.insert(probe.packet.flow()) {
                 continue;
@@ -106,7 +137,7 @@ impl<'a> Rig<'a> {
             let number = self.next;
             self.next += 1;
             // A length of its own each, so that bytes show when two rules swap packets.
-            let length = wire::length(96 + (u16::try_from(sent.len()).unwrap() * 397) % 1301);
+            let length = wire::length(96 + u16::try_from(sent.len() * 397 % 1301).unwrap());
             expected.add(&self.desired, probe, number, length);
             sent.insert(number, *probe);
             self.lab.send(probe.from, &probe.packet, number, length);
@@ -114,7 +145,11 @@ impl<'a> Rig<'a> {
         let found = self.observe(&before, &expected).await?;
         let verdicts = expected.verdicts;
         match self.differences(&expected, &found, &sent) {
-            text if text.is_empty() => Ok(verdicts),
+            text if text.is_empty() => {
+                let arrived =
+                    sent.iter().filter(|(number, _)| found.delivered.contains_key(number));
+                Ok(Sent { verdicts, arrived: arrived.map(|(_, probe)| *probe).collect() })
+            }
             text => Err(text),
         }
     }
@@ -148,7 +183,12 @@ impl<'a> Rig<'a> {
         if drift.repaired.is_empty() { Ok(()) } else { Err(drift.repaired.join("\n")) }
     }
 
-    async fn configure(&mut self, objects: &[Object]) -> Result<(), String> {
+    /// Configures these resources and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Which of them was refused, and why.
+    pub async fn configure(&mut self, objects: &[Object]) -> Result<(), String> {
         let wanted: BTreeMap<Key, Object> =
             objects.iter().map(|object| (object.key(), object.clone())).collect();
         let gone: Vec<Key> =
@@ -195,7 +235,7 @@ impl<'a> Rig<'a> {
                 counted += 1;
             }
             let complete = found.delivered.len() >= expected.delivered.len() && counted >= reports;
-            let late = start.elapsed() > PATIENCE;
+            let late = start.elapsed() > if complete { SETTLING } else { self.patience };
             if !(complete || late) {
                 continue;
             }

@@ -32,7 +32,7 @@ pub struct Scenario {
 }
 
 /// A packet to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probe {
     /// Where it is put on the wire.
     pub from: Port,

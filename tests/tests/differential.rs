@@ -23,6 +23,9 @@ const PACKETS: usize = 120;
 /// A run that takes longer than this has hung.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// How long each try of that waits for what is missing.
+const HURRY: Duration = Duration::from_millis(500);
+
 /// How long a failing scenario is made smaller.
 const SHRINKING: Duration = Duration::from_secs(60);
 
@@ -55,6 +58,7 @@ fn random_policies_and_packets() {
             match runtime.block_on(rig.play(&scenario(&lines))) {
                 Ok(count) => verdicts += u64::from(count),
                 Err(difference) => {
+                    rig.set_patience(HURRY);
                     let lines = minimise(lines, |lines| {
                         runtime.block_on(rig.play(&scenario(lines))).is_err()
                     });

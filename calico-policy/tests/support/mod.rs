@@ -8,6 +8,7 @@ mod language;
 pub(crate) mod naive;
 mod orders;
 mod render;
+pub(crate) mod states;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
