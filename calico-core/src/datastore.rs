@@ -5,6 +5,7 @@
 //! Values are JSON text exactly as upstream stores it; [`Entry::decode`] makes them typed.
 
 mod error;
+mod shared;
 mod watch;
 mod write;
 
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use shared::{SharedEvent, SharedWatchStream};
 pub use watch::{WatchEvent, WatchStream};
 pub use write::{Expect, Write, WriteFailed};
 
@@ -120,6 +122,12 @@ pub trait Datastore: fmt::Debug + Send + Sync {
     /// reconnects by itself; a gap it cannot fill is a new listing, never a silent loss. Dropping
     /// the stream ends the watch.
     fn watch(&self, scope: Scope, from: Option<Revision>) -> WatchStream;
+
+    /// As [`watch`](Self::watch), for who hands the events on as JSON to many: a store that has
+    /// each of them in memory writes its JSON once.
+    fn watch_shared(&self, scope: Scope, from: Option<Revision>) -> SharedWatchStream {
+        Box::pin(shared::Unshared(self.watch(scope, from)))
+    }
 
     /// Reads one object; `None` if there is none.
     ///

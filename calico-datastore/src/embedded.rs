@@ -30,7 +30,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use calico_core::Datastore;
 use calico_core::datastore::{
-    Entry, Listing, Revision, StoreError, WatchStream, Write, WriteFailed,
+    Entry, Listing, Revision, SharedWatchStream, StoreError, WatchStream, Write, WriteFailed,
 };
 use calico_core::key::{Key, Scope};
 use calico_core::memory::WatchHub;
@@ -169,7 +169,7 @@ impl Drop for EmbeddedStore {
 impl Datastore for EmbeddedStore {
     async fn get(&self, key: &Key) -> Result<Entry, StoreError> {
         self.hub
-            .read(|table| table.get(key).cloned())
+            .read(|table| table.get(key))
             .ok_or_else(|| StoreError::NotFound { key: key.clone() })
     }
 
@@ -194,5 +194,8 @@ impl Datastore for EmbeddedStore {
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> WatchStream {
         self.hub.watch(scope, from)
+    }
+    fn watch_shared(&self, scope: Scope, from: Option<Revision>) -> SharedWatchStream {
+        self.hub.watch_shared(scope, from)
     }
 }

@@ -29,32 +29,52 @@
 //! ```
 
 mod feed;
-mod hub;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use calico_core::Datastore;
 use calico_core::datastore::{
-    Entry, Listing, Revision, StoreError, WatchStream, Write, WriteFailed,
+    Entry, Listing, Revision, SharedEvent, SharedWatchStream, StoreError, WatchStream, Write,
+    WriteFailed,
 };
 use calico_core::key::{Key, Scope};
+use calico_core::memory::{HubFigures, Table, WatchHub};
+use futures_util::StreamExt;
+use futures_util::stream::{empty, once};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-use self::hub::Hub;
 
 /// Changes that a watch may fall behind before it is given a new listing.
 const HISTORY: usize = 16_384;
+
+/// Who names a revision that has not been seen here waits this long for it: it was written through
+/// another connection, and is on its way.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A store whose watches are served from memory. It needs a tokio runtime.
 #[derive(Debug)]
 pub struct Fanout {
     store: Arc<dyn Datastore>,
-    hub: Arc<Hub>,
+    hub: Arc<WatchHub>,
+    state: Arc<watch::Sender<State>>,
     feed: JoinHandle<()>,
     /// The latest revision written by way of this: what was written is seen by who asks after.
     written: AtomicU64,
+}
+
+/// How far the feed is.
+#[derive(Debug, Default)]
+struct State {
+    listed: bool,
+    closed: bool,
+    /// The highest revision seen.
+    revision: Revision,
+    /// Changes and listings that were taken over.
+    updates: u64,
+    trouble: Option<String>,
 }
 
 impl Fanout {
@@ -67,27 +87,41 @@ impl Fanout {
     /// Likewise, and remembers that many changes for watches that fall behind.
     #[must_use]
     pub fn with_history(store: Arc<dyn Datastore>, changes: usize) -> Self {
-        let hub = Arc::new(Hub::new(changes));
-        let feed = tokio::spawn(feed::run(Arc::clone(&store), Arc::clone(&hub)));
-        Self { store, hub, feed, written: AtomicU64::new(0) }
+        let hub = WatchHub::new(Table::new(changes));
+        let state = Arc::new(watch::Sender::new(State::default()));
+        let feed = feed::run(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&state));
+        let feed = tokio::spawn(feed);
+        Self { store, hub, state, feed, written: AtomicU64::new(0) }
     }
 
     /// Whether the store was listed: before that, watches wait.
     #[must_use]
     pub fn is_listed(&self) -> bool {
-        self.hub.is_listed()
+        self.state.borrow().listed
     }
 
     /// Why the store does not answer now, if so.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.hub.trouble()
+        self.state.borrow().trouble.clone()
     }
 
     /// Objects held.
     #[must_use]
     pub fn objects(&self) -> usize {
-        self.hub.objects()
+        self.hub.read(Table::len)
+    }
+
+    /// Changes and listings that the store told of.
+    #[must_use]
+    pub fn updates(&self) -> u64 {
+        self.state.borrow().updates
+    }
+
+    /// What is held for watches, and what was done for them.
+    #[must_use]
+    pub fn figures(&self) -> HubFigures {
+        self.hub.figures()
     }
 }
 
@@ -95,7 +129,20 @@ impl Drop for Fanout {
     fn drop(&mut self) {
         self.feed.abort();
         self.hub.close();
+        self.state.send_modify(|state| state.closed = true);
     }
+}
+
+/// Waits until the store was listed, and `revision` was seen. What never comes, or is another
+/// store's, is given up after a while. `false`: it was never listed, and never will be.
+async fn wait_for(mut state: watch::Receiver<State>, revision: Revision) -> bool {
+    let listed = state.wait_for(|state| state.closed || state.listed);
+    if !listed.await.is_ok_and(|state| state.listed) {
+        return false;
+    }
+    let seen = state.wait_for(|state| state.closed || state.revision >= revision);
+    let _ = tokio::time::timeout(PATIENCE, seen).await;
+    true
 }
 
 #[async_trait]
@@ -121,7 +168,18 @@ impl Datastore for Fanout {
     }
 
     fn watch(&self, scope: Scope, from: Option<Revision>) -> WatchStream {
+        Box::pin(self.watch_shared(scope, from).map(SharedEvent::into_event))
+    }
+
+    fn watch_shared(&self, scope: Scope, from: Option<Revision>) -> SharedWatchStream {
         let written = Revision(self.written.load(Ordering::Relaxed));
-        hub::follow(Arc::clone(&self.hub), scope, from, written)
+        let (hub, state) = (Arc::clone(&self.hub), self.state.subscribe());
+        // A listing has what was written by way of this; who goes on, goes on where it was.
+        let ready = wait_for(state, from.unwrap_or(written));
+        let watch = once(ready).flat_map(move |listed| match listed {
+            true => hub.watch_since(scope.clone(), from, written),
+            false => Box::pin(empty()),
+        });
+        Box::pin(watch)
     }
 }

@@ -4,7 +4,9 @@
 //! Frames are a length (u32, big endian) and JSON. The client says hello with the version it
 //! speaks; then requests, each with a number, share the connection. A watch is paid for in events:
 //! the server sends no more than the client has room for, and a client that falls too far behind
-//! is given a new listing by the store itself, so neither side queues without bound.
+//! is given a new listing by the store itself, so neither side queues without bound. A client that
+//! takes nothing at all for minutes is dropped. Where several clients watch a store that has its
+//! objects in memory, each event is written as JSON once for all of them.
 //!
 //! The client connects when it is first used and again whenever needed. What fails while there is
 //! no connection fails at once with [`Unavailable`](calico_core::datastore::StoreError); watches
@@ -36,6 +38,7 @@
 
 mod client;
 mod connection;
+mod counters;
 mod local;
 mod server;
 #[cfg(feature = "tls")]
@@ -44,6 +47,7 @@ mod watch;
 mod wire;
 
 pub use client::{Connect, RemoteStore, Transport};
+pub use counters::{Counters, ServerFigures};
 pub use local::{LocalListener, LocalSocket};
 pub use server::{Listen, Server};
 #[cfg(feature = "tls")]

@@ -1,6 +1,7 @@
 //! Serves a datastore to many agents: one watch on the store, any number here.
 
 mod config;
+mod figures;
 mod pages;
 
 use std::error::Error;
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use calico_datastore::fanout::Fanout;
-use calico_datastore::remote::{Server, TlsListener};
+use calico_datastore::remote::{Counters, Server, TlsListener};
 use calico_observe::program;
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -55,7 +56,9 @@ async fn run(config: Config, arguments: &Arguments) -> Result<(), Box<dyn Error>
         return Ok(());
     }
     let fanout = Arc::new(Fanout::start(store));
-    let pages = config.pages.map(|place| Pages::new(Arc::clone(&fanout), place));
+    let counters = Arc::<Counters>::default();
+    let pages =
+        config.pages.map(|place| Pages::new(Arc::clone(&fanout), Arc::clone(&counters), place));
     let pages = tokio::spawn(async move {
         match pages {
             Some(pages) => pages.serve().await,
@@ -71,7 +74,7 @@ async fn run(config: Config, arguments: &Arguments) -> Result<(), Box<dyn Error>
             _ = interrupt.recv() => {}
         }
     };
-    Server::run_for(config.clients, listener, fanout, shutdown).await;
+    Server::run_counted(config.clients, counters, listener, fanout, shutdown).await;
     info!("stops; clients go on with what they know and look for another server");
     pages.abort();
     Ok(())

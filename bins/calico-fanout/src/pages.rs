@@ -4,10 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use calico_datastore::fanout::Fanout;
-use calico_observe::metrics::{self, Gauge, Registry};
+use calico_datastore::remote::Counters;
+use calico_observe::metrics;
 use calico_observe::{Health, Page, Report};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
+
+use crate::figures::Figures;
 
 const STORE: &str = "Datastore";
 
@@ -18,17 +21,15 @@ pub(crate) struct Pages {
     fanout: Arc<Fanout>,
     place: String,
     health: Mutex<Health>,
-    registry: Registry,
-    objects: Gauge,
+    counters: Arc<Counters>,
+    figures: Figures,
 }
 
 impl Pages {
-    pub(crate) fn new(fanout: Arc<Fanout>, place: String) -> Self {
+    pub(crate) fn new(fanout: Arc<Fanout>, counters: Arc<Counters>, place: String) -> Self {
         let mut health = Health::default();
         health.register(STORE, Duration::ZERO, Instant::now());
-        let (mut registry, objects) = (Registry::default(), Gauge::default());
-        registry.register("typha_cache_size", "Objects held for clients", objects.clone());
-        Self { fanout, place, health: Mutex::new(health), registry, objects }
+        Self { fanout, place, health: Mutex::new(health), counters, figures: Figures::new() }
     }
 
     pub(crate) async fn serve(self) {
@@ -61,8 +62,8 @@ impl Pages {
             "/liveness" => Some(health.liveness(now).page()),
             "/readiness" => Some(health.readiness(now).page()),
             "/metrics" => {
-                self.objects.set(i64::try_from(self.fanout.objects()).unwrap_or(i64::MAX));
-                Some(metrics::page(&self.registry))
+                self.figures.take(&self.fanout, &self.counters);
+                Some(metrics::page(&self.figures.registry))
             }
             _ => None,
         }

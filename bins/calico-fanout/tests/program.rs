@@ -5,11 +5,11 @@
 #[path = "../../../calico-datastore/tests/etcd/authority.rs"]
 mod authority;
 
-use std::io::Read as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calico_core::datastore::WatchEvent;
 use calico_core::key::{Key, Scope};
@@ -34,6 +34,23 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// The page of metrics; it may take a moment to be served.
+fn metrics(port: u16) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut text = String::new();
+        let asked = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            stream.read_to_string(&mut text)
+        });
+        if asked.is_ok() && text.contains("typha_cache_size") {
+            return text;
+        }
+        assert!(Instant::now() < deadline, "no metrics: {asked:?} {text}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn write_config(dir: &Path, port: u16, datastore: &str) -> std::path::PathBuf {
     let file = |name: &str| format!("{{ file = {:?} }}", dir.join(name));
     let text = format!(
@@ -51,8 +68,11 @@ fn write_config(dir: &Path, port: u16, datastore: &str) -> std::path::PathBuf {
 async fn it_serves_who_has_a_certificate_and_ends_in_good_order() {
     let dir = authority::certificates();
     let port = free_port();
+    let pages = free_port();
     let store = format!("[datastore]\ntype = 'embedded'\npath = {:?}\n", dir.path().join("store"));
     let config = write_config(dir.path(), port, &store);
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("pages = '127.0.0.1:{pages}'\n{text}")).unwrap();
     let child = Command::new(PROGRAM).arg("--config").arg(&config).spawn().unwrap();
     let mut running = Running(child);
 
@@ -77,6 +97,22 @@ async fn it_serves_who_has_a_certificate_and_ends_in_good_order() {
         while !matches!(watch.next().await, Some(WatchEvent::Item(entry)) if entry.key == node) {}
     };
     tokio::time::timeout(Duration::from_secs(60), follow).await.expect("served in time");
+
+    let text = metrics(pages);
+    for expected in [
+        "typha_cache_size 1\n",
+        "typha_connections_active 1\n",
+        "calico_fanout_clients_slow 0\n",
+        "typha_snapshots_generated 1\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is missing in {text}");
+    }
+    let value = |name: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))[name.len() + 1..].parse().unwrap()
+    };
+    assert!(value("calico_fanout_sent_bytes") > 20, "{text}");
+    assert!(value("typha_updates_total") > 0 && value("calico_fanout_events_sent") > 0, "{text}");
 
     let pid = Pid::from_raw(running.0.id().try_into().unwrap());
     kill(pid, Signal::SIGTERM).unwrap();

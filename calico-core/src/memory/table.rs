@@ -1,8 +1,9 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::datastore::{Entry, Listing, Revision, StoreError, Write, WriteFailed};
+use super::history::History;
+use super::objects::Objects;
+use crate::datastore::{Entry, Listing, Revision, StoreError, WatchEvent, Write, WriteFailed};
 use crate::key::{Key, Scope};
 
 /// One change to a [`Table`], as its log keeps it and a durable backend records it.
@@ -37,28 +38,20 @@ impl Prepared {
 /// A versioned map with a bounded log of its latest changes. Pure: no locks, no IO.
 #[derive(Debug)]
 pub struct Table {
-    entries: BTreeMap<Arc<str>, Entry>,
+    objects: Objects,
     revision: Revision,
-    log: VecDeque<Change>,
-    capacity: usize,
-    /// The log holds every change after this revision.
-    floor: Revision,
+    history: History,
 }
 
 impl Table {
-    /// An empty table that remembers its latest `capacity` changes for watchers.
+    /// An empty table that remembers its latest `capacity` changes for watchers; fewer if their
+    /// values are large.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            revision: Revision(0),
-            log: VecDeque::new(),
-            capacity,
-            floor: Revision(0),
-        }
+        Self { objects: Objects::default(), revision: Revision(0), history: History::new(capacity) }
     }
 
-    /// The revision of the latest change.
+    /// The highest revision of a change.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
@@ -66,42 +59,37 @@ impl Table {
 
     /// Number of objects.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    pub const fn len(&self) -> usize {
+        self.objects.len()
     }
 
     /// Whether there are no objects.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.objects.len() == 0
+    }
+
+    /// Bytes of the objects' paths and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.objects.bytes()
     }
 
     /// One object.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key.to_string().as_str())
+    pub fn get(&self, key: &Key) -> Option<Entry> {
+        self.objects.get(key)
     }
 
     /// Every object, in the order of paths.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.objects.entries()
     }
 
     /// The objects of `scope`.
     #[must_use]
     pub fn list(&self, scope: &Scope) -> Listing {
-        let mut entries = Vec::new();
-        for prefix in scope.prefixes() {
-            let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-            entries.extend(
-                self.entries
-                    .range::<str, _>(from)
-                    .take_while(|(path, _)| path.starts_with(&prefix))
-                    .filter(|(_, entry)| scope.contains(&entry.key))
-                    .map(|(_, entry)| entry.clone()),
-            );
-        }
-        Listing { entries, revision: self.revision }
+        Listing { entries: self.objects.list(scope), revision: self.revision }
     }
 
     /// Checks `writes` and adds what they change to `prepared`, which may already hold other
@@ -119,7 +107,7 @@ impl Table {
         for write in writes {
             let current = match prepared.staged.get(&write.key) {
                 Some(staged) => *staged,
-                None => self.get(&write.key).map(|entry| entry.revision),
+                None => self.objects.revision(&write.key),
             };
             let checked = match write.key.is_storable() {
                 true => write.check(current),
@@ -144,47 +132,54 @@ impl Table {
         }
     }
 
-    /// Makes one change that was recorded earlier, such as when a file is read back.
+    /// Makes one change that was recorded earlier, such as when a file is read back, or that
+    /// another store tells of. Its revision need not be the highest. An object whose key is not
+    /// [storable](Key::is_storable) is not kept.
     pub fn apply(&mut self, change: Change) {
-        let path: Arc<str> = change.key.to_string().into();
-        match &change.value {
+        let Change { key, value, revision } = change;
+        self.revision = self.revision.max(revision);
+        self.history.push(match value {
             Some(value) => {
-                let entry = Entry {
-                    key: change.key.clone(),
-                    value: Arc::clone(value),
-                    revision: change.revision,
-                };
-                self.entries.insert(path, entry);
+                let entry = Entry { key, value, revision };
+                self.objects.insert(entry.clone());
+                WatchEvent::Put(entry)
             }
             None => {
-                self.entries.remove(&path);
+                self.objects.remove(&key);
+                WatchEvent::Gone { key, revision }
             }
-        }
-        self.revision = change.revision;
-        self.log.push_back(change);
-        while self.log.len() > self.capacity {
-            if let Some(oldest) = self.log.pop_front() {
-                self.floor = oldest.revision;
-            }
-        }
+        });
+    }
+
+    /// Takes over the listing of another store. Watchers are told the difference.
+    pub fn replace(&mut self, listing: Listing) {
+        let Listing { entries, revision } = listing;
+        let mut objects = Objects::default();
+        entries.into_iter().for_each(|entry| objects.insert(entry));
+        let (gone, mut written) = self.objects.difference(&objects);
+        self.objects = objects;
+        written.sort_by_key(|entry| entry.revision);
+        let latest = written.last().map_or(revision, |entry| entry.revision.max(revision));
+        self.revision = self.revision.max(latest);
+        let written = written.into_iter().map(WatchEvent::Put);
+        let gone = gone.into_iter().map(|key| WatchEvent::Gone { key, revision });
+        self.history.bridge(written.chain(gone), revision);
+    }
+
+    /// Tells watchers of something that cannot be understood.
+    pub fn report(&mut self, path: String, reason: String) {
+        self.history.push(WatchEvent::Bad { path, reason });
     }
 
     /// Says that no history is known: the table is exactly what it holds, as of `revision`.
     pub fn forget_history(&mut self, revision: Revision) {
         self.revision = revision.max(self.revision);
-        self.floor = self.revision;
-        self.log.clear();
+        self.history.forget(self.revision);
     }
 
-    /// The changes after `from`, oldest first; `None` if some of them are forgotten, or if `from`
-    /// lies in a future that this table has not seen.
-    #[must_use]
-    pub fn changes_after(&self, from: Revision) -> Option<impl Iterator<Item = &Change>> {
-        if from < self.floor || from > self.revision {
-            return None;
-        }
-        let start = self.log.partition_point(|change| change.revision <= from);
-        Some(self.log.iter().skip(start))
+    /// What happened last.
+    pub(super) const fn history(&self) -> &History {
+        &self.history
     }
 }
 

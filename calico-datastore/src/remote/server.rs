@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use calico_core::Datastore;
-use calico_core::datastore::{Revision, StoreError, WatchEvent};
+use calico_core::datastore::{Revision, SharedEvent, SharedWatchStream, StoreError, WatchEvent};
 use calico_core::key::Scope;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::counters::Counters;
 use super::wire::{
     Ask, FromClient, FromServer, Hello, MAX_VALUE, PART, Say, VERSION, WINDOW, Welcome, encode,
-    invalid, read,
+    encode_events, invalid, read,
 };
 
 /// Connections at a time, unless told otherwise.
@@ -33,6 +34,10 @@ const QUEUE: usize = 16;
 const EVENTS: usize = 64;
 /// Time to say hello in.
 const GREETING: Duration = Duration::from_secs(5);
+/// A client whose connection takes no byte for this long is dropped; upstream's Typha waits as long.
+const WRITE: Duration = Duration::from_secs(120);
+/// So is one that has room for no event of a watch for this long, likewise.
+const BEHIND: Duration = Duration::from_secs(300);
 /// Pause after a failed accept, such as for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,6 +72,17 @@ impl Server {
     /// Likewise, for that many clients at a time; more wait.
     pub async fn run_for(
         clients: usize,
+        listener: impl Listen,
+        store: Arc<dyn Datastore>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        Self::run_counted(clients, Arc::default(), listener, store, shutdown).await;
+    }
+
+    /// Likewise, and counts what it does.
+    pub async fn run_counted(
+        clients: usize,
+        counters: Arc<Counters>,
         mut listener: impl Listen,
         store: Arc<dyn Datastore>,
         shutdown: impl Future<Output = ()>,
@@ -81,9 +97,10 @@ impl Server {
                 while clients.try_join_next().is_some() {}
                 match listener.accept().await {
                     Ok(io) => {
-                        let store = Arc::clone(&store);
+                        let (store, counters) = (Arc::clone(&store), Arc::clone(&counters));
                         clients.spawn(async move {
-                            match serve(io, store, instance).await {
+                            let _connected = counters.client();
+                            match serve(io, store, &counters, instance).await {
                                 Ok(()) => tracing::debug!("a datastore client left"),
                                 Err(error) => tracing::info!(%error, "dropped a datastore client"),
                             }
@@ -108,6 +125,7 @@ impl Server {
 async fn serve(
     io: impl AsyncRead + AsyncWrite,
     store: Arc<dyn Datastore>,
+    counters: &Arc<Counters>,
     instance: u64,
 ) -> io::Result<()> {
     let (mut reader, writer) = tokio::io::split(io);
@@ -123,8 +141,13 @@ async fn serve(
     send_now(&mut writer, &Welcome::Welcome { instance }).await?;
 
     let (out, mut frames) = mpsc::channel::<Vec<u8>>(QUEUE);
+    let hang_up = Arc::new(Notify::new());
     let session = Session {
-        out: Outgoing(out),
+        out: Outgoing {
+            frames: out,
+            counters: Arc::clone(counters),
+            hang_up: Arc::clone(&hang_up),
+        },
         store,
         requests: Arc::new(Semaphore::new(REQUESTS)),
         watches: HashMap::new(),
@@ -132,17 +155,37 @@ async fn serve(
     };
     let writing = async {
         while let Some(frame) = frames.recv().await {
-            writer.write_all(&frame).await?;
-            if frames.is_empty() {
-                writer.flush().await?;
+            let written = async {
+                writer.write_all(&frame).await?;
+                if frames.is_empty() {
+                    writer.flush().await?;
+                }
+                io::Result::Ok(())
+            };
+            match tokio::time::timeout(WRITE, written).await {
+                Ok(result) => result?,
+                Err(_elapsed) => {
+                    counters.was_slow();
+                    return Err(slow("read nothing", WRITE));
+                }
             }
+            counters.sent(frame.len());
         }
         Ok(())
     };
     tokio::select! {
         result = session.run(&mut reader) => result,
         result = writing => result,
+        () = hang_up.notified() => {
+            counters.was_slow();
+            Err(slow("had no room for an event", BEHIND))
+        }
     }
+}
+
+fn slow(what: &str, time: Duration) -> io::Error {
+    let what = format!("a slow client: it {what} for {} s", time.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
 fn refusal(hello: &Hello) -> Option<String> {
@@ -224,7 +267,7 @@ impl Session {
             return Err(invalid("too many watches, or one that cannot be"));
         }
         let credit = Arc::new(Semaphore::new(credit as usize));
-        let stream = self.store.watch(scope, from);
+        let stream = self.store.watch_shared(scope, from);
         let following = follow(stream, self.out.clone(), id, Arc::clone(&credit));
         let task = self.tasks.spawn(following);
         self.watches.insert(id, Following { credit, task });
@@ -270,17 +313,15 @@ async fn answer(store: &dyn Datastore, out: &Outgoing, id: u64, request: Ask) {
     out.send(id, say).await;
 }
 
-async fn follow(
-    mut stream: calico_core::datastore::WatchStream,
-    out: Outgoing,
-    id: u64,
-    credit: Arc<Semaphore>,
-) {
+async fn follow(mut stream: SharedWatchStream, out: Outgoing, id: u64, credit: Arc<Semaphore>) {
     loop {
-        let Ok(permit) = credit.acquire().await else { return };
+        let Ok(room) = tokio::time::timeout(BEHIND, credit.acquire()).await else {
+            return out.hang_up.notify_one();
+        };
+        let Ok(permit) = room else { return };
         let Some(event) = stream.next().await else { break };
         permit.forget();
-        let mut bytes = weight(&event);
+        let mut bytes = weight(event.event());
         let mut events = vec![sendable(event)];
         while events.len() < EVENTS
             && bytes < PART
@@ -288,10 +329,10 @@ async fn follow(
             && let Some(Some(event)) = stream.next().now_or_never()
         {
             permit.forget();
-            bytes += weight(&event);
+            bytes += weight(event.event());
             events.push(sendable(event));
         }
-        if !out.send(id, Say::Events(events)).await {
+        if !out.send_events(id, &events).await {
             return;
         }
     }
@@ -306,30 +347,49 @@ fn weight(event: &WatchEvent) -> usize {
 }
 
 /// The event, or a report in place of an object that no frame can carry.
-fn sendable(event: WatchEvent) -> WatchEvent {
-    let length = weight(&event);
-    match event {
-        WatchEvent::Item(entry) | WatchEvent::Put(entry) if length > MAX_VALUE => WatchEvent::Bad {
-            path: entry.key.to_string(),
-            reason: format!("{length} bytes; at most {MAX_VALUE} can be sent"),
-        },
-        event => event,
+fn sendable(event: SharedEvent) -> SharedEvent {
+    match event.event() {
+        WatchEvent::Item(entry) | WatchEvent::Put(entry) if entry.value.len() > MAX_VALUE => {
+            let length = entry.value.len();
+            SharedEvent::new(WatchEvent::Bad {
+                path: entry.key.to_string(),
+                reason: format!("{length} bytes; at most {MAX_VALUE} can be sent"),
+            })
+        }
+        _ => event,
     }
 }
 
 /// Frames on their way to the client.
 #[derive(Clone)]
-struct Outgoing(mpsc::Sender<Vec<u8>>);
+struct Outgoing {
+    frames: mpsc::Sender<Vec<u8>>,
+    counters: Arc<Counters>,
+    /// Ends the connection of a client that is too slow.
+    hang_up: Arc<Notify>,
+}
 
 impl Outgoing {
     /// Waits for room; `false` once the client is gone.
     async fn send(&self, id: u64, say: Say) -> bool {
-        let frame = encode(&FromServer { id, say }).or_else(|| {
+        let frame = encode(&FromServer { id, say });
+        self.send_frame(id, frame).await
+    }
+
+    async fn send_events(&self, id: u64, events: &[SharedEvent]) -> bool {
+        let shared = events.iter().filter(|event| event.is_written()).count();
+        let frame = encode_events(id, events);
+        self.counters.events(events.len(), events.len() - shared);
+        self.send_frame(id, frame).await
+    }
+
+    async fn send_frame(&self, id: u64, frame: Option<Vec<u8>>) -> bool {
+        let frame = frame.or_else(|| {
             let what = format!("an answer larger than {MAX_VALUE} bytes");
             encode(&FromServer { id, say: Say::Failed(StoreError::Unsupported { what }) })
         });
         match frame {
-            Some(frame) => self.0.send(frame).await.is_ok(),
+            Some(frame) => self.frames.send(frame).await.is_ok(),
             None => true,
         }
     }

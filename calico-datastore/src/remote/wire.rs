@@ -2,7 +2,9 @@
 
 use std::io;
 
-use calico_core::datastore::{Entry, Revision, StoreError, WatchEvent, Write, WriteFailed};
+use calico_core::datastore::{
+    Entry, Revision, SharedEvent, StoreError, WatchEvent, Write, WriteFailed,
+};
 use calico_core::key::{Key, Scope};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -95,9 +97,31 @@ pub(super) fn encode<T: Serialize>(message: &T) -> Option<Vec<u8>> {
     let mut frame = vec![0; 4];
     // Cannot fail: the messages have text keys only, and memory takes every write.
     serde_json::to_writer(&mut frame, message).ok()?;
+    finish(frame)
+}
+
+/// Fills in the length.
+fn finish(mut frame: Vec<u8>) -> Option<Vec<u8>> {
     let length = frame.len() - 4;
     frame[..4].copy_from_slice(&u32::try_from(length).ok()?.to_be_bytes());
     (length <= MAX_FRAME).then_some(frame)
+}
+
+/// [`Say::Events`] as a frame, from what was written for others who follow the same store.
+pub(super) fn encode_events(id: u64, events: &[SharedEvent]) -> Option<Vec<u8>> {
+    let (head, tail) = (format!("{{\"id\":{id},\"say\":{{\"events\":["), "]}}");
+    let texts: usize = events.iter().map(|event| event.json().len() + 1).sum();
+    let mut frame = Vec::with_capacity(4 + head.len() + texts + tail.len());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(head.as_bytes());
+    for (at, event) in events.iter().enumerate() {
+        if at > 0 {
+            frame.push(b',');
+        }
+        frame.extend_from_slice(event.json().as_bytes());
+    }
+    frame.extend_from_slice(tail.as_bytes());
+    finish(frame)
 }
 
 /// Reads one message; `None` at the end of the stream.
@@ -146,6 +170,25 @@ mod tests {
             assert_eq!(read(&mut reader).await.unwrap(), Some(message.clone()));
         }
         assert_eq!(read::<FromClient>(&mut reader).await.unwrap(), None);
+    }
+
+    #[test]
+    fn shared_events_make_the_same_frame() {
+        let entry =
+            Entry { key: Key::IpamConfig, value: "\"\n\u{1}".into(), revision: Revision(7) };
+        let events = vec![
+            WatchEvent::Begin,
+            WatchEvent::Item(entry.clone()),
+            WatchEvent::Ready(Revision(7)),
+            WatchEvent::Put(entry),
+            WatchEvent::Gone { key: Key::IpamConfig, revision: Revision(8) },
+            WatchEvent::Bad { path: "/a".into(), reason: "\"".into() },
+        ];
+        for count in 0..=events.len() {
+            let shared: Vec<_> = events[..count].iter().cloned().map(SharedEvent::new).collect();
+            let message = FromServer { id: u64::MAX, say: Say::Events(events[..count].to_vec()) };
+            assert_eq!(encode_events(u64::MAX, &shared), encode(&message));
+        }
     }
 
     #[tokio::test]
