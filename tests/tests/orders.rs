@@ -26,6 +26,17 @@ use states::STATES;
 /// What our table is called.
 const TABLE: &str = "calico";
 
+/// In every state: what the dataplane keeps once it was needed, because to leave it would tear up
+/// what works. Hooks of address translation, whose end would forget translated connections, and
+/// rules for a family of addresses, which each come and go of its last member would make anew.
+const BASE: &str = "
+    pool base4 {cidr: 172.30.0.0/24, natOutgoing: true}
+    pool base6 {cidr: 'fd30::/64', natOutgoing: true}
+    gnetset base 172.31.0.0/24 fd31::/64 base=yes
+    gnp base {selector: \"! all()\", performanceHints: [AssumeNeededOnEveryNode],
+        ingress: [{action: Allow, source: {selector: \"base == 'yes'\"}}]}
+";
+
 /// The agent's part of a node: what it knows, and the kernel's tables.
 struct Agent {
     graph: Graph,
@@ -82,7 +93,7 @@ fn name(input: &Input) -> Key {
 /// Each object once, in order.
 fn state(text: &str) -> Vec<Input> {
     let all: BTreeMap<Key, Input> =
-        inputs(text).into_iter().map(|input| (name(&input), input)).collect();
+        inputs(&format!("{BASE}{text}")).into_iter().map(|input| (name(&input), input)).collect();
     all.into_values().collect()
 }
 
