@@ -4,6 +4,7 @@ mod crds;
 mod deps;
 mod packages;
 mod run;
+mod vm;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,12 +16,15 @@ usage: cargo xtask <chore>
 
   demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
   test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
+  vm [ARGS]     run the tests that need Debian's kernel (IP-in-IP) in a virtual machine
   kills [N]     as the tests: N agents (100) are killed under traffic; nothing is lost or let in
+  crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
+  containers [N]  as the tests: containerd starts and stops N containers (100) at once
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   check-deps    hold the dependencies between the workspace's crates against their table
   crds          write deploy/crds and deploy/schemas from the resource types
 
-demo, test, kills and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
+demo, test, vm, kills and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
 
 fn main() -> ExitCode {
@@ -30,7 +34,10 @@ fn main() -> ExitCode {
     let outcome = match chore.as_deref() {
         Some("demo") => demo(&rest),
         Some("test") => test(&rest),
+        Some("vm") => vm(&rest),
         Some("kills") => kills(&rest),
+        Some("crash") => crash(&rest),
+        Some("containers") => containers(&rest),
         Some("bench") => bench(&rest),
         Some("check-deps") => check_deps(),
         Some("crds") => crds::write(),
@@ -59,7 +66,8 @@ fn demo(args: &[String]) -> Result<(), Failure> {
 }
 
 fn test(args: &[String]) -> Result<(), Failure> {
-    if std::env::var_os("CALICO_SKIP_PRIVILEGED").is_none() {
+    let privileged = std::env::var_os("CALICO_SKIP_PRIVILEGED").is_none();
+    if privileged {
         run::require_root("the tests of the kernel and of the lab")?;
         packages::install(packages::TEST)?;
     }
@@ -70,14 +78,20 @@ fn test(args: &[String]) -> Result<(), Failure> {
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .args(args)
         .deadline(Duration::from_secs(40 * 60))
-        .run()
+        .run()?;
+    // Arguments choose tests, which these then are not.
+    if privileged && args.is_empty() { vm::run(&[]) } else { Ok(()) }
+}
+
+fn vm(args: &[String]) -> Result<(), Failure> {
+    run::require_root("what the tests run")?;
+    packages::install(packages::TEST)?;
+    build("--bins")?;
+    vm::run(args)
 }
 
 fn kills(args: &[String]) -> Result<(), Failure> {
-    let number = args.first().map_or("100", String::as_str);
-    if number.parse::<u32>().is_err() {
-        return Err(Failure::usage(format!("{number:?} is no number of kills\n\n{USAGE}")));
-    }
+    let number = number_of(args, "100")?;
     run::require_root("the kills")?;
     packages::install(packages::DEMO)?;
     build("--bins")?;
@@ -86,6 +100,40 @@ fn kills(args: &[String]) -> Result<(), Failure> {
         .env("CALICO_KILLS", number)
         .deadline(Duration::from_secs(60 * 60))
         .run()
+}
+
+fn crash(args: &[String]) -> Result<(), Failure> {
+    let number = number_of(args, "10000")?;
+    run::require_root("the crashes")?;
+    packages::install(packages::DEMO)?;
+    build("--bins")?;
+    Step::cargo("crash")
+        .args(["test", "-p", "calico-lab", "--locked", "--test", "crash", "--", "--nocapture"])
+        .env("CALICO_CRASH_CYCLES", number)
+        .env("CALICO_CRASH_SECONDS", "3600")
+        .deadline(Duration::from_secs(2 * 60 * 60))
+        .run()
+}
+
+fn containers(args: &[String]) -> Result<(), Failure> {
+    let number = number_of(args, "100")?;
+    run::require_root("the containers")?;
+    packages::install(packages::TEST)?;
+    build("--bins")?;
+    Step::cargo("containers")
+        .args(["test", "-p", "calico-lab", "--locked", "--test", "containerd", "--", "--nocapture"])
+        .env("CALICO_CONTAINERS", number)
+        .deadline(Duration::from_secs(30 * 60))
+        .run()
+}
+
+/// The only argument, if any: how many.
+fn number_of<'a>(args: &'a [String], usual: &'a str) -> Result<&'a str, Failure> {
+    let number = args.first().map_or(usual, String::as_str);
+    if number.parse::<u32>().is_err() {
+        return Err(Failure::usage(format!("{number:?} is no number\n\n{USAGE}")));
+    }
+    Ok(number)
 }
 
 fn bench(args: &[String]) -> Result<(), Failure> {

@@ -12,8 +12,8 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
-/// What the tests run besides: two container runtimes, what their containers hold, etcd, and the
-/// BGP daemons of docs/bgp-interop.md.
+/// What the tests run besides: two container runtimes, what their containers hold, etcd, the BGP
+/// daemons of docs/bgp-interop.md, and a virtual machine.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
     "busybox-static",
@@ -28,10 +28,13 @@ pub(crate) const TEST: &[&str] = &[
     "iproute2",
     "iptables",
     "iputils-ping",
+    "kmod",
     "nftables",
     "openbgpd",
     "podman",
+    "qemu-system-x86",
     "runc",
+    "xz-utils",
 ];
 
 /// Asked by Debian's maintainer scripts whether a daemon may be started.

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +23,10 @@ impl Failure {
 
     pub(crate) fn check(text: impl Into<String>) -> Self {
         Self::Check(text.into())
+    }
+
+    pub(crate) fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::Check(format!("cannot {verb} {}: {error}", path.display()))
     }
 
     pub(crate) fn code(&self) -> u8 {
@@ -48,6 +52,7 @@ pub(crate) struct Step {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -58,6 +63,7 @@ impl Step {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            directory: None,
             deadline: Duration::from_secs(600),
         }
     }
@@ -82,6 +88,12 @@ impl Step {
         self
     }
 
+    /// Where it runs, instead of here.
+    pub(crate) fn directory(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
+        self
+    }
+
     pub(crate) fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -91,7 +103,9 @@ impl Step {
     pub(crate) fn run(self) -> Result<(), Failure> {
         eprintln!("xtask: {}: {}", self.title, self.command_line());
         let started = Instant::now();
+        let here = Path::new(".");
         let mut child = Command::new(&self.program)
+            .current_dir(self.directory.as_deref().unwrap_or(here))
             .args(&self.args)
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
