@@ -36,6 +36,7 @@ mod connect;
 mod failure;
 mod feed;
 mod listing;
+mod pods;
 mod server;
 mod source;
 mod views;
@@ -55,6 +56,7 @@ use calico_core::resource::Profile;
 
 use self::failure::{Failure, FailureKind};
 use self::listing::Pages;
+pub use self::pods::PodMeta;
 use self::server::Server;
 use self::source::{Read, Reading, Source, What};
 use self::write::of_object;

@@ -57,7 +57,7 @@ const ALLOWED: &[Row] = &[
             "calico-policy",
             "calico-router",
         ],
-        tests_use: &[],
+        tests_use: &["calico-test-servers"],
     },
     Row {
         from: "calico-rr",

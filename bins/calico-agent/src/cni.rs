@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use calico_cni::engine::{Engine, Journal, Options, Parts, PolicyGate, ResidentPods, Verdict};
+use calico_cni::facts::PodSource;
 use calico_core::Datastore;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
@@ -46,6 +47,7 @@ pub fn engine(
     progress: Watcher,
     journal: &Path,
     mtu_file: PathBuf,
+    pods: Arc<dyn PodSource>,
 ) -> Arc<Engine> {
     let options = calico_ipam::Options::default();
     Arc::new(Engine::new(Parts {
@@ -55,7 +57,7 @@ pub fn engine(
         network: Arc::new(ResidentPods::default()),
         policy: Arc::new(progress),
         journal: Journal::new(journal),
-        options: Options { clock: Arc::new(SystemTime::now), mtu_file, ..Options::default() },
+        options: Options { clock: Arc::new(SystemTime::now), mtu_file, pods, ..Options::default() },
     }))
 }
 

@@ -12,6 +12,7 @@ pub mod init;
 pub mod node;
 pub mod node_status;
 pub mod overlay;
+pub mod pods;
 pub mod probes;
 pub mod progress;
 pub mod router;

@@ -32,7 +32,7 @@ use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
 use crate::workload_addresses::WorkloadAddresses;
-use crate::{cni, collect, environment, init, node_status, overlay, probes, settings};
+use crate::{cni, collect, environment, init, node_status, overlay, pods, probes, settings};
 use calico_router::secrets::SecretFiles;
 
 /// Why an agent cannot run.
@@ -103,8 +103,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(overlay::addresses::run(node.clone(), Arc::clone(&store), wanted));
     let devices = Some(Devices::new(config.mtu_file()));
     services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));
+    let pods = pods::source(&config.store()?)?;
     let engine =
-        cni::engine(&node, Arc::clone(&store), watcher, &config.journal(), config.mtu_file());
+        cni::engine(&node, Arc::clone(&store), watcher, &config.journal(), config.mtu_file(), pods);
     services.spawn(cni::replay(Arc::clone(&engine)));
     services.spawn(cni::reconcile(Arc::clone(&engine), config.reconcile));
     let (stop_calls, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -4,176 +4,21 @@
 
 mod common;
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::path::Path;
+use std::time::Duration;
 
-use calico_cni::engine::{Engine, Journal, NetlinkPods, NoPolicy, Options, Parts, Verdict};
-use calico_cni::protocol::serve;
-use calico_core::key::{Key, Scope};
-use calico_core::{Datastore, Kind};
+use calico_cni::engine::Verdict;
+use calico_core::key::Key;
+use calico_core::{Datastore as _, Kind};
 use calico_datastore::EmbeddedStore;
-use calico_datastore::remote::LocalListener;
-use calico_ipam::Ipam;
 use calico_netlink::testing::TestNet;
+use common::machine::{Machine, pings};
 use common::{addresses, with};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A node's namespace and what is on its disk.
-struct Node {
-    net: TestNet,
-    directory: TempDir,
-}
-
-impl Node {
-    fn new() -> Option<Self> {
-        let net = TestNet::new("node")?;
-        // Something outside of the pods to talk to.
-        net.output("ip", &["address", "add", "192.0.2.1/32", "dev", "lo"]);
-        net.output("ip", &["address", "add", "2001:db8::1/128", "dev", "lo", "nodad"]);
-        let node = Self { net, directory: tempfile::tempdir().unwrap() };
-        let store = EmbeddedStore::open(node.path("store")).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for (name, cidr) in [("four", "10.65.0.0/24"), ("six", "fd00:65::/112")] {
-            let pool = format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"cidr":"{cidr}"}}}}"#);
-            let key = Key::resource(Kind::IpPool, None, name);
-            runtime.block_on(store.create(key, pool.into())).unwrap();
-        }
-        Some(node)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A configuration without agent.
-    fn direct(&self) -> Value {
-        json!({
-            "cniVersion": "1.1.0", "name": "net", "type": "calico", "nodename": "node1",
-            "mtu": 1400, "ipam": { "type": "calico-ipam", "assign_ipv6": "true" },
-            "datastore_path": self.path("store"), "journal_dir": self.path("journal"),
-        })
-    }
-
-    fn through_agent(&self) -> Value {
-        let mut config = with(self.direct(), "agent_socket", json!(self.path("cni.sock")));
-        config.as_object_mut().unwrap().remove("datastore_path");
-        config
-    }
-
-    fn cni(
-        &self,
-        verb: &str,
-        config: &Value,
-        container: &str,
-        netns: &Path,
-    ) -> Result<Value, Value> {
-        let output = self.net.run(|| {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_calico-cni"))
-                .env_clear()
-                .envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", container)])
-                .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
-                .env("CNI_NETNS", netns)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        });
-        let text = String::from_utf8(output.stdout).unwrap();
-        let value = serde_json::from_str(&text).unwrap_or_default();
-        if output.status.success() { Ok(value) } else { Err(value) }
-    }
-
-    /// Runs `while_up` with an agent that serves on this node.
-    fn with_agent<T: Send>(&self, while_up: impl FnOnce() -> T + Send) -> T {
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                self.net.run(|| {
-                    let runtime =
-                        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    runtime.block_on(async {
-                        let listener = LocalListener::bind(self.path("cni.sock")).unwrap();
-                        let engine = self.engine();
-                        engine.replay().await.unwrap();
-                        ready.send(()).unwrap();
-                        serve(listener, engine, async {
-                            let _ = stopped.await;
-                        })
-                        .await;
-                    });
-                });
-            });
-            is_ready.recv_timeout(Duration::from_secs(10)).unwrap();
-            let result = while_up();
-            stop.send(()).unwrap();
-            result
-        })
-    }
-
-    fn engine(&self) -> Arc<Engine> {
-        self.engine_after(Duration::ZERO)
-    }
-
-    /// An engine for which it is later.
-    fn engine_after(&self, time: Duration) -> Arc<Engine> {
-        let store: Arc<dyn Datastore> = Arc::new(EmbeddedStore::open(self.path("store")).unwrap());
-        Arc::new(Engine::new(Parts {
-            node: "node1".into(),
-            ipam: Ipam::new(Arc::clone(&store), calico_ipam::Options::default()),
-            store,
-            network: Arc::new(NetlinkPods),
-            policy: Arc::new(NoPolicy),
-            journal: Journal::new(self.path("journal")),
-            options: Options {
-                clock: Arc::new(move || SystemTime::now() + time),
-                ..Options::default()
-            },
-        }))
-    }
-
-    fn interfaces(&self) -> Vec<String> {
-        let text = self.net.output("ip", &["-o", "link"]);
-        let name = |line: &str| line.split([':', '@']).nth(1).unwrap().trim().to_owned();
-        text.lines().map(name).filter(|name| name != "lo").collect()
-    }
-
-    /// Sees that nothing of any container is left, in the kernel or in the store.
-    fn assert_clean(&self) {
-        assert_eq!(self.interfaces(), [] as [&str; 0]);
-        for family in ["-4", "-6"] {
-            let routes = self.net.output("ip", &[family, "route"]);
-            assert!(!routes.contains("cali"), "{routes}");
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let store = EmbeddedStore::open(self.path("store")).unwrap();
-            for scope in [Scope::Handles, Scope::Kind(Kind::WorkloadEndpoint)] {
-                assert_eq!(store.list(&scope).await.unwrap().entries, []);
-            }
-            let ipam = Ipam::new(Arc::new(store), calico_ipam::Options::default());
-            let left = ipam.blocks().await.unwrap();
-            assert!(left.iter().all(|block| block.allocations.is_empty()), "{left:?}");
-        });
-        assert_eq!(Journal::new(self.path("journal")).pending().unwrap().0.len(), 0);
-    }
-}
-
-fn pings(pod: &TestNet) {
-    for target in ["192.0.2.1", "2001:db8::1"] {
-        assert!(pod.pings(target.parse().unwrap(), 3), "the pod cannot reach {target}");
-    }
-}
+use serde_json::json;
 
 #[test]
 fn without_an_agent_a_pod_gets_its_network_and_loses_it() {
-    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
     let netns = pod.netns().path();
     let config = node.direct();
     let result = node.cni("ADD", &config, "0f3c", netns).unwrap();
@@ -203,7 +48,7 @@ fn without_an_agent_a_pod_gets_its_network_and_loses_it() {
 
 #[test]
 fn a_deletion_without_the_agent_removes_the_interface_and_is_finished_by_the_next() {
-    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
     let netns = pod.netns().path();
     let config = node.through_agent();
     node.with_agent(|| {
@@ -220,7 +65,7 @@ fn a_deletion_without_the_agent_removes_the_interface_and_is_finished_by_the_nex
 
 #[test]
 fn a_vanished_namespace_is_no_obstacle() {
-    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
     let netns = pod.netns().path().to_owned();
     let config = node.direct();
     node.cni("ADD", &config, "0f3c", &netns).unwrap();
@@ -233,7 +78,7 @@ fn a_vanished_namespace_is_no_obstacle() {
 
 #[test]
 fn what_is_in_the_way_is_told_and_left_alone() {
-    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
     // Somebody else's interface has the name.
     node.net.output("ip", &["link", "add", "cali0f3c", "type", "bridge"]);
     let error = node.cni("ADD", &node.direct(), "0f3c", pod.netns().path()).unwrap_err();
@@ -254,7 +99,7 @@ fn what_is_in_the_way_is_told_and_left_alone() {
 
 #[test]
 fn twenty_pods_at_once_come_and_go() {
-    let Some(node) = Node::new() else { return };
+    let Some(node) = Machine::new() else { return };
     let pods: Option<Vec<TestNet>> = (0..20).map(|_| TestNet::new("pod")).collect();
     let Some(pods) = pods else { return };
     let config = node.through_agent();
@@ -287,7 +132,7 @@ fn twenty_pods_at_once_come_and_go() {
 
 #[test]
 fn addresses_of_host_local_come_and_go() {
-    let (Some(node), Some(pod)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
     let data = node.path("host-local");
     let ipam = json!({
         "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": data,
@@ -321,7 +166,8 @@ fn addresses_of_host_local_come_and_go() {
     let error = node.cni("ADD", &config, "0f3e", Path::new("/run/netns/none")).unwrap_err();
     assert_eq!((error["code"].as_u64(), given().len()), (Some(3), 0), "{error}");
     for (ipam, words) in [
-        (json!({ "type": "host-local", "subnet": "usePodCidr" }), "usePodCidr"),
+        (json!({ "type": "host-local", "subnet": "usePodCidr" }), "no IPv4 range for pods"),
+        (json!({ "type": "dhcp" }), "asks over the interface"),
         (json!({ "type": "no-such-plugin" }), "no such plugin"),
         (json!({ "type": "../../bin/sh" }), "not a path"),
         (json!({ "type": "host-local", "subnet": "nonsense" }), "host-local failed"),
@@ -333,9 +179,39 @@ fn addresses_of_host_local_come_and_go() {
     node.assert_clean();
 }
 
+/// The agent knows the ranges that Kubernetes gave to the node; the plugin asks it for them.
+#[test]
+fn host_local_takes_the_ranges_of_the_node() {
+    let (Some(node), Some(pod)) = (Machine::new(), TestNet::new("pod")) else { return };
+    let ranges = json!(["10.98.7.0/24", "fd98:7::/64"]);
+    let resource = json!({ "metadata": { "name": "node1" }, "status": { "podCIDRs": ranges } });
+    let store = EmbeddedStore::open(node.path("store")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let key = Key::resource(Kind::Node, None, "node1");
+    runtime.block_on(store.create(key, resource.to_string().into())).unwrap();
+    drop(store);
+    let ranges = [[json!({ "subnet": "usePodCidr" })], [json!({ "subnet": "usePodCidrIPv6" })]];
+    let ipam = json!({ "type": "host-local", "ranges": ranges, "dataDir": node.path("data") });
+    let config = with(with(node.through_agent(), "ipam", ipam), "cniVersion", json!("1.0.0"));
+    let netns = pod.netns().path();
+    node.with_agent(|| {
+        let result = node.cni("ADD", &config, "0f3c", netns).unwrap();
+        assert_eq!(addresses(&result), ["10.98.7.2/32", "fd98:7::2/128"]);
+        pings(&pod);
+        node.cni("CHECK", &with(config.clone(), "prevResult", result), "0f3c", netns).unwrap();
+    });
+    // A deletion asks nobody.
+    node.cni("DEL", &config, "0f3c", netns).unwrap();
+    let left = std::fs::read_dir(node.path("data/net")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(left.iter().all(|name| name.starts_with("l")), "only locks: {left:?}");
+    node.with_agent(|| ());
+    node.assert_clean();
+}
+
 #[test]
 fn after_a_reboot_addresses_come_back_and_those_in_use_stay() {
-    let (Some(node), Some(lost)) = (Node::new(), TestNet::new("pod")) else { return };
+    let (Some(node), Some(lost)) = (Machine::new(), TestNet::new("pod")) else { return };
     let Some(alive) = TestNet::new("pod") else { return };
     let config = node.direct();
     node.cni("ADD", &config, "lost", lost.netns().path()).unwrap();

@@ -168,7 +168,11 @@ impl Engine {
         let Some(entry) = self.store.find(&id.key()).await? else { return Ok(Holder::Nobody) };
         // One that cannot be read is nobody's to keep.
         let endpoint = entry.decode::<WorkloadEndpoint>();
-        let other = endpoint.is_ok_and(|endpoint| endpoint.spec.container_id != call.container);
+        let other = endpoint.is_ok_and(|endpoint| {
+            let holder = &endpoint.spec.container_id;
+            // A pod of Kubernetes is an endpoint before it has a container.
+            !holder.is_empty() && *holder != call.container
+        });
         Ok(if other { Holder::Another } else { Holder::This(entry.revision) })
     }
 

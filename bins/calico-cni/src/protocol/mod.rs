@@ -27,6 +27,8 @@ pub enum Plugin {
     Main,
     /// `calico-ipam`: addresses only.
     Ipam,
+    /// No plugin: what the ranges of pods on this node are (`podCIDRs` of its Node), as a JSON list.
+    Ranges,
 }
 
 /// One call of the plugin.

@@ -85,7 +85,7 @@ pub struct Ipam {
     /// `calico-ipam`, or the name of another plugin.
     #[serde(rename = "type")]
     pub plugin: String,
-    /// Subnet of `host-local`.
+    /// Subnet of `host-local`; `usePodCidr` and `usePodCidrIPv6` are the node's ranges.
     pub subnet: String,
     /// Whether pods get an IPv4 address.
     #[serde(deserialize_with = "flag")]

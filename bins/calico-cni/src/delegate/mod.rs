@@ -4,11 +4,15 @@
 //! An address is asked for before everything else and given back after everything else, so that
 //! nobody else gets it while the container still has it.
 
+mod pod_cidrs;
+
 use std::io::{Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::protocol::{Plugin, Request, Response};
@@ -16,6 +20,9 @@ use crate::spec::{CniError, Code, NetConf, Verb};
 
 /// Key of the configuration under which an answer is handed on.
 pub(crate) const RESULT: &str = "ipam_result";
+
+/// The plugin whose configuration may ask for the ranges of this node.
+const HOST_LOCAL: &str = "host-local";
 
 /// How long the other plugin may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +36,11 @@ pub(crate) fn around(
     if conf.ipam.is_ours() || request.plugin == Plugin::Ipam {
         return carry_out(&request);
     }
-    let other = Delegate::new(conf, &request)?;
+    let config = match resolved(conf, &request, &carry_out)? {
+        ControlFlow::Continue(config) => config,
+        ControlFlow::Break(failure) => return Ok(failure),
+    };
+    let other = Delegate::new(conf, &request, &config)?;
     match request.verb {
         Verb::Add => {
             let result = other.call("ADD")?;
@@ -67,6 +78,37 @@ pub(crate) fn around(
     }
 }
 
+/// The configuration for the other plugin: with the node's ranges in it, if it asks for them.
+fn resolved(
+    conf: &NetConf,
+    request: &Request,
+    carry_out: &impl Fn(&Request) -> Result<Response, CniError>,
+) -> Result<ControlFlow<Response, String>, CniError> {
+    let mut config: Value = serde_json::from_str(&request.config).unwrap_or_default();
+    if conf.ipam.plugin != HOST_LOCAL || !pod_cidrs::are_wanted(&config) {
+        return Ok(ControlFlow::Continue(request.config.clone()));
+    }
+    let ranges = match request.verb {
+        // These need no range, and must not wait for anybody. As upstream.
+        Verb::Del | Verb::Gc | Verb::Version => {
+            vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
+        }
+        Verb::Add | Verb::Check | Verb::Status => {
+            let answer = carry_out(&Request { plugin: Plugin::Ranges, ..request.clone() })?;
+            let unreadable = |error: serde_json::Error| {
+                CniError::new(Code::Decode, "the ranges of this node cannot be read")
+                    .details(error.to_string())
+            };
+            if answer.failed {
+                return Ok(ControlFlow::Break(answer));
+            }
+            serde_json::from_str(&answer.output).map_err(unreadable)?
+        }
+    };
+    pod_cidrs::put(&mut config, &ranges)?;
+    Ok(ControlFlow::Continue(config.to_string()))
+}
+
 struct Delegate<'a> {
     name: &'a str,
     program: PathBuf,
@@ -74,7 +116,7 @@ struct Delegate<'a> {
 }
 
 impl<'a> Delegate<'a> {
-    fn new(conf: &'a NetConf, request: &'a Request) -> Result<Self, CniError> {
+    fn new(conf: &'a NetConf, request: &'a Request, config: &'a str) -> Result<Self, CniError> {
         let name = conf.ipam.plugin.as_str();
         let unsupported = |details: &str| {
             let message = format!("ipam.type {name:?} cannot be used");
@@ -83,13 +125,16 @@ impl<'a> Delegate<'a> {
         if name.contains('/') || name.starts_with('.') {
             return unsupported("a plugin has a name, not a path");
         }
-        if conf.ipam.subnet.starts_with("usePodCidr") {
-            return unsupported("ipam.subnet \"usePodCidr\" needs the Kubernetes datastore");
+        if name == "dhcp" {
+            return unsupported(
+                "it asks over the interface, which Calico makes with its addresses, as upstream \
+                 does: use calico-ipam, host-local or static",
+            );
         }
         let path = &request.call.path;
         let found = path.iter().map(|directory| directory.join(name)).find(|path| path.is_file());
         match found {
-            Some(program) => Ok(Self { name, program, stdin: &request.config }),
+            Some(program) => Ok(Self { name, program, stdin: config }),
             None => {
                 let places: Vec<_> = path.iter().map(|p| p.display().to_string()).collect();
                 unsupported(&format!("there is no such plugin in {} (CNI_PATH)", places.join(":")))

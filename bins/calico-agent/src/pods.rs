@@ -1,0 +1,49 @@
+//! What pods ask for by annotation, as the Kubernetes API server has them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use calico_cni::facts::{NoPods, PodInfo, PodSource};
+use calico_cni::spec::{CniError, Code};
+use calico_core::datastore::StoreError;
+use calico_datastore::KubernetesStore;
+use calico_datastore::config::DatastoreConfig;
+
+/// Who knows the pods of this cluster: the API server, where it is the datastore.
+///
+/// # Errors
+///
+/// [`StoreError::Unsupported`] for settings that make no sense.
+pub fn source(config: &DatastoreConfig) -> Result<Arc<dyn PodSource>, StoreError> {
+    Ok(match config {
+        DatastoreConfig::Kubernetes(config) => {
+            Arc::new(KubernetesPods(KubernetesStore::connect(config)?))
+        }
+        _ => Arc::new(NoPods),
+    })
+}
+
+/// Pods of a Kubernetes API server.
+#[derive(Debug)]
+pub struct KubernetesPods(pub KubernetesStore);
+
+#[async_trait]
+impl PodSource for KubernetesPods {
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<PodInfo>, CniError> {
+        match self.0.pod(namespace, name).await? {
+            Some(found) => Ok(Some(PodInfo {
+                annotations: found.annotations,
+                labels: found.labels,
+                namespace_annotations: found.namespace_annotations,
+                namespace_labels: found.namespace_labels,
+            })),
+            None => {
+                let error = CniError::new(
+                    Code::UnknownContainer,
+                    format!("Kubernetes does not know the pod {namespace}/{name}"),
+                );
+                Err(error.details("it was deleted, or CNI_ARGS names another"))
+            }
+        }
+    }
+}
