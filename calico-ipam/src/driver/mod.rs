@@ -7,6 +7,7 @@ mod check;
 mod claim;
 mod collect;
 mod commit;
+mod confirm;
 mod host;
 mod job;
 mod owners;

@@ -273,6 +273,16 @@ impl Block {
         self.drop_unused_attributes();
     }
 
+    /// Makes what `ip` is assigned for a new assignment of the same owner: whoever knows the one
+    /// before can no longer release it. Nothing if nobody has it.
+    pub fn renew(&mut self, ip: IpAddr) {
+        let assigned = ordinal(&self.data.cidr, ip).filter(|n| self.attributes_of(*n).is_some());
+        if let Some(n) = assigned {
+            let sequence = self.data.sequence_number;
+            self.data.sequence_number_for_allocation.insert(n.to_string(), sequence);
+        }
+    }
+
     /// Releases `ip` if `check` holds.
     ///
     /// # Errors
