@@ -5,6 +5,7 @@ mod flush;
 mod host;
 mod host_endpoints;
 mod policies;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,12 +22,13 @@ use calico_core::resource::{AnyResource, Tier, TierAction};
 use crate::desired::Desired;
 use crate::index::{IdMap, Interner, ItemId, LabelIndex, QueryId};
 use crate::input::{Input, Object, Rejected, Warning};
-use crate::rules::Compiled;
+use crate::rules::{Compiled, service_name};
 use crate::sets::Sets;
 use endpoints::{Item, ItemKey, Local};
 use host::Host;
 use host_endpoints::LocalHost;
 use policies::{Policy, ProfileState};
+use services::Services;
 
 /// Keeps what the endpoints of a node need, while endpoints, policies and the rest change.
 ///
@@ -51,6 +53,7 @@ pub struct Graph {
     /// All items, against the selectors in active rules.
     everyone: LabelIndex,
     sets: Sets,
+    services: Services,
     /// Local endpoints, against the selectors of policies.
     residents: LabelIndex,
     locals: BTreeMap<EndpointId, Local>,
@@ -168,6 +171,10 @@ impl Graph {
             }
             Object::GlobalNetworkSet(set) => {
                 self.put_global_network_set(&set);
+                Ok(())
+            }
+            Object::KubernetesEndpointSlice(slice) => {
+                self.put_slice(&slice);
                 Ok(())
             }
             Object::NetworkPolicy(policy) => self.put_network_policy(&policy, &mut problems),
@@ -289,6 +296,9 @@ impl Graph {
                     namespace,
                     name: name.as_str().into(),
                 });
+            }
+            Kind::KubernetesEndpointSlice => {
+                self.remove_slice(&service_name(namespace.unwrap_or_default(), name));
             }
             Kind::Profile => self.remove_profile(name),
             Kind::Tier => {

@@ -7,8 +7,8 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
     AnyResource, BgpConfiguration, FelixConfiguration, FieldError, GlobalNetworkPolicy,
-    GlobalNetworkSet, HostEndpoint, IpPool, NetworkPolicy, NetworkSet, Node, Profile, Tier,
-    WorkloadEndpoint,
+    GlobalNetworkSet, HostEndpoint, IpPool, KubernetesEndpointSlice, NetworkPolicy, NetworkSet,
+    Node, Profile, Tier, WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -103,6 +103,8 @@ objects! {
     HostEndpoint;
     /// A range of workload addresses.
     IpPool;
+    /// What stands behind a service.
+    KubernetesEndpointSlice;
     /// A policy for the endpoints of one namespace.
     NetworkPolicy;
     /// A labelled list of networks in a namespace.

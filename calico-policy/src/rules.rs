@@ -13,6 +13,11 @@ use calico_core::selector::{self, Selector};
 
 use crate::eval;
 
+/// Sort of the sets of addresses with ports behind a service, in upstream's names of sets.
+pub(crate) const SERVICE_SET: &str = "svc";
+/// Sort of the sets of addresses behind a service.
+pub(crate) const SERVICE_ADDRESSES_SET: &str = "svcnoport";
+
 /// Rules, ready for a dataplane, and the sets that it must have before.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Compiled {
@@ -25,27 +30,48 @@ pub(crate) struct Compiled {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SetSpec {
     pub(crate) id: SetId,
+    pub(crate) content: Content,
+}
+
+/// What is in a set.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Content {
     /// Addresses of the endpoints and network sets with these labels.
-    pub(crate) selector: Selector,
-    /// If given, only their ports of this name and protocol, with the addresses.
-    pub(crate) port: Option<(Box<str>, u8)>,
+    Labels {
+        selector: Selector,
+        /// If given, only their ports of this name and protocol, with the addresses.
+        port: Option<(Box<str>, u8)>,
+    },
+    /// Addresses of what stands behind a service, with its ports or without.
+    Service { service: ServiceName, ports: bool },
+}
+
+/// `<namespace>/<name>` of a service.
+pub(crate) type ServiceName = Arc<str>;
+
+/// The text that stands for a service wherever services are looked up.
+pub(crate) fn service_name(namespace: &str, name: &str) -> ServiceName {
+    format!("{namespace}/{name}").into()
 }
 
 impl fmt::Display for SetSpec {
-    /// `app == "web"`, or `http/TCP of app == "web"`.
+    /// `app == "web"`, `http/TCP of app == "web"`, or `service prod/web`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((name, protocol)) = &self.port {
-            write!(f, "{name}/{} of ", eval::protocol_name(*protocol))?;
+        match &self.content {
+            Content::Labels { selector, port } => {
+                if let Some((name, protocol)) = port {
+                    write!(f, "{name}/{} of ", eval::protocol_name(*protocol))?;
+                }
+                selector.fmt(f)
+            }
+            Content::Service { service, .. } => write!(f, "service {service}"),
         }
-        self.selector.fmt(f)
     }
 }
 
 /// Compiles the rules of a policy of `namespace` (empty for a global one or a profile).
 ///
-/// What cannot be enforced but need not stop the rest is noted in `warnings`: a rule that
-/// allows or passes is left out then, and one that denies loses the clause, so that the mistake
-/// errs on the closed side.
+/// What cannot be enforced but need not stop the rest is noted in `warnings`.
 ///
 /// # Errors
 ///
@@ -92,12 +118,12 @@ impl Compiler<'_> {
                 break;
             };
             let id = RuleId { owner: self.owner.clone(), direction, index };
-            out.extend(self.rule(id, rule, &path));
+            out.push(self.rule(id, rule, &path));
         }
         out
     }
 
-    fn rule(&mut self, id: RuleId, rule: &resource::Rule, path: &str) -> Option<Rule> {
+    fn rule(&mut self, id: RuleId, rule: &resource::Rule, path: &str) -> Rule {
         let mut out = Rule::any(id, action(rule.action));
         let protocol = rule.protocol.map(Protocol::number);
         out.family = self.family(rule, protocol, path);
@@ -112,25 +138,16 @@ impl Compiler<'_> {
             let message = "not enforced: only addresses, protocol and ports are looked at";
             self.warnings.push(FieldError::new(format!("{path}.http"), message));
         }
-        self.supported(rule, out.action, path).then_some(out)
-    }
-
-    /// Whether the rule can be enforced, or at least errs on the closed side.
-    fn supported(&mut self, rule: &resource::Rule, action: Action, path: &str) -> bool {
-        let mut supported = true;
-        for (end, entity) in [("source", &rule.source), ("destination", &rule.destination)] {
-            if entity.services.is_none() {
-                continue;
+        let ends = [(&rule.source, "source", false), (&rule.destination, "destination", true)];
+        for (entity, end, ports) in ends {
+            if let Some(set) = self.service(entity, ports, &format!("{path}.{end}")) {
+                match end {
+                    "source" => out.source.sets.push(set),
+                    _ => out.destination.port_sets.push(set),
+                }
             }
-            let effect = match action {
-                Action::Deny => "the rule denies as if it named no service",
-                Action::Allow | Action::Pass | Action::Log => "the rule matches nothing",
-            };
-            let message = format!("services are not supported yet; {effect}");
-            self.warnings.push(FieldError::new(format!("{path}.{end}.services"), message));
-            supported &= action == Action::Deny;
         }
-        supported
+        out
     }
 
     fn family(
@@ -204,6 +221,33 @@ impl Compiler<'_> {
         }
     }
 
+    /// The set of what stands behind the service that an end of the traffic names: of a
+    /// destination addresses with ports, of a source addresses only.
+    fn service(&mut self, entity: &EntityRule, ports: bool, path: &str) -> Option<SetId> {
+        let service = entity.services.as_ref()?;
+        let namespace = match &*service.namespace {
+            "" => self.namespace,
+            stated => stated,
+        };
+        if service.name.is_empty() {
+            self.error(path, "services.name", "required, but missing".to_owned());
+        }
+        if namespace.is_empty() {
+            let message = "required in a policy of the whole cluster, but missing".to_owned();
+            self.error(path, "services.namespace", message);
+        }
+        // Both would be ports, of which one is enough: more than their author wrote.
+        if ports && !entity.ports.is_empty() {
+            self.error(path, "ports", "cannot be combined with services".to_owned());
+        }
+        let name = service_name(namespace, &service.name);
+        let sort = if ports { SERVICE_SET } else { SERVICE_ADDRESSES_SET };
+        let id = SetId(selector::unique_id(sort, &name).into());
+        let content = Content::Service { service: name, ports };
+        self.sets.push(SetSpec { id: id.clone(), content });
+        Some(id)
+    }
+
     /// Numeric ports as ranges, named ones as sets of the ports of the selected endpoints.
     fn ports(
         &mut self,
@@ -253,7 +297,8 @@ impl Compiler<'_> {
         };
         let id = SetId(id.into());
         let port = port.map(|(name, protocol)| (name.into(), protocol));
-        self.sets.push(SetSpec { id: id.clone(), selector: selector.clone(), port });
+        let content = Content::Labels { selector: selector.clone(), port };
+        self.sets.push(SetSpec { id: id.clone(), content });
         id
     }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::desired::Members;
 use crate::index::{IdMap, Interner, QueryId, Symbol};
-use crate::rules::SetSpec;
+use crate::rules::{Content, ServiceName, SetSpec};
 
 /// What an item of the label index puts into the sets that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub(crate) enum Contribution {
     },
     /// A network set.
     Nets(Box<[IpNet]>),
+    /// A part of what stands behind a service.
+    Slice {
+        /// 17 bytes each.
+        addresses: Box<[IpAddr]>,
+        /// Protocol and port, 4 bytes each.
+        ports: Box<[(u8, u16)]>,
+    },
 }
 
 /// A port of an endpoint that rules may call by name.
@@ -32,6 +39,17 @@ pub(crate) struct NamedPort {
     pub(crate) port: u16,
 }
 
+/// What of its items is in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Their addresses.
+    Addresses,
+    /// Their addresses with every port.
+    Ports,
+    /// Their addresses with the port of this name and protocol.
+    Named(PortFilter),
+}
+
 /// Which ports of the selected endpoints are in a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PortFilter {
@@ -40,25 +58,33 @@ pub(crate) struct PortFilter {
 }
 
 impl Contribution {
-    /// What goes into a set of addresses, or into a set of the ports that `filter` admits.
-    pub(crate) fn members(&self, filter: Option<PortFilter>) -> Vec<SetMember> {
-        match (self, filter) {
-            (Self::Endpoint { addresses, .. }, None) => {
-                addresses.iter().map(|address| SetMember::Net((*address).into())).collect()
+    /// What goes into a set of such parts.
+    pub(crate) fn members(&self, part: Part) -> Vec<SetMember> {
+        let whole = |addresses: &[IpAddr]| {
+            addresses.iter().map(|address| SetMember::Net((*address).into())).collect()
+        };
+        let each = |addresses: &[IpAddr], protocol: u8, port: u16| {
+            let of = |address: &IpAddr| SetMember::Port { address: *address, protocol, port };
+            addresses.iter().map(of).collect::<Vec<_>>()
+        };
+        match (self, part) {
+            (Self::Endpoint { addresses, .. } | Self::Slice { addresses, .. }, Part::Addresses) => {
+                whole(addresses)
             }
-            (Self::Endpoint { addresses, ports }, Some(filter)) => ports
+            (Self::Endpoint { addresses, ports }, Part::Named(filter)) => ports
                 .iter()
                 .filter(|port| (port.name, port.protocol) == (filter.name, filter.protocol))
-                .flat_map(|port| {
-                    addresses.iter().map(|address| SetMember::Port {
-                        address: *address,
-                        protocol: port.protocol,
-                        port: port.port,
-                    })
-                })
+                .flat_map(|port| each(addresses, port.protocol, port.port))
                 .collect(),
-            (Self::Nets(nets), None) => nets.iter().map(|net| SetMember::Net(*net)).collect(),
-            (Self::Nets(_), Some(_)) => Vec::new(),
+            (Self::Slice { addresses, ports }, Part::Ports) => ports
+                .iter()
+                .flat_map(|(protocol, port)| each(addresses, *protocol, *port))
+                .collect(),
+            (Self::Nets(nets), Part::Addresses) => {
+                nets.iter().map(|net| SetMember::Net(*net)).collect()
+            }
+            (Self::Nets(_) | Self::Slice { .. }, Part::Named(_))
+            | (Self::Nets(_) | Self::Endpoint { .. }, Part::Ports) => Vec::new(),
         }
     }
 }
@@ -78,7 +104,9 @@ struct Set {
     id: SetId,
     /// What is in it, for people.
     description: Box<str>,
-    filter: Option<PortFilter>,
+    part: Part,
+    /// The service that it is of; if of none, it has a query in the label index.
+    service: Option<ServiceName>,
     /// Policies and profiles that use it.
     users: u32,
     /// How many items contribute a member: two endpoints may have the same address, and the
@@ -92,17 +120,24 @@ struct Set {
 
 impl Sets {
     /// One more user of a set. `Some` if it is new: then the caller adds the query of this number
-    /// to the index.
+    /// to the index, or what stands behind the service to the set.
     pub(crate) fn acquire(&mut self, names: &mut Interner, spec: &SetSpec) -> Option<QueryId> {
         let id = &spec.id;
         if let Some(set) = self.numbers.get(id).and_then(|number| self.sets.get_mut(number)) {
             set.users += 1;
             return None;
         }
-        let filter = spec
-            .port
-            .as_ref()
-            .map(|(name, protocol)| PortFilter { name: names.acquire(name), protocol: *protocol });
+        let (part, service) = match &spec.content {
+            Content::Labels { port: None, .. } => (Part::Addresses, None),
+            Content::Labels { port: Some((name, protocol)), .. } => {
+                let filter = PortFilter { name: names.acquire(name), protocol: *protocol };
+                (Part::Named(filter), None)
+            }
+            Content::Service { service, ports } => {
+                let part = if *ports { Part::Ports } else { Part::Addresses };
+                (part, Some(ServiceName::clone(service)))
+            }
+        };
         let number = self
             .free
             .pop()
@@ -110,7 +145,8 @@ impl Sets {
         let set = Set {
             id: id.clone(),
             description: spec.to_string().into(),
-            filter,
+            part,
+            service,
             users: 1,
             members: HashMap::new(),
             touched: HashMap::new(),
@@ -136,7 +172,7 @@ impl Sets {
     /// An item of this contribution joins (`true`) or leaves a set.
     pub(crate) fn change(&mut self, number: QueryId, item: &Contribution, joins: bool) {
         let Some(set) = self.sets.get_mut(&number) else { return };
-        for member in item.members(set.filter) {
+        for member in item.members(set.part) {
             let count = set.members.get(&member).copied().unwrap_or(0);
             let after = if joins { count + 1 } else { count.saturating_sub(1) };
             if after == 0 {
@@ -152,7 +188,7 @@ impl Sets {
     }
 
     /// What the dataplane must learn: sets and members that come, and sets that go. The queries
-    /// of the latter are returned for removal from the index.
+    /// of the latter are returned for removal from the index, those of services as such.
     pub(crate) fn flush(&mut self, names: &mut Interner) -> SetChanges {
         let mut changes = SetChanges::default();
         for number in std::mem::take(&mut self.dirty) {
@@ -161,13 +197,16 @@ impl Sets {
                 if set.sent {
                     changes.removed.push(Update::SetRemoved(set.id.clone()));
                 }
-                if let Some(filter) = set.filter {
+                if let Part::Named(filter) = set.part {
                     names.release(filter.name);
+                }
+                match set.service.take() {
+                    Some(service) => changes.services.push((service, number)),
+                    None => changes.queries.push(number),
                 }
                 self.numbers.remove(&set.id);
                 self.sets.remove(&number);
                 self.free.push(number);
-                changes.queries.push(number);
             } else if set.sent {
                 changes.changed.extend(set.delta());
             } else {
@@ -203,6 +242,8 @@ pub(crate) struct SetChanges {
     pub(crate) changed: Vec<Update>,
     pub(crate) removed: Vec<Update>,
     pub(crate) queries: Vec<QueryId>,
+    /// Sets of services that go.
+    pub(crate) services: Vec<(ServiceName, QueryId)>,
 }
 
 impl Set {
@@ -213,8 +254,12 @@ impl Set {
     }
 
     const fn kind(&self) -> SetKind {
-        // A network set with a wide prefix may join a selector's set at any time.
-        if self.filter.is_some() { SetKind::AddressPort } else { SetKind::Net }
+        match (self.part, &self.service) {
+            (Part::Named(_) | Part::Ports, _) => SetKind::AddressPort,
+            (Part::Addresses, Some(_)) => SetKind::Address,
+            // A network set with a wide prefix may join a selector's set at any time.
+            (Part::Addresses, None) => SetKind::Net,
+        }
     }
 
     fn delta(&mut self) -> Option<Update> {
@@ -249,7 +294,8 @@ mod tests {
     }
 
     fn spec() -> SetSpec {
-        SetSpec { id: SetId::from("s:x"), selector: Selector::all(), port: None }
+        let content = Content::Labels { selector: Selector::all(), port: None };
+        SetSpec { id: SetId::from("s:x"), content }
     }
 
     #[test]

@@ -281,3 +281,33 @@ fn settings_for_selected_nodes_stand_between_those_of_the_node_and_those_of_the_
     let warnings = rig.graph.take_warnings();
     assert!(warnings[0].to_string().contains("is ignored"), "{warnings:?}");
 }
+
+#[test]
+fn a_service_costs_its_changed_members_only() {
+    let mut rig = Rig::of(&inputs(
+        "
+        ns a
+        pod a/x 10.0.0.1
+        slice a/w-1 w 10.9.0.1 10.9.0.2 @=tcp:80
+        ",
+    ));
+    let policy = "np a/p {egress: [{action: Allow, destination: {services: {name: w}}}]}";
+    let mut after = |text: &str| -> Vec<String> {
+        inputs(text).iter().for_each(|input| rig.handle(input));
+        let updates = rig.flush();
+        let words = updates.iter().map(|update| format!("{update:?}"));
+        words.map(|word| word.split(['(', ' ']).next().unwrap_or_default().to_owned()).collect()
+    };
+    let nothing: Vec<String> = Vec::new();
+    // The set is there before the rules that need it, and goes after them.
+    assert_eq!(after(policy), ["Set", "Rules", "Endpoint"]);
+    assert_eq!(after("slice a/w-1 w 10.9.0.2 10.9.0.1 @=tcp:80"), nothing, "another order");
+    assert_eq!(after("slice a/w-2 w 10.9.0.2 @=tcp:80"), nothing, "the same once more");
+    assert_eq!(after("slice a/w-1 w 10.9.0.2 @=tcp:80"), ["SetDelta"]);
+    assert_eq!(after("slice a/w-1 v 10.9.0.7 @=tcp:80"), nothing, "another slice still has it");
+    assert_eq!(after("drop slice a/w-2"), ["SetDelta"]);
+    assert_eq!(after("slice b/w-1 w 10.9.0.1 @=tcp:80"), nothing, "of another namespace");
+    assert_eq!(after("drop np a/p"), ["Endpoint", "RulesRemoved", "SetRemoved"]);
+    assert_eq!(after("slice a/w-1 w 10.9.0.1 @=tcp:80"), nothing);
+    assert_eq!(rig.graph.stats().sets, 0);
+}

@@ -76,37 +76,39 @@ fn the_last_good_version_stays_in_force() {
 }
 
 #[test]
-fn services_are_warned_of_and_err_on_the_closed_side() {
-    let mut rig = Rig::of(&inputs(
-        "
-        ns a
-        pod a/x 10.0.0.1
-        np a/p {egress: [
-            {action: Allow, destination: {services: {name: dns, namespace: a}}},
-            {action: Deny, protocol: UDP, destination: {services: {name: dns}}},
-            {action: Allow, http: {methods: [GET]}}]}
-        ",
-    ));
+fn what_is_not_enforced_is_warned_of_once() {
+    let mut rig = Rig::of(&inputs("np a/p {egress: [{action: Allow, http: {methods: [GET]}}]}"));
     let warnings: Vec<String> = rig.graph.take_warnings().iter().map(|w| w.to_string()).collect();
-    let at = "/calico/resources/v3/projectcalico.org/networkpolicies/a/p: spec.egress";
     assert_eq!(
         warnings,
-        [
-            format!(
-                "{at}[0].destination.services: services are not supported yet; the rule matches nothing"
-            ),
-            format!(
-                "{at}[1].destination.services: services are not supported yet; the rule denies as if it named no service"
-            ),
-            format!("{at}[2].http: not enforced: only addresses, protocol and ports are looked at"),
-        ]
+        ["/calico/resources/v3/projectcalico.org/networkpolicies/a/p: spec.egress[0].http: \
+          not enforced: only addresses, protocol and ports are looked at"]
     );
     assert!(rig.graph.take_warnings().is_empty());
-    for (flow, expected) in [
-        ("a/x -> 9.9.9.9 udp/53", "denied by NetworkPolicy a/p egress rule 1"),
-        ("a/x -> 9.9.9.9 tcp/53", "allowed by NetworkPolicy a/p egress rule 2"),
+}
+
+#[test]
+fn services_that_cannot_be_meant_are_refused() {
+    for (policy, expected) in [
+        (
+            "gnp p {egress: [{action: Allow, destination: {services: {name: dns}}}]}",
+            "spec.egress[0].destination.services.namespace: required in a policy of the whole cluster",
+        ),
+        (
+            "np a/p {ingress: [{action: Allow, source: {services: {namespace: b}}}]}",
+            "spec.ingress[0].source.services.name: required",
+        ),
+        (
+            "np a/p {egress: [{action: Allow, protocol: TCP,
+                destination: {services: {name: dns}, ports: [1]}}]}",
+            "spec.egress[0].destination.ports: cannot be combined with services",
+        ),
     ] {
-        assert_eq!(outcome(&explain(&rig.desired, flow)), expected, "{flow}");
+        let mut rig = Rig::of(&[]);
+        let input = inputs(policy).remove(0);
+        let error = rig.graph.handle(input).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(rig.flush(), []);
     }
 }
 
@@ -118,7 +120,7 @@ const WEPS: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints";
 
 #[test]
 fn stored_objects_are_read_and_others_passed_over() {
-    let mut rig = Rig::default();
+    let mut rig = Rig::of(&[]);
     let endpoint = r#"{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3",
         "metadata":{"name":"x","namespace":"a","labels":{"app":"x"}},
         "spec":{"node":"n1","interfaceName":"cali1","ipNetworks":["10.0.0.1/32"],"novel":1}}"#;

@@ -37,6 +37,13 @@ fn statement() -> impl Strategy<Value = String> {
         1 => (0..3u8).prop_map(|n| format!("drop gnp q{n}")),
         2 => rules().prop_map(|rules| format!("profile extra {{ingress: {rules}}}")),
         1 => Just("drop profile extra".to_owned()),
+        4 => ("[ab]", "[st]", "[wv-]", addresses(), prop::bool::ANY).prop_map(
+            |(ns, name, service, addresses, both)| {
+                let more = if both { " @=udp:53" } else { "" };
+                format!("slice {ns}/{name} {service} {addresses} @=tcp:80{more}")
+            },
+        ),
+        1 => ("[ab]", "[st]").prop_map(|(ns, name)| format!("drop slice {ns}/{name}")),
         3 => Just("flush".to_owned()),
     ]
 }
@@ -49,6 +56,10 @@ fn pod() -> impl Strategy<Value = String> {
     ("[ab]", 0..3u8, 1..5u8, labels(), extra).prop_map(|(ns, n, address, labels, extra)| {
         format!("pod {ns}/p{n} 10.0.0.{address} {labels}{extra}")
     })
+}
+
+fn addresses() -> impl Strategy<Value = String> {
+    prop::collection::vec("10.0.0.[1-5]", 0..4).prop_map(|addresses| addresses.join(" "))
 }
 
 fn labels() -> impl Strategy<Value = String> {
@@ -120,6 +131,9 @@ fn rule() -> impl Strategy<Value = String> {
             format!(", protocol: {protocol}, destination: {{{entity}{comma}{ports}}}")
         }),
         Just(", notProtocol: TCP".to_owned()),
+        ("source|destination", "[wv]", "[ab]").prop_map(|(end, name, ns)| {
+            format!(", {end}: {{services: {{name: {name}, namespace: {ns}}}}}")
+        }),
         Just(", ipVersion: 6".to_owned()),
     ];
     (action, clause).prop_map(|(action, clause)| format!("{{action: {action}{clause}}}"))

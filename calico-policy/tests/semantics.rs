@@ -382,3 +382,36 @@ fn the_last_word_on_each_object_counts() {
         ",
     );
 }
+
+#[test]
+fn a_service_is_where_its_slices_say_with_ports_as_destination_and_without_as_source() {
+    check(
+        "
+        ns a
+        pod a/x 10.0.0.1
+        pod a/y 10.0.0.2 fd00::2
+        np a/out {selector: all(), egress: [{action: Allow, destination: {services: {name: dns}}}]}
+        np a/in {selector: all(), ingress: [{action: Allow, protocol: UDP,
+            source: {services: {name: gate, namespace: b}}, destination: {ports: [7]}}]}
+        slice a/dns-1 dns 10.9.0.1 10.9.0.2 @=udp:53 @=tcp:53
+        slice a/dns-2 dns 10.9.0.3 @=tcp:5353
+        slice a/dns-6 dns fd00::9 @=udp:53
+        slice a/other - 10.9.0.4 @=udp:53
+        slice b/dns dns 10.9.0.5 @=udp:53
+        slice b/gate-1 gate 10.9.0.6 @=tcp:1
+        ",
+        "
+        a/x -> 10.9.0.1 udp/53 = allowed by NetworkPolicy a/out egress rule 0
+        a/x -> 10.9.0.2 tcp/53 = allowed by NetworkPolicy a/out egress rule 0
+        a/x -> 10.9.0.1 tcp/5353 = denied by the end of tier default (out)
+        a/x -> 10.9.0.3 tcp/5353 = allowed by NetworkPolicy a/out egress rule 0
+        a/x -> 10.9.0.4 udp/53 = denied by the end of tier default (out)
+        a/x -> 10.9.0.5 udp/53 = denied by the end of tier default (out)
+        a/x -> 10.9.0.1 ping = denied by the end of tier default (out)
+        a/y -> fd00::9 udp/53 = allowed by NetworkPolicy a/out egress rule 0
+        10.9.0.6 -> a/x udp/7 = allowed by NetworkPolicy a/in ingress rule 0
+        10.9.0.6 -> a/x udp/8 = denied by the end of tier default (in)
+        10.9.0.1 -> a/x udp/7 = denied by the end of tier default (in)
+        ",
+    );
+}

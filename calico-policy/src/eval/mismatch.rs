@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Packet, SetLookup};
+use crate::rules::{SERVICE_ADDRESSES_SET, SERVICE_SET};
 
 /// The first clause of a rule that a packet does not meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,6 +80,7 @@ struct End {
     not_nets: &'static str,
     selector: &'static str,
     not_selector: &'static str,
+    services: &'static str,
     ports: &'static str,
     not_ports: &'static str,
     address: fn(&Packet) -> IpAddr,
@@ -90,6 +92,7 @@ const SOURCE: End = End {
     not_nets: "source.notNets",
     selector: "source.selector",
     not_selector: "source.notSelector",
+    services: "source.services",
     ports: "source.ports",
     not_ports: "source.notPorts",
     address: |packet| packet.source,
@@ -101,6 +104,7 @@ const DESTINATION: End = End {
     not_nets: "destination.notNets",
     selector: "destination.selector",
     not_selector: "destination.notSelector",
+    services: "destination.services",
     ports: "destination.ports",
     not_ports: "destination.notPorts",
     address: |packet| packet.destination,
@@ -117,7 +121,8 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
         return no(end.not_nets, Not(net), address);
     }
     if let Some(set) = side.sets.iter().find(|set| !sets.has_address(set, address)) {
-        return no(end.selector, Member(set, sets), address);
+        let clause = if is_of_service(set) { end.services } else { end.selector };
+        return no(clause, Member(set, sets), address);
     }
     if let Some(set) = side.not_sets.iter().find(|set| sets.has_address(set, address)) {
         return no(end.not_selector, Not(Member(set, sets)), address);
@@ -132,6 +137,11 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
         let ranges = side.ports.iter().map(range_text);
         let named = side.port_sets.iter().map(|set| Member(set, sets).to_string());
         let wanted: Vec<String> = ranges.chain(named).collect();
+        if side.ports.is_empty() && side.port_sets.iter().all(is_of_service) {
+            let port = port.map_or_else(String::new, |port| format!(" port {port}"));
+            let found = format!("{address} {}{port}", protocol_name(packet.protocol));
+            return no(end.services, wanted.join(", "), found);
+        }
         return no(end.ports, wanted.join(", "), found());
     }
     if let Some(range) = side.not_ports.iter().find(|range| in_range(range)) {
@@ -141,6 +151,12 @@ fn side(end: &End, side: &Side, packet: &Packet, sets: &dyn SetLookup) -> Option
         return no(end.not_ports, Not(Member(set, sets)), found());
     }
     None
+}
+
+/// Upstream's names of sets tell what they are of.
+fn is_of_service(set: &SetId) -> bool {
+    let sort = set.0.split_once(':').map(|(sort, _)| sort);
+    matches!(sort, Some(SERVICE_SET | SERVICE_ADDRESSES_SET))
 }
 
 struct Not<T>(T);

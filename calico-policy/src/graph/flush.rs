@@ -10,7 +10,7 @@ use super::endpoints::Local;
 use super::policies::Policy;
 use super::{Active, Graph};
 use crate::index::QueryId;
-use crate::rules::Compiled;
+use crate::rules::{Compiled, Content};
 
 impl Graph {
     /// What changed since the last flush, in the order that
@@ -25,6 +25,9 @@ impl Graph {
         let sets = self.sets.flush(&mut self.names);
         for query in &sets.queries {
             self.everyone.remove_query(&mut self.names, *query);
+        }
+        for (service, set) in &sets.services {
+            self.leave_service(service, *set);
         }
         let (endpoints, endpoints_removed) = self.flush_endpoints();
         let (hosts, hosts_removed) = self.flush_host_endpoints();
@@ -63,8 +66,12 @@ impl Graph {
     fn acquire_sets(&mut self, compiled: &Compiled) {
         let mut changes = Vec::new();
         for spec in &compiled.sets {
-            if let Some(query) = self.sets.acquire(&mut self.names, spec) {
-                self.everyone.add_query(&mut self.names, query, &spec.selector, &mut changes);
+            let Some(query) = self.sets.acquire(&mut self.names, spec) else { continue };
+            match &spec.content {
+                Content::Labels { selector, .. } => {
+                    self.everyone.add_query(&mut self.names, query, selector, &mut changes);
+                }
+                Content::Service { service, .. } => self.watch_service(service, query),
             }
         }
         self.apply_members(&changes);

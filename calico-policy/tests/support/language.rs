@@ -9,6 +9,7 @@
 //! tier sec {order: 10, defaultAction: Pass}
 //! np prod/in {selector: "app == 'web'", ingress: [{action: Allow}]}
 //! hep n1-eth0 {node: n1, interfaceName: eth0} role=front      a host endpoint, with labels
+//! slice prod/dns-x dns 10.0.0.9 @=udp:53      endpoints and ports of service prod/dns; `-` is none
 //! gnp all {...}    profile p {...}    pool main {...}    node n1 {...}    felix default {...}
 //! drop np prod/in                     removes it again
 //! ```
@@ -22,8 +23,10 @@ use std::fmt::Write as _;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    GlobalNetworkSet, GlobalNetworkSetSpec, HostEndpoint, NetworkSet, NetworkSetSpec, ObjectMeta,
-    Profile, Resource, Spec, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
+    GlobalNetworkSet, GlobalNetworkSetSpec, HostEndpoint, KubernetesEndpointSlice,
+    KubernetesEndpointSliceSpec, NetworkSet, NetworkSetSpec, ObjectMeta, Profile, Resource,
+    SERVICE_NAME_LABEL, SliceEndpoint, SlicePort, Spec, WorkloadEndpoint, WorkloadEndpointPort,
+    WorkloadEndpointSpec,
 };
 use calico_policy::{Input, Object};
 
@@ -67,6 +70,7 @@ fn key(word: &str, name: &str) -> Key {
         "gnp" => Kind::GlobalNetworkPolicy,
         "tier" => Kind::Tier,
         "pool" => Kind::IpPool,
+        "slice" => Kind::KubernetesEndpointSlice,
         "hep" => Kind::HostEndpoint,
         "node" => Kind::Node,
         "felix" => Kind::FelixConfiguration,
@@ -106,6 +110,7 @@ fn object(word: &str, rest: &str) -> Object {
             set.metadata.labels = labels;
             set.into()
         }
+        "slice" => slice(namespace, local, rest).into(),
         "np" => Object::NetworkPolicy(yaml(namespace, local, rest)),
         "gnp" => Object::GlobalNetworkPolicy(yaml("", name, rest)),
         "tier" => Object::Tier(yaml("", name, rest)),
@@ -186,6 +191,28 @@ fn pod(namespace: &str, name: &str, words: &Words) -> WorkloadEndpoint {
     let mut endpoint = WorkloadEndpoint::namespaced(namespace, name, spec);
     endpoint.metadata.labels = labels;
     endpoint
+}
+
+fn slice(namespace: &str, name: &str, text: &str) -> KubernetesEndpointSlice {
+    let (service, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let words = words(rest);
+    let port = |port: WorkloadEndpointPort| SlicePort {
+        protocol: port.protocol,
+        port: Some(port.port),
+        ..Default::default()
+    };
+    let endpoint =
+        |address: &String| SliceEndpoint { addresses: vec![address.clone()], ..Default::default() };
+    let spec = KubernetesEndpointSliceSpec {
+        endpoints: words.addresses.iter().map(endpoint).collect(),
+        ports: words.ports.into_iter().map(port).collect(),
+        ..Default::default()
+    };
+    let mut slice = KubernetesEndpointSlice::namespaced(namespace, name, spec);
+    if service != "-" {
+        slice.metadata.labels.insert(SERVICE_NAME_LABEL.to_owned(), service.to_owned());
+    }
+    slice
 }
 
 fn nets(text: &str) -> (Vec<calico_core::resource::Cidr>, BTreeMap<String, String>) {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use calico_core::dataplane::Direction;
 use calico_core::key::Key;
 use calico_core::resource::{
-    Action, EntityRule, GlobalNetworkPolicy, NetworkPolicy, PolicyType, Port, Profile, Rule, Tier,
-    TierAction, WorkloadEndpoint,
+    Action, EntityRule, GlobalNetworkPolicy, KubernetesEndpointSlice, NetworkPolicy, PolicyType,
+    Port, Profile, Protocol, Rule, ServiceMatch, Tier, TierAction, WorkloadEndpoint,
 };
 use calico_core::selector::{self, Selector};
 use calico_policy::eval::Packet;
@@ -139,7 +139,34 @@ impl Cluster {
             && rule.protocol.is_none_or(protocol_is)
             && !rule.not_protocol.is_some_and(protocol_is)
             && self.end(&rule.source, namespace, packet, packet.source, source_port)
+            && rule.source.services.as_ref().is_none_or(|service| {
+                self.slices_of(service, namespace)
+                    .any(|slice| slice.addresses().any(|address| address == packet.source))
+            })
+            && rule.destination.services.as_ref().is_none_or(|service| {
+                let wanted = |(address, protocol, port): (IpAddr, Protocol, u16)| {
+                    (address, protocol.number(), Some(port))
+                        == (packet.destination, packet.protocol, destination_port)
+                };
+                self.slices_of(service, namespace)
+                    .any(|slice| slice.addresses_and_ports().any(wanted))
+            })
             && self.end(&rule.destination, namespace, packet, packet.destination, destination_port)
+    }
+
+    fn slices_of<'a>(
+        &'a self,
+        service: &'a ServiceMatch,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a KubernetesEndpointSlice> {
+        let stated = Some(&*service.namespace).filter(|stated| !stated.is_empty());
+        let namespace = stated.unwrap_or(namespace);
+        self.0.values().filter_map(move |object| match object {
+            Object::KubernetesEndpointSlice(slice) => (slice.namespace() == namespace
+                && slice.service() == Some(&*service.name))
+            .then_some(&**slice),
+            _ => None,
+        })
     }
 
     fn end(
