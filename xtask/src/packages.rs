@@ -34,6 +34,7 @@ pub(crate) const TEST: &[&str] = &[
     "podman",
     "qemu-system-x86",
     "runc",
+    "strace",
     "xz-utils",
 ];
 
