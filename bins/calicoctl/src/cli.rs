@@ -153,6 +153,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Workload endpoints of this node
+    Endpoint {
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
     /// The BGP speaker of this host: calico-agent's or calico-rr's
     Bgp {
         #[command(subcommand)]
@@ -401,7 +406,85 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         state: StateArgs,
     },
+    /// Show which packets this node dropped or logged, who sent them to whom, and by which rule
+    #[command(after_help = LOG)]
+    Log {
+        /// Go on with what happens from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Only packets from, to, or at this pod; may be repeated
+        #[arg(long, value_name = "[NAMESPACE/]POD")]
+        pod: Vec<String>,
+        /// Only verdicts by rules of this policy or profile; may be repeated
+        #[arg(long, value_name = "[NAMESPACE/]NAME")]
+        policy: Vec<String>,
+        /// Only these verdicts
+        #[arg(long, value_enum, value_delimiter = ',')]
+        verdict: Vec<VerdictName>,
+        /// text, or json: one object in a line
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: String,
+        /// Unix socket of the agent's control service
+        #[arg(
+            long,
+            env = "CALICO_CONTROL_SOCKET",
+            value_name = "PATH",
+            default_value = crate::node::CONTROL_SOCKET
+        )]
+        control_socket: PathBuf,
+    },
 }
+
+const LOG: &str = "The agent remembers the last 1024 verdicts. What it reports: packets that policy \
+drops, and those that a rule of action Log matches; packets that are let through are not reported.";
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum VerdictName {
+    Allowed,
+    Denied,
+    Logged,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// Wait for endpoints of this node
+    #[command(after_help = WAIT)]
+    Wait {
+        /// Pods or WorkloadEndpoints; one that the datastore does not have yet is waited for
+        #[arg(value_name = "[NAMESPACE/]NAME", required_unless_present = "all")]
+        names: Vec<String>,
+        /// Every endpoint that the datastore has on this node
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+        /// Until the kernel enforces their policy, as the datastore has it when this starts
+        #[arg(long, required = true)]
+        programmed: bool,
+        /// Namespace of names without one [default: default]
+        #[arg(short, long)]
+        namespace: Option<String>,
+        /// The longest time, as 90s or 2m
+        #[arg(long, value_name = "TIME", default_value = "60s")]
+        timeout: String,
+        /// Do not say on the standard error what is waited for
+        #[arg(short, long)]
+        quiet: bool,
+        /// Unix socket of the agent's control service
+        #[arg(
+            long,
+            env = "CALICO_CONTROL_SOCKET",
+            value_name = "PATH",
+            default_value = crate::node::CONTROL_SOCKET
+        )]
+        control_socket: PathBuf,
+    },
+}
+
+const WAIT: &str =
+    "Exit code: 0 the policy of all of them is in force; 2 it was not in time; 1 the \
+question makes no sense, as for an endpoint of another node, or the agent may not be asked.
+
+What has been written to the datastore before is waited for, what has been deleted is not.";
 
 /// Which cluster is looked at, and how the answer is written.
 #[derive(Debug, Clone, Args)]
@@ -530,6 +613,9 @@ mod tests {
         fails("calicoctl ipam split 2 --name a --cidr 10.0.0.0/8");
         fails("calicoctl patch ippool main");
         fails("calicoctl completion tcl");
+        fails("calicoctl endpoint wait web");
+        fails("calicoctl endpoint wait --programmed");
+        fails("calicoctl endpoint wait --programmed web --all");
         assert!(Cli::try_parse_from(["calicoctl", "get", "np", "-a", "-owide"]).is_ok());
     }
 }

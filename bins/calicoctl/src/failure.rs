@@ -7,7 +7,7 @@ use calico_core::key::Key;
 use calico_core::kind::UnknownKind;
 use calico_core::resource::{FieldError, ManifestError};
 
-/// Why a command failed. Every failure is exit code 1, but for `diff`.
+/// Why a command failed. Every failure is exit code 1, but for `diff` and `endpoint wait`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// A file, directory or stream cannot be read.
@@ -43,6 +43,9 @@ pub(crate) enum Failure {
     /// `diff` found something: no failure, but another exit code.
     #[error("{0}")]
     Differs(String),
+    /// What was waited for did not come in time: another exit code, too.
+    #[error("{0}")]
+    NotInTime(String),
     /// The agent does not answer as it should.
     #[error("{0}")]
     Agent(String),

@@ -1,7 +1,8 @@
 //! Command line client for Calico: resources, IP addresses, and the state of this node.
 //!
 //! `cli` says what can be asked, `run` does it, and everything that fails is a `failure`: its
-//! text goes to the standard error, and the exit code is 1 (of `diff`: 2, where 1 is a difference).
+//! text goes to the standard error, and the exit code is 1 (of `diff`: 2, where 1 is a difference; of
+//! `endpoint wait`: 2 if time is up).
 
 mod admit;
 mod bgp;
@@ -12,6 +13,7 @@ mod cluster;
 mod datastore;
 mod diff;
 mod dry_run;
+mod endpoint;
 mod failure;
 mod get;
 mod input;
@@ -40,6 +42,8 @@ use crate::failure::Failure;
 const DIFFERS: u8 = 1;
 /// `diff` failed; for every other command a failure is 1.
 const DIFF_FAILED: u8 = 2;
+/// Time was up before what was waited for came.
+const NOT_IN_TIME: u8 = 2;
 
 fn main() -> ExitCode {
     let command = cli::Cli::command().bin_name(shell::own_name());
@@ -64,7 +68,7 @@ fn main() -> ExitCode {
         },
         Err(failure) => {
             eprintln!("{}", with_causes(&failure));
-            failed
+            if matches!(failure, Failure::NotInTime(_)) { NOT_IN_TIME.into() } else { failed }
         }
     }
 }

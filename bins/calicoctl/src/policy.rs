@@ -3,11 +3,15 @@
 mod diff;
 mod ends;
 mod explain;
+mod log;
+mod names;
 mod state;
 
 use std::io::Read;
 
-use crate::cli::{PolicyCommand, StateArgs};
+use calico_core::dataplane::Verdict;
+
+use crate::cli::{PolicyCommand, StateArgs, VerdictName};
 use crate::failure::Failure;
 use crate::input;
 use crate::run::{Open, Said};
@@ -29,17 +33,24 @@ pub(crate) async fn run(
 ) -> Result<Said, Failure> {
     match command {
         PolicyCommand::Explain { from, to, source_port, ipv6, state } => {
-            let format = format(&state)?;
+            let format = format(&state.output)?;
             let state = load(store, &state).await?;
             explain::run(state, &ends::Query { from, to, source_port, ipv6 }, format)
         }
         PolicyCommand::Diff { filename, recursive, namespace, state } => {
-            let format = format(&state)?;
+            let format = format(&state.output)?;
             let mut changes = input::read(&filename, recursive, false, stdin)?;
             for resource in &mut changes {
                 place(resource, namespace.as_deref())?;
             }
             diff::run(load(store, &state).await?, &changes, format)
+        }
+        PolicyCommand::Log { follow, pod, policy, verdict, output, control_socket } => {
+            let verdicts = verdict.into_iter().map(Verdict::from).collect();
+            let filter = log::Filter { pods: pod, policies: policy, verdicts };
+            let format = format(&output)?;
+            let request = log::Request { follow, filter, format, socket: control_socket };
+            log::run(store, &request).await.map(|()| Said::default())
         }
     }
 }
@@ -54,8 +65,18 @@ async fn load(store: Open<'_>, args: &StateArgs) -> Result<State, Failure> {
     }
 }
 
-fn format(args: &StateArgs) -> Result<Format, Failure> {
-    match args.output.as_str() {
+impl From<VerdictName> for Verdict {
+    fn from(name: VerdictName) -> Self {
+        match name {
+            VerdictName::Allowed => Self::Allowed,
+            VerdictName::Denied => Self::Denied,
+            VerdictName::Logged => Self::Logged,
+        }
+    }
+}
+
+fn format(output: &str) -> Result<Format, Failure> {
+    match output {
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
         other => Err(Failure::Usage(format!("unknown output format {other:?}; use text or json"))),

@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{AnyResource, ObjectMeta, UnknownWord};
+use calico_core::resource::{AnyResource, GoDuration, ObjectMeta, UnknownWord};
 use calico_datastore::DatastoreConfig;
 use serde_json::Map;
 
 use crate::change::{self, Verb};
 use crate::cli::{
-    Cli, Command, DatastoreCommand, DryArgs, InputArgs, IpamCommand, MigrateCommand, NodeCommand,
-    SelectArgs, StoreArgs,
+    Cli, Command, DatastoreCommand, DryArgs, EndpointCommand, InputArgs, IpamCommand,
+    MigrateCommand, NodeCommand, SelectArgs, StoreArgs,
 };
 use crate::cluster::Cluster;
 use crate::dry_run::DryRun;
@@ -26,7 +26,8 @@ use crate::label::{self, Change};
 use crate::output::colour::Colour;
 use crate::stored::{Stamp, place};
 use crate::{
-    bgp, cascade, datastore, diff, input, ipam, node, patch, policy, settings, shell, version,
+    bgp, cascade, datastore, diff, endpoint, input, ipam, node, patch, policy, settings, shell,
+    version,
 };
 
 /// What a command has to say.
@@ -105,6 +106,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
         Command::Validate { input } => validate(&input, stdin)?,
         Command::Ipam { command } => ipam(&store, command).await?,
         Command::Policy { command } => return policy::run(&store, command, stdin).await,
+        Command::Endpoint { command } => endpoint(&store, command).await?,
         Command::Bgp { command } => bgp::run(command).await?,
         Command::Node { command } => node(command).await?,
         Command::Datastore { command: DatastoreCommand::Migrate { command } } => match command {
@@ -143,6 +145,7 @@ const fn uses_datastore(command: &Command) -> bool {
         command,
         Command::Validate { .. }
             | Command::Policy { .. }
+            | Command::Endpoint { .. }
             | Command::Bgp { .. }
             | Command::Node { .. }
             | Command::Version { .. }
@@ -226,6 +229,24 @@ async fn ipam(store: Open<'_>, command: IpamCommand) -> Result<String, Failure> 
             ipam::configure::run(&*store()?, settings).await
         }
     }
+}
+
+async fn endpoint(store: Open<'_>, command: EndpointCommand) -> Result<String, Failure> {
+    let EndpointCommand::Wait { names, namespace, timeout, quiet, control_socket, .. } = command;
+    let patience: GoDuration =
+        timeout.parse().map_err(|error| Failure::Usage(format!("--timeout {timeout}: {error}")))?;
+    let wait = endpoint::Wait {
+        names,
+        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+        patience: patience.0,
+        socket: control_socket,
+    };
+    let mut say = |text: &str| {
+        if !quiet {
+            eprintln!("{text}");
+        }
+    };
+    endpoint::wait(store, &wait, &mut say).await
 }
 
 async fn node(command: NodeCommand) -> Result<String, Failure> {
