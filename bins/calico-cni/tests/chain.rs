@@ -188,10 +188,13 @@ fn plugins_after_ours_find_what_they_need_and_leave_nothing() {
     assert!(answers(&node, &pod), "nobody answers at the port of the node");
 
     runtime.check("0f3c", &pod, &added).unwrap();
-    // What another plugin has made, that plugin looks at.
-    node.net.output("tc", &["qdisc", "del", "dev", "cali0f3c", "root"]);
+    // Each sees what became of its own.
+    pod.output("sysctl", &["-qw", "net.core.somaxconn=99"]);
     let error = runtime.check("0f3c", &pod, &added).unwrap_err();
-    assert!(error.get("bandwidth").is_some(), "{error}");
+    assert!(error.get("tuning").is_some(), "{error}");
+    pod.output("ip", &["address", "flush", "dev", "eth0"]);
+    let error = runtime.check("0f3c", &pod, &added).unwrap_err();
+    assert!(error.get("calico").is_some(), "{error}");
 
     runtime.del("0f3c", &pod, &added).unwrap();
     runtime.del("0f3c", &pod, &added).unwrap();
