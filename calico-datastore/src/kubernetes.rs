@@ -7,8 +7,9 @@
 //! and `kcnp.`. Migrations of KubeVirt are live migrations. See [`crate::conversion`].
 //!
 //! - *Revisions* are the server's `resourceVersion`s. Those of different collections come in no
-//!   order, so a watch of several collections (all objects; profiles; policies) never resumes: it
-//!   starts with a listing.
+//!   order: where a watch of several of them (all objects; profiles; policies) was, this store
+//!   remembers by the latest revisions that it showed, so that a caller may go on from any of
+//!   them. A revision that it did not show there, or that is forgotten, leads to a listing.
 //! - *Writes* are one request each, compare-and-swap on the `resourceVersion`. One that changes
 //!   nothing leaves the revision as it was. A deletion's revision is the first that is known to be
 //!   after it.
@@ -39,6 +40,7 @@ mod listing;
 mod pods;
 mod server;
 mod source;
+mod trail;
 mod views;
 mod watch;
 mod write;
@@ -59,6 +61,7 @@ use self::listing::Pages;
 pub use self::pods::PodMeta;
 use self::server::Server;
 use self::source::{Read, Reading, Source, What};
+use self::trail::Trails;
 use self::write::of_object;
 use crate::config::KubernetesConfig;
 
@@ -76,6 +79,7 @@ struct Inner {
     server: Server,
     /// Whether the server can stream listings: it can until it says otherwise.
     streams: AtomicBool,
+    trails: Trails,
 }
 
 impl Inner {
@@ -188,7 +192,13 @@ impl KubernetesStore {
     /// no URL.
     pub fn connect(config: &KubernetesConfig) -> Result<Self, StoreError> {
         let server = Server::new(config.clone())?;
-        Ok(Self { inner: Arc::new(Inner { server, streams: AtomicBool::new(true) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                server,
+                streams: AtomicBool::new(true),
+                trails: Trails::default(),
+            }),
+        })
     }
 }
 

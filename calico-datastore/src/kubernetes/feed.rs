@@ -55,10 +55,6 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub(super) const fn at(source: Source, at: Revision) -> Self {
-        Self::after(source, Some(at))
-    }
-
     pub(super) const fn after(source: Source, at: Option<Revision>) -> Self {
         Self { source, at, lines: None }
     }
@@ -138,10 +134,7 @@ impl Feed {
                 let event = event.map_err(|e| Failure::new(FailureKind::Lost, e))?;
                 match &event {
                     Event::Written { at, .. } | Event::Deleted { at, .. } => self.at = Some(*at),
-                    Event::Bookmark { at, .. } => {
-                        self.at = Some(*at);
-                        return Ok(None);
-                    }
+                    Event::Bookmark { at, .. } => self.at = Some(*at),
                     Event::Error(failure) => return Err(failure.clone()),
                 }
                 Ok(Some(Told::Event(event)))

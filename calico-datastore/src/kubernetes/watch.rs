@@ -19,6 +19,7 @@ use super::feed::{Feed, Pause, Start, Told};
 use super::listing::{Pages, now};
 use super::server::Lines;
 use super::source::{Event, Read, Reading, Source};
+use super::trail::Walk;
 
 /// Malformed objects that are remembered as reported.
 const REPORTED: usize = 1_000;
@@ -42,6 +43,7 @@ pub(super) fn stream(inner: Arc<Inner>, scope: Scope, from: Option<Revision>) ->
         scope,
         from: from.filter(|from| from.0 > 0),
         state: State::Idle,
+        walk: None,
         ready: VecDeque::new(),
         reported: HashSet::new(),
         told: false,
@@ -86,6 +88,8 @@ struct Watch {
     scope: Scope,
     from: Option<Revision>,
     state: State,
+    /// Where it is, if it follows several collections.
+    walk: Option<Walk>,
     ready: VecDeque<WatchEvent>,
     /// Paths of malformed objects that the caller was told of.
     reported: HashSet<String>,
@@ -143,13 +147,13 @@ impl Watch {
     async fn begin(&mut self) -> Result<(), Failure> {
         let reading = self.inner.reading().await?;
         let mut sources = self.inner.sources(&self.scope).await?;
-        // Revisions of several collections come in no order: only of one is a revision enough
-        // to know what was missed.
-        if let (Some(from), [source]) = (self.from.take(), sources.as_slice())
-            && now(&self.inner.server, source, &reading).await? >= from
-        {
-            self.follow(reading, vec![Start::at(source.clone(), from)]);
-            return Ok(());
+        if let Some(from) = self.from {
+            let starts = places(&self.inner, &self.scope, from, &sources, &reading).await?;
+            self.from = None;
+            if let Some(starts) = starts {
+                self.follow(reading, starts, from);
+                return Ok(());
+            }
         }
         sources.reverse();
         let listing =
@@ -158,7 +162,12 @@ impl Watch {
         Ok(())
     }
 
-    fn follow(&mut self, reading: Reading, starts: Vec<Start>) {
+    /// Follows what comes after `starts`; the caller was shown `shown`.
+    fn follow(&mut self, reading: Reading, starts: Vec<Start>, shown: Revision) {
+        self.walk = (starts.len() > 1).then(|| {
+            let places = starts.iter().map(|start| start.at).collect();
+            self.inner.trails.start(&self.scope, places, shown)
+        });
         let mut feeds = SelectAll::new();
         for (number, start) in starts.into_iter().enumerate() {
             let feed = Feed::new(Arc::clone(&self.inner), reading.clone(), start);
@@ -256,16 +265,34 @@ impl Watch {
             let (key, value) = (profile.key(), profile.to_json());
             self.ready.push_back(WatchEvent::Item(Entry { key, value, revision: Revision(1) }));
         }
-        let revision = starts.iter().filter_map(|start| start.at).min();
-        self.ready.push_back(WatchEvent::Ready(revision.unwrap_or(Revision(1))));
-        self.follow(reading, starts);
+        let revision = starts.iter().filter_map(|start| start.at).min().unwrap_or(Revision(1));
+        self.ready.push_back(WatchEvent::Ready(revision));
+        self.follow(reading, starts, revision);
     }
 
     fn heard(&mut self, feed: usize, told: Told) {
         match told {
-            Told::Event(Event::Written { at, what }) => self.found(what, Some(at)),
-            Told::Event(Event::Deleted { at, what }) => self.gone(what, at),
-            Told::Event(_) => {}
+            Told::Event(event) => {
+                let before = self.ready.len();
+                let at = match event {
+                    Event::Written { at, what } => {
+                        self.found(what, Some(at));
+                        at
+                    }
+                    Event::Deleted { at, what } => {
+                        self.gone(what, at);
+                        at
+                    }
+                    Event::Bookmark { at, .. } => at,
+                    Event::Error(_) => return,
+                };
+                let told = |event: &WatchEvent| {
+                    matches!(event, WatchEvent::Put(_) | WatchEvent::Gone { .. })
+                };
+                if let Some(walk) = &self.walk {
+                    walk.step(feed, at, self.ready.range(before..).any(told));
+                }
+            }
             Told::Gap => {
                 tracing::debug!(scope = %self.scope, "the API server has forgotten what comes next; listing anew");
                 self.state = State::Idle;
@@ -331,6 +358,37 @@ impl Watch {
             self.ready.push_back(WatchEvent::Bad { path, reason });
         }
     }
+}
+
+/// Where a caller goes on who was last shown `from`; `None` if nobody knows, or if the server has
+/// not come that far: it was set back.
+async fn places(
+    inner: &Inner,
+    scope: &Scope,
+    from: Revision,
+    sources: &[Source],
+    reading: &Reading,
+) -> Result<Option<Vec<Start>>, Failure> {
+    let places = match sources.len() {
+        1 => vec![Some(from)],
+        _ => inner.trails.places(scope, from).unwrap_or_default(),
+    };
+    if places.len() != sources.len() || places.is_empty() {
+        return Ok(None);
+    }
+    let asked = sources.iter().zip(&places).filter_map(|(source, place)| {
+        let place = (*place)?;
+        Some(async move { Ok(now(&inner.server, source, reading).await? >= place) })
+    });
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(true) => {}
+            Ok(false) | Err(Failure { kind: FailureKind::NotFound, .. }) => return Ok(None),
+            Err(failure) => return Err(failure),
+        }
+    }
+    let starts = sources.iter().cloned().zip(places);
+    Ok(Some(starts.map(|(source, at)| Start::after(source, at)).collect()))
 }
 
 /// What opens a listing, the first time.

@@ -11,6 +11,7 @@ mod access;
 mod contract;
 mod golden;
 mod outage;
+mod resume;
 mod views;
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
