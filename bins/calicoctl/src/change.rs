@@ -78,6 +78,17 @@ pub(crate) fn prepare(
     Ok(items)
 }
 
+/// What in resources is valid, but does not do what it seems to say; a line each.
+pub(crate) fn doubts(resources: &[AnyResource], namespace: Option<&str>) -> Vec<String> {
+    let lines = resources.iter().flat_map(|resource| {
+        // What has no place is refused by `prepare`.
+        let name = place(&mut resource.clone(), namespace).map(|key| name_of(&key));
+        let name = name.unwrap_or_else(|_| resource.name().to_owned());
+        resource.doubts().into_iter().map(move |doubt| format!("Warning: {name}: {doubt}"))
+    });
+    lines.collect()
+}
+
 /// Carries out `verb` on `items` in order, up to the first failure. Returns what to tell.
 pub(crate) async fn carry_out(
     store: &dyn Datastore,
@@ -218,6 +229,9 @@ fn batch(items: &[Item]) -> &[Item] {
 
 fn refuse_special(verb: Verb, key: &Key) -> Result<(), Failure> {
     let what = match (verb, key) {
+        (_, Key::Resource { kind, .. }) if kind.is_internal() => {
+            "it is what Kubernetes, or who else runs the workloads, says of itself; change it there"
+        }
         (Verb::Apply, Key::Resource { kind: Kind::ClusterInformation, .. }) => {
             "it is written by the system; it cannot be applied"
         }

@@ -65,10 +65,14 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
     let said = match cli.command {
         Command::Create { input, skip_exists, dry } => {
             let verb = Verb::Create { skip_exists };
-            write(&store, verb, &input, dry, stdin).await?
+            return write(&store, verb, &input, dry, stdin).await;
         }
-        Command::Apply { input, dry } => write(&store, Verb::Apply, &input, dry, stdin).await?,
-        Command::Replace { input, dry } => write(&store, Verb::Replace, &input, dry, stdin).await?,
+        Command::Apply { input, dry } => {
+            return write(&store, Verb::Apply, &input, dry, stdin).await;
+        }
+        Command::Replace { input, dry } => {
+            return write(&store, Verb::Replace, &input, dry, stdin).await;
+        }
         Command::Diff { input } => {
             let resources = input::read(&input.filename, input.recursive, input.skip_empty, stdin)?;
             let items = change::prepare(Verb::Apply, resources, input.namespace.as_deref())?;
@@ -103,7 +107,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
             let store = dry.wrap(store()?);
             dry.line(label::carry_out(&*store, &key, &change).await?)
         }
-        Command::Validate { input } => validate(&input, stdin)?,
+        Command::Validate { input } => return validate(&input, stdin),
         Command::Ipam { command } => ipam(&store, command).await?,
         Command::Policy { command } => return policy::run(&store, command, stdin).await,
         Command::Endpoint { command } => endpoint(&store, command).await?,
@@ -197,6 +201,13 @@ async fn ipam(store: Open<'_>, command: IpamCommand) -> Result<String, Failure> 
         IpamCommand::Release { ip: None, from_report, force } => {
             ipam::release::from_reports(store()?, VERSION, &from_report, force).await
         }
+        IpamCommand::Gc { dry_run, grace } => {
+            let grace: GoDuration = grace
+                .parse()
+                .map_err(|error| Failure::Usage(format!("--grace {grace}: {error}")))?;
+            let request = ipam::gc::Request { dry_run, grace: grace.0 };
+            ipam::gc::run(store()?, request, &mut |text| eprintln!("{text}")).await
+        }
         IpamCommand::Split { number, cidr, name } => {
             let which = match (cidr, name) {
                 (Some(cidr), _) => ipam::split::Which::Cidr(cidr),
@@ -283,12 +294,13 @@ async fn write(
     args: &InputArgs,
     dry: DryArgs,
     stdin: &mut dyn Read,
-) -> Result<String, Failure> {
+) -> Result<Said, Failure> {
     let resources = input::read(&args.filename, args.recursive, args.skip_empty, stdin)?;
+    let warnings = change::doubts(&resources, args.namespace.as_deref());
     let items = change::prepare(verb, resources, args.namespace.as_deref())?;
     let store = dry.wrap(store()?);
     let said = change::carry_out(&*store, verb, &items, &Stamp::of_system()).await?;
-    Ok(dry.line(said))
+    Ok(Said { out: dry.line(said), warnings })
 }
 
 async fn delete(
@@ -386,15 +398,17 @@ fn refuse_namespace(kind: Kind, namespace: Option<&str>) -> Result<(), Failure> 
     }
 }
 
-fn validate(args: &InputArgs, stdin: &mut dyn Read) -> Result<String, Failure> {
+fn validate(args: &InputArgs, stdin: &mut dyn Read) -> Result<Said, Failure> {
     let resources = input::read(&args.filename, args.recursive, args.skip_empty, stdin)?;
+    let warnings = change::doubts(&resources, args.namespace.as_deref());
     let items = change::prepare(Verb::Replace, resources, args.namespace.as_deref())?;
     let source = if args.filename == Path::new("-") {
         "standard input".into()
     } else {
         args.filename.to_string_lossy()
     };
-    Ok(line(format!("{} resource(s) in {source} are valid", items.len())))
+    let out = line(format!("{} resource(s) in {source} are valid", items.len()));
+    Ok(Said { out, warnings })
 }
 
 fn line(text: String) -> String {

@@ -27,6 +27,7 @@ mod bgp;
 mod bgp_filter;
 pub(crate) mod choices;
 mod cluster;
+mod doubts;
 mod endpoint_name;
 mod felix;
 pub mod field;
