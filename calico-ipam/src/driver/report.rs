@@ -213,18 +213,23 @@ impl Ipam {
         listing.entries.iter().map(report).collect()
     }
 
-    /// Who has `ip`; `None` if nobody.
+    /// Who has `ip`; `None` if nobody. Reads one block, not all.
     ///
     /// # Errors
     ///
     /// [`IpamError::Store`].
     pub async fn lookup(&self, ip: IpAddr) -> Result<Option<Allocation>, IpamError> {
-        let listing = self.store.list(&Scope::Blocks).await?;
-        let holds = |key: &Key| matches!(key, Key::Block(cidr) if cidr.contains(&ip));
-        match listing.entries.iter().find(|entry| holds(&entry.key)) {
-            Some(entry) => Ok(Block::read(entry)?.allocation(ip)),
-            None => Ok(None),
+        let pools = read_pools(&self.store.list(&Scope::Kind(Kind::IpPool)).await?.entries);
+        let pool = pools.iter().find(|pool| pool.cidr.contains(&ip));
+        if let Some(cidr) = pool.and_then(|pool| pool.geometry.block_of(ip))
+            && let Some((block, _)) = view::block(&self.store, cidr).await?
+        {
+            return Ok(block.allocation(ip));
         }
+        // Its pool is gone, or had blocks of another size once.
+        let Some(cidr) = self.find_block(ip).await? else { return Ok(None) };
+        let found = view::block(&self.store, cidr).await?;
+        Ok(found.and_then(|(block, _)| block.allocation(ip)))
     }
 
     /// Addresses that are recorded as assigned for `node` (attribute `node`), in whichever block.
