@@ -14,7 +14,7 @@ use calico_lab::Lab;
 use super::runtime::{files, in_namespace};
 
 /// Commands whose output must be as before.
-const KERNEL: [&[&str]; 7] = [
+const KERNEL: [&[&str]; 8] = [
     &["ip", "-o", "link"],
     &["ip", "-o", "address"],
     &["ip", "-4", "route", "show", "table", "all"],
@@ -22,6 +22,7 @@ const KERNEL: [&[&str]; 7] = [
     &["ip", "rule"],
     &["ip", "neighbour"],
     &["nft", "list", "ruleset"],
+    &["tc", "qdisc"],
 ];
 
 #[derive(Debug)]
