@@ -29,6 +29,7 @@ mod shaper;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use calico_core::dataplane::{Bandwidth, Limits};
 use nix::errno::Errno;
@@ -43,6 +44,13 @@ pub use shaper::Shaper;
 
 /// How the names of the devices for packets from workloads begin.
 const IFB_PREFIX: &str = "bwcali";
+
+/// Several steps make a queue: those who make the pod and those who follow it take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Name of the device that packets from this interface are sent through.
 #[must_use]
@@ -70,8 +78,9 @@ pub fn apply(
     interface: &str,
     limits: &Limits,
 ) -> Result<bool, RtnlError> {
+    let _turn = turn();
     let Some(link) = link::by_name(connection, interface)? else {
-        forget(connection, interface)?;
+        link::delete(connection, &ifb_name(interface))?;
         return Ok(false);
     };
     set_bucket(connection, &link, limits.ingress.bandwidth.as_ref())?;
@@ -88,6 +97,7 @@ pub fn apply(
 ///
 /// See [`RtnlError`].
 pub fn forget(connection: &mut Connection, interface: &str) -> Result<(), RtnlError> {
+    let _turn = turn();
     link::delete(connection, &ifb_name(interface)).map(drop)
 }
 
@@ -97,6 +107,7 @@ pub fn forget(connection: &mut Connection, interface: &str) -> Result<(), RtnlEr
 ///
 /// See [`RtnlError`].
 pub fn sweep(connection: &mut Connection) -> Result<Vec<String>, RtnlError> {
+    let _turn = turn();
     let links = link::list(connection, &LinkFilter::default())?;
     let is_ours =
         |link: &&Link| link.kind.as_deref() == Some("ifb") && link.name.starts_with(IFB_PREFIX);
