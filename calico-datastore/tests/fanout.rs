@@ -19,9 +19,12 @@ use calico_core::testing::contract::{CASES, HISTORY};
 use calico_core::testing::{Call, Fault, FaultyStore};
 use calico_datastore::config::{FanoutConfig, Pem, TlsConfig};
 use calico_datastore::fanout::Fanout;
-use calico_datastore::remote::{LocalListener, RemoteStore, Server, TlsAddress, TlsListener};
+use calico_datastore::remote::{
+    Counters, LocalListener, RemoteStore, Server, TlsAddress, TlsListener,
+};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +95,9 @@ async fn two_hundred_clients_see_the_same_and_the_store_has_one_watch() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("fanout.sock");
     let listener = LocalListener::bind(&socket).unwrap();
-    let server = tokio::spawn(Server::run(listener, fanout, std::future::pending()));
+    let counters = Arc::<Counters>::default();
+    let (counted, never) = (Arc::clone(&counters), std::future::pending());
+    let server = tokio::spawn(Server::run_counted(200, counted, listener, fanout, never));
 
     let clients = (0..200).map(|_| RemoteStore::connect(&socket));
     let mut followers: Vec<_> =
@@ -112,6 +117,20 @@ async fn two_hundred_clients_see_the_same_and_the_store_has_one_watch() {
     let truth = truth.into_iter().map(|entry| (entry.key.to_string(), entry.value.to_string()));
     assert_eq!(first.0, truth.collect());
     assert_eq!(watches.load(Ordering::Relaxed), 1, "watches on the store");
+
+    // What each of them is told is written once.
+    let before = counters.figures();
+    for number in 0..100 {
+        store.put(node("more"), format!("{number}").into()).await.unwrap();
+    }
+    let last = node("more");
+    join_all(followers.iter_mut().map(|(watch, model)| model.until(watch, &last, "99"))).await;
+    let after = counters.figures();
+    assert_eq!(after.connected, 200);
+    assert_eq!(after.events - before.events, 200 * 100);
+    // Two clients may find at the same time that it is not written yet.
+    let written = after.written - before.written;
+    assert!((100..=200).contains(&written), "written {written} times");
     server.abort();
 }
 
@@ -244,4 +263,71 @@ async fn certificates_of_both_sides_open_the_door() {
     let text = missing.get(&node("a")).await.unwrap_err().to_string();
     assert!(text.contains("missing.pem"), "{text}");
     good.get(&node("a")).await.unwrap();
+}
+
+/// A client that speaks the protocol by hand, to do what no good client does.
+struct Rude(tokio::net::UnixStream);
+
+impl Rude {
+    /// Greets the server, and asks for everything.
+    async fn follow(socket: &std::path::Path) -> Self {
+        let mut rude = Self(tokio::net::UnixStream::connect(socket).await.unwrap());
+        rude.send(r#"{"protocol":"calico-datastore","version":1}"#).await;
+        rude.read().await;
+        rude.send(r#"{"id":1,"ask":{"watch":{"scope":"All","from":null,"credit":512}}}"#).await;
+        rude
+    }
+
+    async fn send(&mut self, text: &str) {
+        let length = u32::try_from(text.len()).unwrap();
+        self.0.write_all(&[&length.to_be_bytes()[..], text.as_bytes()].concat()).await.unwrap();
+    }
+
+    /// The next frame; nothing at the end.
+    async fn read(&mut self) -> Option<String> {
+        let length = self.0.read_u32().await.ok()?;
+        let mut text = vec![0; length as usize];
+        self.0.read_exact(&mut text).await.ok()?;
+        Some(String::from_utf8(text).unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_dropped_and_the_others_are_not() {
+    for reads in [false, true] {
+        let store = Arc::new(MemoryStore::new());
+        let value: Arc<str> = "x".repeat(8 << 10).into();
+        for number in 0..1000 {
+            store.put(node(&format!("n{number}")), value.clone()).await.unwrap();
+        }
+        let fanout = Arc::new(Fanout::start(store.clone()));
+        let counters = Arc::<Counters>::default();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("fanout.sock");
+        let listener = LocalListener::bind(&socket).unwrap();
+        let (counted, never) = (Arc::clone(&counters), std::future::pending());
+        let server = tokio::spawn(Server::run_counted(9, counted, listener, fanout, never));
+        let good = RemoteStore::connect(&socket);
+        let (mut watch, mut model) = (good.watch(Scope::All, None), Model::default());
+        model.until(&mut watch, &node("n999"), &value).await;
+
+        let mut rude = Rude::follow(&socket).await;
+        if reads {
+            // It has no room for more events, and never says that it has.
+            while rude.read().await.is_some() {}
+        }
+        // Time passes at once where nothing else happens.
+        while counters.figures().slow == 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        store.put(node("later"), "1".into()).await.unwrap();
+        model.until(&mut watch, &node("later"), "1").await;
+        let figures = counters.figures();
+        assert_eq!(
+            (figures.slow, figures.accepted, figures.connected),
+            (1, 2, 1),
+            "reads: {reads}"
+        );
+        server.abort();
+    }
 }
