@@ -11,6 +11,7 @@ use common::traffic::{
     ANSWER, SILENCE, addresses, assert_reaches, assert_routes, sessions, tcp, until_tcp,
 };
 use common::{assert_gone, host_links, lab_name, topology, turn};
+use serde_json::Value;
 
 #[tokio::test]
 async fn three_nodes_in_a_mesh() {
@@ -93,7 +94,7 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
     };
 
     lab.apply_text(DENY).await.unwrap();
-    until_tcp(lab, "client", (web[0], 80).into(), false).await;
+    programmed(lab, "node2", "web").await;
     for address in web {
         let to = (address, 80).into();
         assert!(!tcp(lab, "client", to, SILENCE).await.is_answered(), "{to}");
@@ -104,7 +105,7 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
     assert_reaches(lab, "web", "other").await;
 
     lab.apply_text(ALLOW_ONE_PORT).await.unwrap();
-    until_tcp(lab, "client", (web[0], 80).into(), true).await;
+    programmed(lab, "node2", "web").await;
     for address in web {
         assert!(tcp(lab, "client", (address, 80).into(), ANSWER).await.is_answered());
         let to = (address, 8080).into();
@@ -114,10 +115,51 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
         assert!(!tcp(lab, "other", to, SILENCE).await.is_answered(), "from another pod: {to}");
     }
 
+    the_log_names_both_ends(lab, web[0].to_string()).await;
+
     lab.calicoctl(&["delete", "networkpolicy", "protect-web", "--namespace", "default"])
         .await
         .unwrap();
     until_tcp(lab, "other", (web[0], 8080).into(), true).await;
+}
+
+/// Waits until the node enforces the policy that was applied before: the very next packet meets it.
+async fn programmed(lab: &Lab, node: &str, pod: &str) {
+    let wait = ["endpoint", "wait", "--programmed", pod, "--timeout", "30s"];
+    let said = ask(lab, node, &wait).await.unwrap();
+    assert!(said.contains("its policy is in force"), "{said}");
+    let elsewhere = ask(lab, "node1", &wait).await.unwrap_err();
+    assert!(elsewhere.contains("is on node node2"), "{elsewhere}");
+}
+
+async fn the_log_names_both_ends(lab: &Lab, web: String) {
+    let log = ["policy", "log", "--pod", "client", "--policy", "protect-web", "-o", "json"];
+    let said = ask(lab, "node2", &log).await.unwrap();
+    let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_web = |line: &Value| line["destination"]["address"] == web.as_str();
+    let found = lines.filter(of_web).collect::<Vec<_>>();
+    assert!(!found.is_empty(), "{said}");
+    for line in found {
+        assert_eq!(line["verdict"], "denied");
+        assert_eq!(line["node"], "node2");
+        assert_eq!(line["by"], "NetworkPolicy default/protect-web ingress rule 0");
+        assert_eq!(line["source"]["name"], "default/client");
+        assert_eq!(line["endpoint"], "default/web");
+    }
+    let said = ask(lab, "node2", &["policy", "log", "--verdict", "denied"]).await.unwrap();
+    assert!(
+        said.contains("-> default/web (") && said.contains("the end of tier default"),
+        "{said}"
+    );
+    assert_eq!(ask(lab, "node1", &log).await.unwrap(), "", "nothing was dropped there");
+}
+
+/// What `calicoctl` says of a node's agent.
+async fn ask(lab: &Lab, node: &str, what: &[&str]) -> Result<String, String> {
+    let socket = lab.run_dir(node).join("control.sock");
+    let mut all = what.to_vec();
+    all.extend(["--control-socket", socket.to_str().unwrap()]);
+    lab.calicoctl(&all).await.map_err(|error| error.to_string())
 }
 
 /// Traffic goes on while the agents of both ends are gone and come back.
