@@ -2,7 +2,11 @@
 //!
 //! As upstream: one per kind, from the enabled pools with that encapsulation that select the node and
 //! allow tunnels, under the handle `vxlan-tunnel-addr-<node>` (and the like) and with the attributes
-//! `node` and `type`. Without such a pool it is released.
+//! `node` and `type`. Without such a pool it is released. An address of older versions, which has
+//! neither handle nor attributes, gets both.
+//!
+//! An address that is held since before a start is confirmed before it is used, and again from
+//! time to time, so that a node which was taken for gone hears that its address is another's.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +18,7 @@ use calico_core::datastore::StoreError;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::AllowedUse;
-use calico_ipam::{AssignRequest, Ipam, IpamError};
+use calico_ipam::{AssignIp, AssignRequest, Ipam, IpamError, Release};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,6 +28,9 @@ use super::absence::Absence;
 
 /// Before a failed attempt is repeated.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How often it is made sure that the addresses are still this node's.
+const AGAIN: Duration = Duration::from_secs(300);
 
 /// What a tunnel address is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,12 +98,13 @@ enum AddressError {
 /// Assigns, announces and releases addresses as they are wanted, until nobody wants any more.
 pub async fn run(node: String, store: Arc<dyn Datastore>, mut wanted: watch::Receiver<Wanted>) {
     let ipam = Ipam::new(Arc::clone(&store), calico_ipam::Options::default());
+    let mut addresses = Addresses { node, store, ipam, sure: BTreeMap::new() };
     let mut complained = false;
     loop {
         let all = wanted.borrow_and_update().addresses.clone().unwrap_or_default();
         let mut failed = false;
         for (kind, address) in all {
-            if let Err(error) = settle(&node, &store, &ipam, kind, &address).await {
+            if let Err(error) = addresses.settle(kind, &address).await {
                 failed = true;
                 if !std::mem::replace(&mut complained, true) {
                     warn!(?kind, %error, "no address for a tunnel yet");
@@ -104,40 +112,47 @@ pub async fn run(node: String, store: Arc<dyn Datastore>, mut wanted: watch::Rec
             }
         }
         complained &= failed;
-        let changed = async { wanted.changed().await.is_ok() };
-        if failed {
-            tokio::select! {
-                open = changed => if !open { return },
-                () = tokio::time::sleep(RETRY) => {}
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(if failed { RETRY } else { AGAIN }) => {
+                if !failed {
+                    addresses.sure.clear();
+                }
             }
-        } else if !changed.await {
-            return;
         }
     }
 }
 
-async fn settle(
-    node: &str,
-    store: &Arc<dyn Datastore>,
-    ipam: &Ipam,
-    kind: TunnelKind,
-    wanted: &WantedAddress,
-) -> Result<(), AddressError> {
-    let (prefix, purpose) = kind.names();
-    let handle = format!("{prefix}-{node}");
-    let held = ipam.addresses_by_handle(&handle).await?;
-    let usable = |address: &&IpAddr| wanted.pools.iter().any(|pool| pool.contains(*address));
-    let mut address = held.iter().find(usable).copied();
-    if address.is_none() {
-        if !held.is_empty() {
-            ipam.release_by_handle(&handle).await?;
-            info!(?kind, addresses = ?held, "released the address of a tunnel");
+/// Who sees to it that the tunnels have addresses.
+struct Addresses {
+    node: String,
+    store: Arc<dyn Datastore>,
+    ipam: Ipam,
+    /// Addresses known to be this node's.
+    sure: BTreeMap<TunnelKind, IpAddr>,
+}
+
+impl Addresses {
+    async fn settle(
+        &mut self,
+        kind: TunnelKind,
+        wanted: &WantedAddress,
+    ) -> Result<(), AddressError> {
+        if wanted.pools.is_empty() && wanted.present.is_none() && !self.sure.contains_key(&kind) {
+            // The usual case of a kind that nobody uses; what a crash left is found by its name.
+            self.release(kind).await?;
+            return Ok(());
         }
-        if !wanted.pools.is_empty() {
-            let mut request = AssignRequest::new(node)
-                .handle(&handle)
-                .attribute("node", node)
-                .attribute("type", purpose);
+        let handle = self.handle(kind);
+        let usable = |address: &IpAddr| wanted.pools.iter().any(|pool| pool.contains(address));
+        let mut address = self.held(kind).await?.filter(usable);
+        if address.is_none() {
+            self.release(kind).await?;
+            address = self.adopt(kind, wanted).await?;
+        }
+        if address.is_none() && !wanted.pools.is_empty() {
+            let mut request = AssignRequest::new(&self.node).handle(&handle);
+            request.attributes = self.attributes(kind);
             let pools = wanted.pools.iter().map(ToString::to_string).collect();
             request.intended_use = AllowedUse::Tunnel;
             if kind == TunnelKind::VxlanV6 {
@@ -145,15 +160,85 @@ async fn settle(
             } else {
                 (request.v4, request.v4_pools) = (1, pools);
             }
-            let assigned = ipam.auto_assign(request.reuse()).await?.complete()?;
+            let assigned = self.ipam.auto_assign(request.reuse()).await?.complete()?;
             address = assigned.addresses().next().map(|it| it.ip);
             info!(?kind, ?address, "assigned an address to a tunnel");
         }
+        match address {
+            Some(address) => drop(self.sure.insert(kind, address)),
+            None => drop(self.sure.remove(&kind)),
+        }
+        if address == wanted.present {
+            return Ok(());
+        }
+        tell(&self.node, &*self.store, kind, address).await
     }
-    if address == wanted.present {
-        return Ok(());
+
+    /// The address that this node has for sure.
+    async fn held(&self, kind: TunnelKind) -> Result<Option<IpAddr>, AddressError> {
+        let handle = self.handle(kind);
+        let held = self.ipam.addresses_by_handle(&handle).await?;
+        let Some(address) = held.first().copied() else { return Ok(None) };
+        if self.sure.get(&kind) == Some(&address) {
+            return Ok(Some(address));
+        }
+        Ok(self.ipam.confirm_address(address, &handle).await?.then_some(address))
     }
-    tell(node, &**store, kind, address).await
+
+    async fn release(&mut self, kind: TunnelKind) -> Result<(), AddressError> {
+        let released = self.ipam.release_by_handle(&self.handle(kind)).await?;
+        if !released.is_empty() {
+            info!(?kind, addresses = ?released, "released the address of a tunnel");
+        }
+        self.sure.remove(&kind);
+        Ok(())
+    }
+
+    /// Takes over what the Node resource names, if it is this node's though no handle says so: it is
+    /// of a version before handles, or its handle was lost.
+    async fn adopt(
+        &self,
+        kind: TunnelKind,
+        wanted: &WantedAddress,
+    ) -> Result<Option<IpAddr>, AddressError> {
+        let Some(address) = wanted.present else { return Ok(None) };
+        let Some(found) = self.ipam.lookup(address).await? else { return Ok(None) };
+        let attributes = &found.attributes;
+        let ours = match &attributes.handle_id {
+            None => attributes.secondary.is_empty() && attributes.released_at.is_none(),
+            Some(handle) => *handle == self.handle(kind),
+        };
+        if !ours {
+            return Ok(None);
+        }
+        let gone = self.ipam.release_ips(&[Release::exactly(&found)]).await?;
+        let fits = wanted.pools.iter().any(|pool| pool.contains(&address));
+        if gone.released.is_empty() || !fits {
+            return Ok(None);
+        }
+        let mut request = AssignIp::new(&self.node, address);
+        request.handle = Some(self.handle(kind));
+        request.attributes = self.attributes(kind);
+        request.intended_use = AllowedUse::Tunnel;
+        match self.ipam.assign_ip(request).await {
+            Ok(_) => {
+                info!(?kind, %address, "a tunnel's address of an older version has a handle now");
+                Ok(Some(address))
+            }
+            // Somebody was faster: another one does, too.
+            Err(IpamError::InUse { .. } | IpamError::StrictAffinity { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn handle(&self, kind: TunnelKind) -> String {
+        format!("{}-{}", kind.names().0, self.node)
+    }
+
+    fn attributes(&self, kind: TunnelKind) -> BTreeMap<String, String> {
+        let pairs = [("node", self.node.as_str()), ("type", kind.names().1)];
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    }
 }
 
 /// Writes the address into the Node resource; all else in it stays as it is.
@@ -176,6 +261,16 @@ async fn tell(
         (None, Value::Object(fields)) => drop(fields.remove(*last)),
         (None, _) => return Ok(()),
     }
+    // Upstream's clients refuse a Node whose BGP part is there and says nothing.
+    if let Value::Object(spec) = &mut value["spec"]
+        && spec.get("bgp").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
+    {
+        spec.remove("bgp");
+    }
     store.update(key, value.to_string().into(), entry.revision).await?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "addresses_tests.rs"]
+mod tests;
