@@ -315,6 +315,20 @@ pub(crate) enum IpamCommand {
         #[arg(long, requires = "from_report")]
         force: bool,
     },
+    /// Free addresses and blocks that nodes have left which are gone
+    #[command(long_about = "Free addresses and blocks that nodes have left which are gone.\n\n\
+        An address is freed if the Node resource of its node is gone and no workload endpoint has \
+        the address, its container or its pod, in three looks over the grace time. Agents do the \
+        same by themselves after 15 minutes. Addresses on nodes that are there are left to their \
+        agents; `calicoctl ipam check --show-problem-ips` names them.")]
+    Gc {
+        /// Only say what would be freed and what would stay, and why
+        #[arg(long)]
+        dry_run: bool,
+        /// How long something must be unused, such as 30s or 5m
+        #[arg(long, value_name = "TIME", default_value = "30s")]
+        grace: String,
+    },
     /// Split a pool into smaller ones; the datastore must be locked
     Split {
         /// How many: 2, 4, 8, ...

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod configure;
+pub(crate) mod gc;
 pub(crate) mod release;
 mod report;
 pub(crate) mod split;

@@ -162,7 +162,8 @@ fn allocation(
     let node = attribute("node");
     let owner = block.owner.as_ref().map_or("", |owner| owner.name.as_str());
     // Nothing in the datastore says whether these are still used, so they count as used.
-    let kept = handle == WINDOWS_HANDLE || handle.starts_with("lb-");
+    // A virtual machine keeps its address while it is stopped.
+    let kept = handle == WINDOWS_HANDLE || handle.starts_with("lb-") || handle.contains(".vmi.");
     let cooling_down = attributes.released_at.is_some();
     Allocation {
         ip: ip.to_string(),
