@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 
 pub use endpoint::{
-    DefaultAction, EndpointId, EndpointToHostAction, HostSettings, Pool, ServiceLoop, TierPolicies,
-    Translation, WorkloadEndpoint,
+    DefaultAction, EndpointId, EndpointToHostAction, HostSettings, LogLimit, OutgoingNat, Pool,
+    ServiceLoop, TierPolicies, Translation, WorkloadEndpoint,
 };
 pub use host::{Failsafe, HostEndpoint, HostInterface};
 pub use limits::{Bandwidth, Limits, PacketRate, TrafficLimits};

@@ -1,5 +1,7 @@
 //! The node agent's settings: where the host says them, and which are in force.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -10,26 +12,46 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::ConfigError;
+pub use support::{Support, document};
 
 /// Parameters that this agent obeys, live. A test holds them against the table of all.
 pub const IN_FORCE: &[&str] = &[
     "allowIPIPPacketsFromWorkloads",
     "allowVXLANPacketsFromWorkloads",
+    "dataplaneWatchdogTimeout",
     "defaultEndpointToHostAction",
+    "disableConntrackInvalidCheck",
     "failsafeInboundHostPorts",
     "failsafeOutboundHostPorts",
     "floatingIPs",
     "healthEnabled",
     "healthHost",
     "healthPort",
+    "healthTimeoutOverrides",
     "interfacePrefix",
+    "interfaceRefreshInterval",
+    "ipForwarding",
+    "ipipEnabled",
     "ipipMTU",
+    "iptablesNATOutgoingInterfaceFilter",
+    "logActionRateLimit",
+    "logActionRateLimitBurst",
     "logSeverityScreen",
+    "natOutgoingAddress",
     "natOutgoingExclusions",
+    "natPortRange",
+    "nftablesRefreshInterval",
+    "prometheusMetricsCAFile",
+    "prometheusMetricsCertFile",
+    "prometheusMetricsClientAuth",
     "prometheusMetricsEnabled",
     "prometheusMetricsHost",
+    "prometheusMetricsKeyFile",
     "prometheusMetricsPort",
+    "prometheusProcessMetricsEnabled",
+    "routeRefreshInterval",
     "serviceLoopPrevention",
+    "vxlanEnabled",
     "vxlanMTU",
     "vxlanMTUV6",
     "vxlanPort",
@@ -79,13 +101,27 @@ pub struct Unsupported {
     told: BTreeSet<String>,
 }
 
+/// Settings that were not named before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// They ask for something that is not built: a line each.
+    pub unsupported: Vec<String>,
+    /// What they are about does not exist here: their names.
+    pub not_applicable: Vec<String>,
+}
+
 impl Unsupported {
     /// Those of `settings` that were not named before.
-    pub fn news(&mut self, settings: &Settings) -> Vec<String> {
-        let mut news = Vec::new();
+    pub fn news(&mut self, settings: &Settings) -> News {
+        let mut news = News::default();
         for (name, value, source) in settings.changed() {
-            if !IN_FORCE.contains(&name) && self.told.insert(name.to_owned()) {
-                news.push(format!("{name} = {value} ({source})"));
+            let support = Support::of(name);
+            if support == Support::InForce || !self.told.insert(name.to_owned()) {
+                continue;
+            }
+            match support {
+                Support::NotApplicable(_) => news.not_applicable.push(name.to_owned()),
+                _ => news.unsupported.push(format!("{name} = {value} ({source})")),
             }
         }
         news
@@ -128,9 +164,12 @@ mod tests {
         let settings = layers.effective("n1", None);
         let mut unsupported = Unsupported::default();
         let news = unsupported.news(&settings);
-        assert_eq!(news.len(), PARAMETERS.len() - IN_FORCE.len(), "{news:#?}");
-        assert!(news.contains(&"bpfEnabled = true (the environment)".to_owned()), "{news:#?}");
-        assert_eq!(unsupported.news(&settings), Vec::<String>::new());
+        let told = news.unsupported.len() + news.not_applicable.len();
+        assert_eq!(told, PARAMETERS.len() - IN_FORCE.len(), "{news:#?}");
+        let named = "bpfEnabled = true (the environment)".to_owned();
+        assert!(news.unsupported.contains(&named), "{news:#?}");
+        assert!(news.not_applicable.contains(&"iptablesBackend".to_owned()), "{news:#?}");
+        assert_eq!(unsupported.news(&settings), News::default());
     }
 
     #[test]

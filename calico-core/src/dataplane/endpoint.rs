@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host::Failsafe;
 use super::limits::Limits;
-use super::rule::PolicyId;
+use super::rule::{PolicyId, PortRange};
 
 /// Identity of a workload endpoint: namespace and name of its WorkloadEndpoint resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -135,6 +135,36 @@ pub struct HostSettings {
     pub service_loop: ServiceLoop,
     /// Where services have their addresses, as far as they are announced.
     pub service_cidrs: Vec<IpNet>,
+    /// How outgoing traffic of pools is translated.
+    pub outgoing_nat: OutgoingNat,
+    /// How often the rules with action Log may report; absent: every packet.
+    pub log_limit: Option<LogLimit>,
+    /// Whether packets that connection tracking finds invalid meet policy as others do, and are
+    /// not dropped before.
+    pub invalid_meets_policy: bool,
+}
+
+/// How outgoing traffic of pools is translated: by default to the address of the interface by which
+/// it leaves, to any port, whichever the interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct OutgoingNat {
+    /// Translate IPv4 to this address.
+    pub address: Option<Ipv4Addr>,
+    /// Translate TCP and UDP to these ports.
+    pub ports: Option<PortRange>,
+    /// Only on interfaces of this name; with `+` at its end: whose names start so.
+    pub interface: Option<Arc<str>>,
+}
+
+/// So many in so many seconds, after a burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogLimit {
+    /// Packets.
+    pub packets: u64,
+    /// Seconds: 1, 60, 3600 or 86400.
+    pub seconds: u64,
+    /// Packets at once.
+    pub burst: u32,
 }
 
 impl Default for HostSettings {
@@ -151,6 +181,9 @@ impl Default for HostSettings {
             failsafe_outbound: Failsafe::OUTBOUND.into(),
             service_loop: ServiceLoop::default(),
             service_cidrs: Vec::new(),
+            outgoing_nat: OutgoingNat::default(),
+            log_limit: None,
+            invalid_meets_policy: false,
         }
     }
 }

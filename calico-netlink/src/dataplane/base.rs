@@ -89,7 +89,7 @@ pub(super) fn chains(
     ];
     if translates {
         chains.push((names::NAT_POSTROUTING, postrouting(!floating.is_empty())));
-        let outgoing = translate::nat_outgoing(host.masquerade_spares_nodes);
+        let outgoing = translate::nat_outgoing(host);
         chains.push((names::NAT_OUTGOING, outgoing));
     }
     let block = translate::cidr_block(host);

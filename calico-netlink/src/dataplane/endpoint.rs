@@ -57,7 +57,7 @@ pub(super) fn chain(
     if direction == Direction::Egress && !uses_addresses_only(endpoint) {
         rendered.sources(endpoint);
     }
-    rendered.connection();
+    rendered.connection(host);
     rendered.limit(endpoint, direction, Limited::Connections, limits);
     if direction == Direction::Egress {
         rendered.encapsulation(host);
@@ -112,8 +112,9 @@ pub(super) fn first_missing_policy(
 
 impl Rendered {
     /// Connections that are known are not judged anew.
-    pub(super) fn connection(&mut self) {
-        let known = matches::ct_state(matches::CT_INVALID | matches::CT_ESTABLISHED_RELATED);
+    pub(super) fn connection(&mut self, host: &HostSettings) {
+        let invalid = if host.invalid_meets_policy { 0 } else { matches::CT_INVALID };
+        let known = matches::ct_state(invalid | matches::CT_ESTABLISHED_RELATED);
         self.push("", then(known, Verdict::Goto(names::TRACKED.to_owned())));
     }
 

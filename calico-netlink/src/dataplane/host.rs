@@ -74,6 +74,7 @@ pub(super) fn chain(
     endpoint: &HostEndpoint,
     stage: Stage,
     direction: Direction,
+    host: &HostSettings,
     known: impl Fn(&RuleOwner) -> bool,
 ) -> Option<Rendered> {
     let tiers = stage.tiers(endpoint);
@@ -83,7 +84,7 @@ pub(super) fn chain(
     }
     let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
     if matches!(stage, Stage::Local | Stage::Forward) {
-        rendered.connection();
+        rendered.connection(host);
     }
     if stage != Stage::Forward {
         let failsafe = names::failsafe(stage == Stage::Untracked, direction).to_owned();

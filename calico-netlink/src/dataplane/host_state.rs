@@ -50,7 +50,8 @@ impl OfHosts {
         self.dirty |= !self.hosts.is_empty()
             && (before.failsafe_inbound != now.failsafe_inbound
                 || before.failsafe_outbound != now.failsafe_outbound
-                || before.interface_prefix != now.interface_prefix);
+                || before.interface_prefix != now.interface_prefix
+                || before.invalid_meets_policy != now.invalid_meets_policy);
     }
 }
 
@@ -135,7 +136,7 @@ impl State {
                     continue;
                 }
                 let mut chain_of = |endpoint: &HostEndpoint, interface: Option<&str>| {
-                    let rendered = host::chain(endpoint, stage, direction, known)?;
+                    let rendered = host::chain(endpoint, stage, direction, &self.host, known)?;
                     let owners = host::owners(endpoint, stage, direction);
                     plan.uses.extend(owners.map(|owner| (owner, direction)));
                     let tiers = stage.tiers(endpoint).iter();

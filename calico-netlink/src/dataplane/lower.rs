@@ -8,7 +8,7 @@
 //! Sets have members of both families or, in most clusters, of one. As long as no set has members
 //! of a family, what would look one up for it is left out.
 
-use calico_core::dataplane::{Action, Direction, IcmpMatch, Rule, RuleOwner, Side};
+use calico_core::dataplane::{Action, Direction, IcmpMatch, LogLimit, Rule, RuleOwner, Side};
 use calico_core::key::Family;
 
 use super::families::Families;
@@ -43,10 +43,10 @@ struct Clauses {
 
 /// The rules of a policy or profile in one direction. `filled`: the families of which sets have
 /// members.
-pub(super) fn rules(rules: &[Rule], filled: Families) -> Lowered {
+pub(super) fn rules(rules: &[Rule], filled: Families, log_limit: Option<LogLimit>) -> Lowered {
     let mut lowered = Lowered::default();
     for rule in rules {
-        lower(rule, filled, &mut lowered);
+        lower(rule, filled, log_limit, &mut lowered);
     }
     lowered
 }
@@ -60,7 +60,7 @@ pub(super) fn report_prefix(rule: &Rule) -> Option<String> {
     }
 }
 
-fn lower(rule: &Rule, filled: Families, lowered: &mut Lowered) {
+fn lower(rule: &Rule, filled: Families, log_limit: Option<LogLimit>, lowered: &mut Lowered) {
     let families: &[Option<Family>] = match rule.family {
         Some(Family::V4) => &[Some(Family::V4)],
         Some(Family::V6) => &[Some(Family::V6)],
@@ -80,12 +80,13 @@ fn lower(rule: &Rule, filled: Families, lowered: &mut Lowered) {
             lowered.rules.push(RuleDef { identity: String::new(), expressions });
         }
         for alternative in alternatives {
-            let parts = [&clauses.early[..], &clauses.all, &alternative, &action(rule)];
-            let mut expressions = parts.concat();
+            let mut expressions = [&clauses.early[..], &clauses.all, &alternative].concat();
             if once {
                 expressions.splice(0..0, matches::mark(matches::NOTED, false));
+                // A limit ends the rule, so this comes before it.
                 expressions.extend(matches::change_mark(matches::NOTED, true));
             }
+            expressions.extend(action(rule, log_limit));
             lowered.rules.push(RuleDef { identity: rule.id.to_string(), expressions });
         }
     }
@@ -268,7 +269,7 @@ fn effective(rule: &Rule) -> Action {
     }
 }
 
-fn action(rule: &Rule) -> Vec<Expr> {
+fn action(rule: &Rule, log_limit: Option<LogLimit>) -> Vec<Expr> {
     let decided = |bit| {
         let mut expressions = vec![Expr::COUNTER];
         expressions.extend(matches::change_mark(bit, true));
@@ -283,7 +284,14 @@ fn action(rule: &Rule) -> Vec<Expr> {
         Action::Deny => matches::drop_logged(group, names::rule_prefix('D', &rule.id)),
         Action::Log => {
             let prefix = names::rule_prefix('L', &rule.id);
-            vec![Expr::COUNTER, Expr::NfLog { group, prefix, snaplen: None }]
+            let limit = log_limit.map(|limit| Expr::PacketLimit {
+                rate: limit.packets,
+                unit: limit.seconds,
+                burst: limit.burst,
+                inverted: false,
+            });
+            let report = Expr::NfLog { group, prefix, snaplen: None };
+            [Expr::COUNTER].into_iter().chain(limit).chain([report]).collect()
         }
     }
 }

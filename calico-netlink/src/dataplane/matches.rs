@@ -28,6 +28,7 @@ pub(super) const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
 /// IANA protocol numbers.
 pub(super) const ICMP: u8 = 1;
 pub(super) const IPIP: u8 = 4;
+pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
 

@@ -388,7 +388,8 @@ impl State {
         if let Some(users) = self.users.get(key) {
             self.recheck.endpoints.extend(users.iter().cloned());
         }
-        let lower::Lowered { rules, constants } = lower::rules(rules, self.families);
+        let lower::Lowered { rules, constants } =
+            lower::rules(rules, self.families, self.host.log_limit);
         self.put_chain(&chain, ChainDef { base: None, rules }, constants);
     }
 
@@ -396,10 +397,13 @@ impl State {
         // What chains of endpoints depend on.
         let of_endpoints = |host: &HostSettings| {
             let tunnels = (host.vxlan_from_workloads, host.vxlan_port, host.ipip_from_workloads);
-            (Arc::clone(&host.interface_prefix), tunnels)
+            (Arc::clone(&host.interface_prefix), tunnels, host.invalid_meets_policy)
         };
         if of_endpoints(&host) != of_endpoints(&self.host) {
             self.dirty_endpoints.extend(self.endpoints.keys().cloned());
+        }
+        if host.log_limit != self.host.log_limit {
+            self.dirty_rules.extend(self.users.keys().chain(self.of_hosts.used()).cloned());
         }
         for family in Family::BOTH {
             let of_family = host.node_addresses.iter().filter(|a| Family::of(**a) == family);

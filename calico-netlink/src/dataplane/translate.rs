@@ -1,36 +1,89 @@
 //! Chains that translate addresses: floating ones, and outgoing traffic of pools; and the one
 //! against packets to services that nothing translated.
 
-use calico_core::dataplane::{HostSettings, ServiceLoop, Translation};
+use std::net::Ipv4Addr;
+
+use calico_core::dataplane::{HostSettings, OutgoingNat, PortRange, ServiceLoop, Translation};
 use calico_core::key::Family;
 
-use super::elements::address_bytes;
+use super::elements::{address_bytes, interface_key};
 use super::matches::{self, End};
 use super::names;
-use crate::nft::wire::{CmpOp, Expr, NatKind, Reg, RejectKind, Verdict, nat};
+use crate::nft::wire::{CmpOp, Expr, MetaKey, NatKind, Reg, RejectKind, Verdict, nat};
 use crate::nft::{ChainDef, RuleDef};
 
 /// `NFT_REJECT_ICMPX_HOST_UNREACH`.
 const HOST_UNREACHABLE: u8 = 2;
 
-/// Outgoing traffic of pools gets the address of the interface by which it leaves.
-pub(super) fn nat_outgoing(spare_nodes: bool) -> ChainDef {
-    let rules = Family::BOTH.map(|family| {
+/// Outgoing traffic of pools gets the address of the interface by which it leaves, or what the
+/// settings say.
+pub(super) fn nat_outgoing(host: &HostSettings) -> ChainDef {
+    let OutgoingNat { address, ports, interface } = &host.outgoing_nat;
+    let of_family = |family| {
         let mut expressions = matches::family(family).to_vec();
+        if let Some(name) = interface {
+            expressions.extend(leaves_by(name));
+        }
         let mut clause = |end, set, inverted| {
             expressions.push(matches::address(family, end));
             expressions.push(matches::lookup(names::set(set, family), inverted));
         };
         clause(End::Source, names::MASQUERADED_POOLS, false);
         clause(End::Destination, names::ALL_POOLS, true);
-        if spare_nodes {
+        if host.masquerade_spares_nodes {
             clause(End::Destination, names::ALL_NODES, true);
         }
-        expressions.push(Expr::COUNTER);
-        expressions.push(Expr::Masquerade { flags: nat::FULLY_RANDOM });
-        rule("masquerade outgoing", expressions)
+        let address = address.filter(|_| family == Family::V4);
+        let with_ports = ports.iter().flat_map(|ports| {
+            [matches::TCP, matches::UDP].map(|protocol| (Some(protocol), Some(*ports)))
+        });
+        let ways = with_ports.chain([(None, None)]);
+        ways.map(move |(protocol, ports)| {
+            let mut expressions = expressions.clone();
+            if let Some(protocol) = protocol {
+                expressions.extend(matches::protocol(CmpOp::Eq, protocol));
+            }
+            expressions.push(Expr::COUNTER);
+            expressions.extend(translate_outgoing(address, ports));
+            rule("masquerade outgoing", expressions)
+        })
+        .collect::<Vec<_>>()
+    };
+    ChainDef { base: None, rules: Family::BOTH.into_iter().flat_map(of_family).collect() }
+}
+
+fn translate_outgoing(address: Option<Ipv4Addr>, ports: Option<PortRange>) -> Vec<Expr> {
+    let mut expressions = Vec::new();
+    // Behind the word of the address.
+    let registers = ports.map(|ports| {
+        [(1, ports.first), (2, ports.last)].map(|(word, port)| {
+            let value = port.to_be_bytes().to_vec();
+            expressions.push(Expr::Immediate { dreg: Reg::Word(word), value });
+            Reg::Word(word)
+        })
     });
-    ChainDef { base: None, rules: rules.into() }
+    let ports = registers.map(|[lowest, highest]| (lowest, highest));
+    let flags = nat::FULLY_RANDOM;
+    match address {
+        None => expressions.push(Expr::Masquerade { flags, ports }),
+        Some(address) => {
+            let (value, addr) = (address.octets().to_vec(), Reg::R0);
+            expressions.push(Expr::Immediate { dreg: addr, value });
+            expressions.push(Expr::Nat { kind: NatKind::Snat, family: 2, addr, ports, flags });
+        }
+    }
+    expressions
+}
+
+/// As in iptables, `+` at the end stands for anything.
+fn leaves_by(name: &str) -> Vec<Expr> {
+    match name.strip_suffix('+') {
+        Some("") => Vec::new(),
+        Some(prefix) => matches::interface(MetaKey::OifName, prefix).to_vec(),
+        None => {
+            vec![matches::meta(MetaKey::OifName), matches::compare(CmpOp::Eq, interface_key(name))]
+        }
+    }
 }
 
 /// Packets to a floating address go to the workload.
@@ -92,7 +145,7 @@ fn translate(kind: NatKind, family: Family, address: Vec<u8>) -> [Expr; 3] {
     [
         Expr::COUNTER,
         Expr::Immediate { dreg: Reg::R0, value: address },
-        Expr::Nat { kind, family, addr: Reg::R0, flags: 0 },
+        Expr::Nat { kind, family, addr: Reg::R0, ports: None, flags: 0 },
     ]
 }
 

@@ -195,7 +195,7 @@ fn everything() -> Ruleset {
                 &[
                     saddr4,
                     lookup("nets", None, false),
-                    Expr::Masquerade { flags: nat::FULLY_RANDOM },
+                    Expr::Masquerade { flags: nat::FULLY_RANDOM, ports: None },
                 ],
             ]
             .concat(),

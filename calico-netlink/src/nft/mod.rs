@@ -21,6 +21,8 @@ mod tracker;
 pub mod wire;
 
 #[cfg(test)]
+mod capture_tests;
+#[cfg(test)]
 mod kernel_tests;
 #[cfg(test)]
 pub(crate) mod test_support;

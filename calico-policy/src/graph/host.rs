@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use calico_core::dataplane::{
-    EndpointId, EndpointToHostAction, Failsafe, HostSettings, Pool, ServiceLoop, Translation,
-    Update,
+    EndpointId, EndpointToHostAction, Failsafe, HostSettings, LogLimit, OutgoingNat, Pool,
+    PortRange, ServiceLoop, Translation, Update,
 };
 use calico_core::felix::{Layers, Local, Settings};
 use calico_core::kind::Kind;
@@ -192,14 +192,11 @@ impl Host {
             self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
         let service_cidrs = self.services.iter().copied().collect();
         let settings = self.effective(node);
-        let mut changed = settings.changed();
-        let service_loop = changed.find(|(name, ..)| *name == "serviceLoopPrevention");
-        let service_loop = match service_loop.and_then(|(_, value, _)| value.as_str()) {
+        let service_loop = match text(settings, "serviceLoopPrevention").as_deref() {
             Some(text) if text.eq_ignore_ascii_case("Reject") => ServiceLoop::Reject,
             Some(text) if text.eq_ignore_ascii_case("Disabled") => ServiceLoop::Allowed,
             _ => ServiceLoop::Drop,
         };
-        drop(changed);
         let spec = &settings.spec;
         let inbound = spec.failsafe_inbound_host_ports.as_ref();
         let outbound = spec.failsafe_outbound_host_ports.as_ref();
@@ -222,8 +219,49 @@ impl Host {
                 .map_or_else(|| Failsafe::OUTBOUND.into(), |ports| failsafes(ports)),
             service_loop,
             service_cidrs,
+            outgoing_nat: outgoing_nat(settings),
+            log_limit: log_limit(settings),
+            invalid_meets_policy: text(settings, "disableConntrackInvalidCheck").as_deref()
+                == Some("true"),
         }
     }
+}
+
+/// A parameter that is set to something else than its default, as text.
+fn text(settings: &Settings, name: &str) -> Option<String> {
+    let (_, value, _) = settings.changed().find(|(field, ..)| *field == name)?;
+    Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+}
+
+/// What cannot be read counts as not set; it was named at the door.
+fn outgoing_nat(settings: &Settings) -> OutgoingNat {
+    let range = |text: String| {
+        let (first, last) = text.split_once(':').unwrap_or((&text, &text));
+        let range = PortRange { first: first.parse().ok()?, last: last.parse().ok()? };
+        // 0 is upstream's default: any port.
+        (1..=range.last).contains(&range.first).then_some(range)
+    };
+    let interface = text(settings, "iptablesNATOutgoingInterfaceFilter");
+    OutgoingNat {
+        address: text(settings, "natOutgoingAddress").and_then(|text| text.parse().ok()),
+        ports: text(settings, "natPortRange").and_then(range),
+        interface: interface.filter(|name| !name.is_empty()).map(Into::into),
+    }
+}
+
+/// `100/minute`, as upstream writes it.
+fn log_limit(settings: &Settings) -> Option<LogLimit> {
+    let rate = text(settings, "logActionRateLimit")?;
+    let (packets, unit) = rate.split_once('/')?;
+    let seconds = match unit {
+        "second" => 1,
+        "minute" => 60,
+        "hour" => 60 * 60,
+        "day" => 24 * 60 * 60,
+        _ => return None,
+    };
+    let burst = text(settings, "logActionRateLimitBurst").and_then(|text| text.parse().ok());
+    Some(LogLimit { packets: packets.parse().ok()?, seconds, burst: burst.unwrap_or(5) })
 }
 
 /// Those that make sense; others were refused at the door.
@@ -246,4 +284,58 @@ fn failsafe(port: &ProtoPort) -> Result<Failsafe, String> {
         }
     };
     Ok(Failsafe { protocol, port: port.port, net })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> HostSettings {
+        let mut host = Host::default();
+        host.set_local(Local::default().environment(variables.iter().copied()));
+        let updates = host.flush(Some("n1"));
+        let found = updates.into_iter().find_map(|update| match update {
+            Update::Host(settings) => Some(settings),
+            _ => None,
+        });
+        found.expect("settings are told of at first")
+    }
+
+    #[test]
+    fn settings_of_outgoing_traffic_and_of_logs_reach_the_dataplane() {
+        assert_eq!(settings(&[]), HostSettings::default());
+        let settings = settings(&[
+            ("FELIX_NATOUTGOINGADDRESS", "192.0.2.7"),
+            ("FELIX_NATPORTRANGE", "32768:65535"),
+            ("FELIX_IPTABLESNATOUTGOINGINTERFACEFILTER", "eth+"),
+            ("FELIX_LOGACTIONRATELIMIT", "100/minute"),
+            ("FELIX_LOGACTIONRATELIMITBURST", "9"),
+            ("FELIX_DISABLECONNTRACKINVALIDCHECK", "true"),
+        ]);
+        assert_eq!(
+            settings,
+            HostSettings {
+                outgoing_nat: OutgoingNat {
+                    address: Some([192, 0, 2, 7].into()),
+                    ports: Some(PortRange { first: 32768, last: 65535 }),
+                    interface: Some("eth+".into()),
+                },
+                log_limit: Some(LogLimit { packets: 100, seconds: 60, burst: 9 }),
+                invalid_meets_policy: true,
+                ..HostSettings::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_counts_as_not_set() {
+        for (name, value) in [
+            ("FELIX_NATPORTRANGE", "0"),
+            ("FELIX_NATPORTRANGE", "9:7"),
+            ("FELIX_LOGACTIONRATELIMIT", "100/fortnight"),
+            ("FELIX_NATOUTGOINGADDRESS", "fd00::1"),
+        ] {
+            assert_eq!(settings(&[(name, value)]), HostSettings::default(), "{name}={value}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod policy;
 mod recheck;
+mod settings;
 mod translate;
 
 use std::sync::Arc;

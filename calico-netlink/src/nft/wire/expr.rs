@@ -177,10 +177,11 @@ pub enum Expr {
     NfLog { group: u16, prefix: String, snaplen: Option<u32> },
     /// Reports the packet to the kernel log at a syslog level.
     KernelLog { level: u32, prefix: String },
-    /// Masquerades behind the outgoing interface; see [`nat`].
-    Masquerade { flags: u32 },
-    /// Translates an address, given in a register.
-    Nat { kind: NatKind, family: u8, addr: Reg, flags: u32 },
+    /// Masquerades behind the outgoing interface; see [`nat`]. Registers hold the lowest and the
+    /// highest port to translate to.
+    Masquerade { flags: u32, ports: Option<(Reg, Reg)> },
+    /// Translates to an address, and to ports from one to another, given in registers.
+    Nat { kind: NatKind, family: u8, addr: Reg, ports: Option<(Reg, Reg)>, flags: u32 },
     /// Refuses the packet with an answer.
     Reject { kind: RejectKind, code: u8 },
     /// Looks an address up in the routing table; see [`fib`].
@@ -302,6 +303,8 @@ impl Expr {
                 w.u32(1, dreg.number());
                 w.u32(2, key.number());
             }
+            // Silence means zero.
+            Self::Counter { packets: 0, bytes: 0 } => {}
             Self::Counter { packets, bytes } => {
                 w.u64(1, *bytes);
                 w.u64(2, *packets);
@@ -317,17 +320,21 @@ impl Expr {
                 w.string(2, prefix);
                 w.u32(5, *level);
             }
-            Self::Masquerade { flags } => {
-                if *flags != 0 {
-                    w.u32(1, *flags);
+            Self::Masquerade { flags, ports } => {
+                let flags = with_ports(*flags, *ports);
+                if flags != 0 {
+                    w.u32(1, flags);
                 }
+                encode_ports(w, 2, *ports);
             }
-            Self::Nat { kind, family, addr, flags } => {
+            Self::Nat { kind, family, addr, ports, flags } => {
                 w.u32(1, kind.number());
                 w.u32(2, u32::from(*family));
                 w.u32(3, addr.number());
-                if *flags != 0 {
-                    w.u32(7, *flags);
+                encode_ports(w, 5, *ports);
+                let flags = with_ports(*flags, *ports);
+                if flags != 0 {
+                    w.u32(7, flags);
                 }
             }
             Self::Reject { kind, code } => {
@@ -354,6 +361,19 @@ impl Expr {
             }
             Self::NoTrack | Self::Unknown { .. } => {}
         }
+    }
+}
+
+/// Without this flag ports would not count.
+fn with_ports(flags: u32, ports: Option<(Reg, Reg)>) -> u32 {
+    if ports.is_some() { flags | nat::PROTO_SPECIFIED } else { flags }
+}
+
+/// Writes registers of ports as attributes `kind` and the one after it.
+fn encode_ports(w: &mut Writer, kind: u16, ports: Option<(Reg, Reg)>) {
+    if let Some((lowest, highest)) = ports {
+        w.u32(kind, lowest.number());
+        w.u32(kind + 1, highest.number());
     }
 }
 
@@ -392,6 +412,15 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
     let optional = |i: usize| attrs[i].map(|attr| attr.u32()).transpose();
     let reg = |i: usize| Reg::from_number(number(i)?);
     let value = |i: usize| Data::decode(need(attrs[i], "expression constant")?.nested())?.value();
+    // One port alone is the highest, too.
+    let ports = |i: usize| match attrs[i] {
+        None => Ok(None),
+        Some(_) => {
+            let lowest = reg(i)?;
+            let highest = if attrs[i + 1].is_some() { reg(i + 1)? } else { lowest };
+            Ok(Some((lowest, highest)))
+        }
+    };
     let text = |i: usize| attrs[i].map(|attr| attr.string()).unwrap_or_default();
     let unknown = |name: String| Ok(Expr::Unknown { name, data: data.to_vec() });
     Ok(match name.as_str() {
@@ -434,8 +463,8 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
             Expr::Ct { dreg: reg(1)?, key: CtKey::from_number(number(2)?) }
         }
         "counter" => Expr::Counter {
-            bytes: need(attrs[1], "byte counter")?.u64()?,
-            packets: need(attrs[2], "packet counter")?.u64()?,
+            bytes: attrs[1].map_or(Ok(0), |attr| attr.u64())?,
+            packets: attrs[2].map_or(Ok(0), |attr| attr.u64())?,
         },
         "log" => match attrs[1] {
             Some(group) => {
@@ -443,14 +472,19 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
             }
             None => Expr::KernelLog { level: optional(5)?.unwrap_or(4), prefix: text(2) },
         },
-        "masq" if attrs[2].is_none() => Expr::Masquerade { flags: optional(1)?.unwrap_or(0) },
-        "nat" if attrs[5].is_none() && attrs[3].is_some() => Expr::Nat {
+        // That there are ports says as much as this flag.
+        "masq" => Expr::Masquerade {
+            flags: optional(1)?.unwrap_or(0) & !nat::PROTO_SPECIFIED,
+            ports: ports(2)?,
+        },
+        "nat" if attrs[3].is_some() => Expr::Nat {
             kind: NatKind::from_number(number(1)?),
             family: u8::try_from(number(2)?)
                 .map_err(|_wide| DecodeError::Invalid { what: "family" })?,
             addr: reg(3)?,
-            // The kernel sets MAP_IPS by itself when there is an address.
-            flags: optional(7)?.unwrap_or(0) & !nat::MAP_IPS,
+            ports: ports(5)?,
+            // The kernel sets the other one by itself when there is an address.
+            flags: optional(7)?.unwrap_or(0) & !(nat::MAP_IPS | nat::PROTO_SPECIFIED),
         },
         "reject" => Expr::Reject {
             kind: RejectKind::from_number(number(1)?),
