@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use calico_bgp::filter::{Action, AnyCommunity, Condition, Operation, PrefixMatch, Rule};
+use calico_bgp::rib::{PrefixList, PrefixRule};
 use calico_core::key::Family;
 use calico_core::resource::{BgpConfigurationSpec, IpPoolSpec, PrefixAdvertisement};
 use ipnet::IpNet;
@@ -19,11 +20,21 @@ pub(crate) struct Exports {
     pub(crate) advertisements: Vec<Advertisement>,
     /// Own blocks: they are told, what lies beneath them is not.
     pub(crate) blocks: Vec<IpNet>,
-    /// Ranges of services that this node announces, or as a reflector tells on.
-    pub(crate) services: Vec<IpNet>,
+    /// Addresses of services that are told.
+    pub(crate) services: Told,
     pub(crate) pools: Vec<IpNet>,
     /// LOCAL_PREF of usual routes, by family.
     pub(crate) local_pref: [u32; 2],
+}
+
+/// Addresses of services that are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// What this node announces lies in these; they follow from the configuration, so that rules
+    /// stay the same while services come and go.
+    pub(crate) own: Vec<IpNet>,
+    /// Ranges of which a reflector tells on what it hears.
+    pub(crate) heard: Vec<IpNet>,
 }
 
 /// What the prefixes inside of a range are told with.
@@ -37,7 +48,7 @@ impl Exports {
     pub(crate) fn new(
         pools: &BTreeMap<String, IpPoolSpec>,
         blocks: &BTreeMap<IpNet, BlockState>,
-        services: Vec<IpNet>,
+        services: Told,
         advertisements: Vec<Advertisement>,
         global: Option<&BgpConfigurationSpec>,
     ) -> Self {
@@ -104,8 +115,18 @@ impl Exports {
             rules.push((moving, label.clone()));
             rules.push((rule(within(block), Action::Reject), format!("inside of {label}")));
         }
-        for cidr in of_family(&self.services).into_iter().chain(of_family(&self.pools)) {
-            rules.push((rule(within(cidr), accept()), format!("pool or services {cidr}")));
+        let own = of_family(&self.services.own);
+        if !own.is_empty() {
+            // Upstream: static routes are told, and only this node's are static.
+            let list = PrefixList { rules: own.into_iter().map(PrefixRule::within).collect() };
+            let conditions = vec![Condition::Local, Condition::Prefixes(list)];
+            rules.push((Rule { conditions, action: accept() }, "services of this node".to_owned()));
+        }
+        for cidr in of_family(&self.services.heard) {
+            rules.push((rule(within(cidr), accept()), format!("services {cidr}")));
+        }
+        for cidr in of_family(&self.pools) {
+            rules.push((rule(within(cidr), accept()), format!("pool {cidr}")));
         }
         rules
     }
@@ -119,7 +140,7 @@ impl Exports {
         if inside(&self.blocks) {
             return self.blocks.contains(prefix);
         }
-        inside(&self.services) || inside(&self.pools)
+        inside(&self.services.own) || inside(&self.services.heard) || inside(&self.pools)
     }
 }
 

@@ -13,6 +13,7 @@ use calico_core::resource::{
 use ipnet::IpNet;
 
 use crate::secrets::{Secret, SecretRef};
+use crate::services::Services;
 
 /// What no resource says: upstream has it from the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +61,7 @@ pub struct Peering {
     pub(crate) workloads: BTreeMap<(String, String), WorkloadEndpoint>,
     /// Labels that profiles pass on.
     pub(crate) profiles: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) services: Services,
     pub(crate) secrets: BTreeMap<SecretRef, Secret>,
     /// What names of this node's endpoints begin with.
     workload_prefix: String,
@@ -88,6 +90,7 @@ impl Peering {
             blocks: BTreeMap::new(),
             workloads: BTreeMap::new(),
             profiles: BTreeMap::new(),
+            services: Services::default(),
             secrets: BTreeMap::new(),
         }
     }
@@ -142,10 +145,11 @@ impl Peering {
             }
             Kind::WorkloadEndpoint if name.starts_with(&self.workload_prefix) => {
                 let endpoint: WorkloadEndpoint = entry.decode()?;
-                let key = (namespace.clone().unwrap_or_default(), name);
-                self.workloads.insert(key, endpoint);
+                self.workloads.insert(named(namespace, &name), endpoint);
                 self.has_workload_peers()
             }
+            Kind::KubernetesService => self.put_service(entry, named(namespace, &name))?,
+            Kind::KubernetesEndpointSlice => self.put_slice(entry, named(namespace, &name))?,
             _ => false,
         })
     }
@@ -167,9 +171,11 @@ impl Peering {
             Kind::IpPool => self.pools.remove(name).is_some(),
             Kind::Profile => self.profiles.remove(name).is_some() && self.has_workload_peers(),
             Kind::WorkloadEndpoint => {
-                let key = (namespace.clone().unwrap_or_default(), name.clone());
-                self.workloads.remove(&key).is_some() && self.has_workload_peers()
+                self.workloads.remove(&named(namespace, name)).is_some()
+                    && self.has_workload_peers()
             }
+            Kind::KubernetesService => self.service_gone(&named(namespace, name)),
+            Kind::KubernetesEndpointSlice => self.slice_gone(&named(namespace, name)),
             _ => false,
         }
     }
@@ -241,6 +247,10 @@ impl Peering {
         };
         replace(&mut self.blocks, block, state)
     }
+}
+
+fn named(namespace: &Option<String>, name: &str) -> (String, String) {
+    (namespace.clone().unwrap_or_default(), name.to_owned())
 }
 
 /// Inserts a value; says whether it was not there before.

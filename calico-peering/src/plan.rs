@@ -7,12 +7,11 @@ use calico_core::key::Family;
 use calico_core::resource::{BindMode, LogSeverity, Node};
 use ipnet::IpNet;
 
-use crate::export::{Exports, advertisements};
+use crate::export::{Exports, Told, advertisements};
 use crate::kernel::KernelFilter;
 use crate::node::{self, address, cluster_id};
 use crate::notes::Note;
 use crate::peering::{Peering, RouterId};
-use crate::services::services;
 use crate::session::Session;
 use crate::sessions::Sessions;
 
@@ -26,7 +25,7 @@ pub struct SpeakerPlan {
     pub identity: Identity,
     /// Sessions, sorted by address.
     pub sessions: Vec<Session>,
-    /// Ranges of services that the node announces as they are.
+    /// Addresses of services that the node announces as they are: ranges, and single ones.
     pub services: Vec<IpNet>,
     /// Ways to peers that no subnet leads to: a route for each, via its gateway.
     pub gateways: BTreeMap<IpNet, IpAddr>,
@@ -97,13 +96,12 @@ impl Peering {
         }
         let mut notes = Vec::new();
         let global = self.global();
-        let cluster_ips = self.options.cluster_ips.as_deref();
-        let services = services(global, cluster_ips, node::excludes_services(me), &mut notes);
+        let services = self.announced(me);
         let cluster_id = cluster_id(me);
-        let mut told = services.announced.clone();
-        if cluster_id.is_some() {
-            told.extend(&services.reflected);
-        }
+        let told = Told {
+            own: services.told,
+            heard: if cluster_id.is_some() { services.reflected } else { Vec::new() },
+        };
         let own = self.own_configuration();
         let advertisements = advertisements(own, global, &self.node, &mut notes);
         let exports = Exports::new(&self.pools, &self.blocks, told, advertisements, global);

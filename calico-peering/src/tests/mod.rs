@@ -1,6 +1,7 @@
 //! Resources in, sessions and rules out.
 
 mod exports;
+mod services;
 mod sessions;
 
 use std::sync::Arc;
