@@ -99,11 +99,12 @@ impl Objects {
 
     /// Bytes of paths and values.
     pub(super) fn bytes(&self) -> usize {
-        let of = |(name, group): (&Box<str>, &Group)| {
+        let mut bytes = 0;
+        for (name, group) in &self.groups {
             let slots = group.slots.iter();
-            slots.map(|(rest, slot)| name.len() + rest.len() + slot.value.len()).sum::<usize>()
-        };
-        self.groups.iter().map(of).sum()
+            bytes += slots.map(|(rest, s)| name.len() + rest.len() + s.value.len()).sum::<usize>();
+        }
+        bytes
     }
 
     /// The objects of `scope`.
