@@ -67,6 +67,8 @@ pub struct Graph {
     tiers: BTreeMap<Arc<str>, TierState>,
     host: Host,
     warnings: Vec<Warning>,
+    /// Whether it was said that packets are not marked.
+    dscp_noted: bool,
     /// What to look at in the next flush.
     dirty: Dirty,
     /// What the dataplane was told.
@@ -163,7 +165,7 @@ impl Graph {
         let key = object.key();
         let mut problems = Vec::new();
         let result = match object {
-            Object::WorkloadEndpoint(endpoint) => self.put_endpoint(&endpoint),
+            Object::WorkloadEndpoint(endpoint) => self.put_endpoint(&endpoint, &mut problems),
             Object::HostEndpoint(endpoint) => self.put_host_endpoint(&endpoint, &mut problems),
             Object::NetworkSet(set) => {
                 self.put_network_set(&set);

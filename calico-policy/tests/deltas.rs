@@ -2,7 +2,9 @@
 
 mod support;
 
-use calico_core::dataplane::{EndpointToHostAction, Pool, Update};
+use calico_core::dataplane::{EndpointToHostAction, Limits, Pool, Update};
+use calico_core::resource::QosControls;
+use calico_policy::{Input, Object};
 use support::{Rig, inputs, render};
 
 /// Steps of a scenario, each followed by `=>` and the updates that a flush then yields.
@@ -310,4 +312,30 @@ fn a_service_costs_its_changed_members_only() {
     assert_eq!(after("drop np a/p"), ["Endpoint", "RulesRemoved", "SetRemoved"]);
     assert_eq!(after("slice a/w-1 w 10.9.0.1 @=tcp:80"), nothing);
     assert_eq!(rig.graph.stats().sets, 0);
+}
+
+#[test]
+fn limits_reach_the_dataplane_and_marks_are_named_once() {
+    let mut rig = Rig::of(&inputs("ns a\npod a/x 10.0.0.1"));
+    rig.graph.flush();
+    let mut pods = inputs("pod a/x 10.0.0.1");
+    let Input::Put(Object::WorkloadEndpoint(endpoint)) = &mut pods[0] else { unreachable!() };
+    let qos = QosControls {
+        egress_bandwidth: 8_000_000,
+        ingress_max_connections: 7,
+        dscp: Some(46.into()),
+        ..QosControls::default()
+    };
+    endpoint.spec.qos_controls = Some(qos.clone());
+    for _ in 0..2 {
+        rig.graph.handle((**endpoint).clone()).unwrap();
+    }
+    let warnings = rig.graph.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].to_string().contains("dscp"), "{warnings:?}");
+    let updates = rig.graph.flush();
+    let limits = updates.iter().find_map(|update| match update {
+        Update::Endpoint(endpoint) => Some(endpoint.limits),
+        _ => None,
+    });
+    assert_eq!(limits, Some(Limits::from(&qos)), "{updates:?}");
 }

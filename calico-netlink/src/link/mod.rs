@@ -2,6 +2,7 @@
 //!
 //! Functions work in the namespace of the [`Connection`] they are given.
 
+mod conf;
 mod fabric;
 mod mac;
 mod veth;
@@ -21,6 +22,7 @@ pub use fabric::fabric_mtu;
 pub use mac::{MacAddr, MacAddrError};
 pub use veth::{VethEnd, create_veth};
 
+pub(crate) use conf::{Ipv4Conf, conf_request, proxy_at_once_request};
 pub(crate) use veth::veth_request;
 
 /// The longest name of an interface, in bytes (`IFNAMSIZ` less the closing zero).

@@ -109,3 +109,29 @@ fn a_refusal_in_a_batch_stops_nothing() {
         assert_eq!(found.name, "second");
     });
 }
+
+#[test]
+fn settings_are_set_without_proc() {
+    let Some(net) = TestNet::new("conf") else { return };
+    net.run(|| {
+        let mut connection = Connection::open().unwrap();
+        let end = |name| VethEnd { name, ..VethEnd::default() };
+        create_veth(&mut connection, &end("a"), &end("b")).unwrap();
+        let before = by_name(&mut connection, "a").unwrap().unwrap();
+        assert_eq!((before.settings.proxy_arp, before.settings.route_localnet), (Some(0), Some(0)));
+        let settings = [(Ipv4Conf::ProxyArp, 1), (Ipv4Conf::RouteLocalnet, 1)];
+        let requests = [
+            conf_request(LinkUnspec::new_with_name("a"), &settings),
+            proxy_at_once_request(before.index),
+        ];
+        for outcome in connection.exchange(&requests).unwrap() {
+            outcome.unwrap();
+        }
+        let after = by_name(&mut connection, "a").unwrap().unwrap();
+        assert_eq!((after.settings.proxy_arp, after.settings.route_localnet), (Some(1), Some(1)));
+        let other = by_name(&mut connection, "b").unwrap().unwrap();
+        assert_eq!(other.settings.proxy_arp, Some(0));
+        let delay = std::fs::read_to_string("/proc/sys/net/ipv4/neigh/a/proxy_delay").unwrap();
+        assert_eq!(delay.trim(), "0");
+    });
+}

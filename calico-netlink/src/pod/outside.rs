@@ -11,16 +11,23 @@ use super::PodError;
 use super::error::Step as _;
 use super::spec::{GATEWAY_V6, PodSpec};
 use crate::address;
-use crate::link::{self, Link};
+use crate::link::{self, Ipv4Conf, Link};
 use crate::rtnl::{Connection, REPLACE, Request};
 use crate::sysctl::{Of, Setting};
+
+/// Settings that the host's end is made with.
+pub(super) fn conf(spec: &PodSpec) -> &'static [(Ipv4Conf, u32)] {
+    if !spec.has_v4() {
+        return &[];
+    }
+    &[(Ipv4Conf::RouteLocalnet, 1), (Ipv4Conf::ProxyArp, 1), (Ipv4Conf::Forwarding, 1)]
+}
 
 /// Settings of the host's end, written while it is down, and only where they differ.
 pub(super) fn settings(spec: &PodSpec, link: &Link) -> Result<(), PodError> {
     let of = Of::Interface(&spec.host_ifname);
     let now = &link.settings;
     if spec.has_v4() {
-        Setting::ProxyDelay(of).write(0)?;
         Setting::RouteLocalnet(of).write_unless(now.route_localnet, 1)?;
         Setting::ProxyArp(of).write_unless(now.proxy_arp, 1)?;
         Setting::Ipv4Forwarding(of).write_unless(now.ipv4_forwarding, 1)?;
@@ -53,6 +60,10 @@ pub(super) fn connect(
         let gateway = Ipv6Net::new_assert(GATEWAY_V6, 64);
         requests.push(address::add_request(index, IpNet::V6(gateway)));
         steps.push(format!("give {name} the address {GATEWAY_V6}"));
+    }
+    if spec.has_v4() {
+        requests.push(link::proxy_at_once_request(index));
+        steps.push(format!("let {name} answer for others at once"));
     }
     for address in &spec.addresses {
         let message = RouteNetlinkMessage::NewRoute(route(*address, index));

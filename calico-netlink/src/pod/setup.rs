@@ -181,9 +181,11 @@ fn create(
         queues: spec.queues,
         ..VethEnd::default()
     };
+    let named = || LinkUnspec::new_with_name(&spec.host_ifname);
     let requests = [
         link::veth_request(&near, &far),
-        link::get_request(LinkUnspec::new_with_name(&spec.host_ifname)),
+        link::conf_request(named(), outside::conf(spec)),
+        link::get_request(named()),
     ];
     let step = || format!("make a veth {} into {}", spec.host_ifname, spec.netns.display());
     let mut outcomes = host.exchange(&requests).step(step)?.into_iter();
@@ -195,6 +197,8 @@ fn create(
         }
         outcome => outcome.step(step)?,
     };
+    // What is not set by this is seen in the answer, and set otherwise.
+    drop(outcomes.next());
     let answer = outcomes.next().unwrap_or(Ok(None)).step(step)?;
     match answer.as_ref().and_then(link::link_of) {
         Some(link) => Ok(Some(link)),

@@ -84,6 +84,7 @@ impl Graph {
     pub(super) fn put_endpoint(
         &mut self,
         endpoint: &WorkloadEndpoint,
+        warnings: &mut Vec<FieldError>,
     ) -> Result<(), Vec<FieldError>> {
         let spec = &endpoint.spec;
         let key = self.item_key(Kind::WorkloadEndpoint, endpoint.namespace(), endpoint.name());
@@ -96,6 +97,11 @@ impl Graph {
         if is_local && !(1..=MAX_INTERFACE_NAME).contains(&spec.interface_name.len()) {
             let message = format!("must have 1 to {MAX_INTERFACE_NAME} bytes");
             return Err(vec![FieldError::new("spec.interfaceName", message)]);
+        }
+        let marked = spec.qos_controls.as_ref().is_some_and(|qos| qos.dscp.is_some());
+        if is_local && marked && !std::mem::replace(&mut self.dscp_noted, true) {
+            let message = "is not supported: packets of no endpoint are marked";
+            warnings.push(FieldError::new("spec.qosControls.dscp", message));
         }
         let mut addresses: Vec<IpAddr> = Vec::with_capacity(spec.ip_networks.len());
         for address in spec.ip_networks.iter().map(|net| net.addr()) {
