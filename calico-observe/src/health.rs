@@ -56,6 +56,13 @@ impl Health {
         self.parts.insert(name.to_owned(), Part { timeout, said: None, at: now });
     }
 
+    /// A part has another time to report within, from now on.
+    pub fn set_timeout(&mut self, name: &str, timeout: Duration) {
+        if let Some(part) = self.parts.get_mut(name) {
+            part.timeout = timeout;
+        }
+    }
+
     /// What a part says. One that is not registered is ignored.
     pub fn report(&mut self, name: &str, report: Report, now: Instant) {
         if let Some(part) = self.parts.get_mut(name) {

@@ -27,8 +27,12 @@
 
 mod health;
 pub mod metrics;
+mod process;
 pub mod program;
 mod server;
+mod tls;
 
 pub use self::health::{Health, Report, Verdict};
-pub use self::server::{Page, serve};
+pub use self::process::Process;
+pub use self::server::{Page, serve, serve_over};
+pub use self::tls::{ClientCertificate, Tls, TlsError, TlsFiles};

@@ -11,10 +11,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
+
+use crate::Tls;
 
 /// Connections at a time; more wait.
 const CONNECTIONS: usize = 32;
@@ -48,6 +51,15 @@ where
     F: Fn(String) -> A + Clone + Send + 'static,
     A: Future<Output = Option<Page>> + Send + 'static,
 {
+    serve_over(None, listener, pages).await;
+}
+
+/// Likewise, over TLS if there is any.
+pub async fn serve_over<F, A>(tls: Option<Tls>, listener: TcpListener, pages: F)
+where
+    F: Fn(String) -> A + Clone + Send + 'static,
+    A: Future<Output = Option<Page>> + Send + 'static,
+{
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -61,23 +73,36 @@ where
                 continue;
             }
         };
-        let pages = pages.clone();
+        let (pages, tls) = (pages.clone(), tls.clone());
         connections.spawn(async move {
             let _permit = permit;
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let pages = pages.clone();
-                async move { Ok::<_, Infallible>(answer(&request, pages).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIME)
-                .max_headers(64)
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), answer);
-            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
-                debug!(%error, "a connection ended early");
+            let Some(tls) = tls else { return talk(stream, pages).await };
+            match tokio::time::timeout(HEADER_TIME, tls.0.accept(stream)).await {
+                Ok(Ok(stream)) => talk(stream, pages).await,
+                Ok(Err(error)) => debug!(%error, "a client and this side do not agree on TLS"),
+                Err(_elapsed) => debug!("a client took too long to agree on TLS"),
             }
         });
+    }
+}
+
+async fn talk<F, A>(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, pages: F)
+where
+    F: Fn(String) -> A + Clone + Send + 'static,
+    A: Future<Output = Option<Page>> + Send + 'static,
+{
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(answer(&request, pages).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_headers(64)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), answer);
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+        debug!(%error, "a connection ended early");
     }
 }
 
