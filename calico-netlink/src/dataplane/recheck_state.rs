@@ -21,6 +21,11 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
+    /// Rules that look up this set.
+    pub(super) fn users_of(&self, set: &SetId) -> impl Iterator<Item = &RulesKey> {
+        self.of_set.get(set).into_iter().flatten()
+    }
+
     /// Rules that look up sets.
     pub(super) fn looking_up(&self) -> impl Iterator<Item = &RulesKey> {
         self.of_rules.keys()

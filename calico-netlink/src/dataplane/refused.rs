@@ -3,17 +3,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use calico_core::dataplane::{EndpointId, RuleOwner};
+use calico_core::dataplane::{EndpointId, RuleOwner, SetId};
 
 use super::names;
 use super::state::State;
-use crate::nft::Refusal;
+use crate::nft::{Refusal, SetDef};
 
 /// What is left out, and the kernel's words.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     owners: BTreeMap<RuleOwner, String>,
     endpoints: BTreeMap<EndpointId, String>,
+    sets: BTreeMap<SetId, RefusedSet>,
+}
+
+/// A set that is left out.
+#[derive(Debug)]
+struct RefusedSet {
+    /// What it would be.
+    parts: Vec<(String, SetDef)>,
+    /// Whose rules were left out with it.
+    owners: BTreeSet<RuleOwner>,
 }
 
 impl Refused {
@@ -45,6 +55,10 @@ impl State {
                 "chain" => subject.name.as_str(),
                 // Its chain, then its identity in parentheses.
                 "rule" => subject.name.split(" (").next().unwrap_or_default(),
+                "set" | "elements of set" => {
+                    found |= self.isolate_set(&subject.name, &refusal.to_string());
+                    continue;
+                }
                 _ => continue,
             };
             let reason = refusal.to_string();
@@ -60,8 +74,10 @@ impl State {
 
     /// Everything that was left out is wanted again.
     pub(super) fn retry_refused(&mut self) {
-        let Refused { owners, endpoints } = std::mem::take(&mut self.refused);
-        if owners.is_empty() && endpoints.is_empty() {
+        let sets: Vec<SetId> = self.refused.sets.keys().cloned().collect();
+        sets.iter().for_each(|id| self.take_back_set(id));
+        let Refused { owners, endpoints, .. } = std::mem::take(&mut self.refused);
+        if sets.is_empty() && owners.is_empty() && endpoints.is_empty() {
             return;
         }
         for owner in owners.into_keys() {
@@ -69,6 +85,42 @@ impl State {
         }
         self.dirty_endpoints.extend(endpoints.into_keys());
         self.apply(calico_core::dataplane::Transaction::default());
+    }
+
+    /// A set that policy uses is left out with the rules that look it up. The sets of the base chains
+    /// cannot be left out.
+    fn isolate_set(&mut self, name: &str, reason: &str) -> bool {
+        let named = |id: &&SetId| names::sets(id).iter().any(|(_, of)| of == name);
+        let Some(id) = self.known_sets().keys().find(named).cloned() else { return false };
+        if self.refused.sets.contains_key(&id) {
+            return false;
+        }
+        let desired = &self.table.desired().sets;
+        let part = |(_, name): (_, String)| Some((name.clone(), desired.get(&name)?.clone()));
+        let parts = names::sets(&id).into_iter().filter_map(part).collect();
+        let owners: BTreeSet<RuleOwner> =
+            self.recheck.users_of(&id).map(|(owner, _)| owner.clone()).collect();
+        for owner in &owners {
+            self.refused.owners.insert(owner.clone(), reason.to_owned());
+            self.rules_changed(owner.clone(), true);
+        }
+        self.leave_out_set(&id);
+        self.refused.sets.insert(id, RefusedSet { parts, owners });
+        true
+    }
+
+    /// The set, if it was left out, and the rules that look it up are wanted again.
+    pub(super) fn take_back_set(&mut self, id: &SetId) {
+        let Some(RefusedSet { parts, owners }) = self.refused.sets.remove(id) else { return };
+        for (name, set) in parts {
+            self.transient.remove(&name);
+            self.table.put_set(&name, set);
+        }
+        for owner in owners {
+            if self.refused.forget_owner(&owner) {
+                self.rules_changed(owner, true);
+            }
+        }
     }
 
     fn isolate_rules(&mut self, chain: &str, reason: &str) -> bool {

@@ -63,7 +63,7 @@ pub(super) struct State {
     /// For each set of the table, how many chains look it up; such a set cannot go.
     lookups: BTreeMap<String, usize>,
     /// Sets that go when their last chain does: constants, and described ones that were removed.
-    transient: BTreeSet<String>,
+    pub(super) transient: BTreeSet<String>,
     routes: BTreeMap<IpNet, Route>,
     changed_routes: BTreeSet<IpNet>,
     pub(super) dirty_endpoints: BTreeSet<EndpointId>,
@@ -456,6 +456,7 @@ impl State {
     }
 
     fn put_set(&mut self, id: SetId, kind: SetKind, members: Vec<SetMember>) {
+        self.take_back_set(&id);
         self.nets.remove(&id);
         self.meet_families(&members);
         if kind == SetKind::Net {
@@ -489,6 +490,7 @@ impl State {
     }
 
     fn change_set(&mut self, id: &SetId, added: Vec<SetMember>, removed: Vec<SetMember>) {
+        self.take_back_set(id);
         self.meet_families(&added);
         if let Some(nets) = self.nets.get_mut(id) {
             for net in removed.iter().filter_map(net) {
@@ -519,7 +521,13 @@ impl State {
         if self.sets.remove(id).is_none() {
             return;
         }
+        self.take_back_set(id);
         self.nets.remove(id);
+        self.leave_out_set(id);
+    }
+
+    /// The set goes from the table, at the latest with the last chain that looks it up.
+    pub(super) fn leave_out_set(&mut self, id: &SetId) {
         for (_, name) in names::sets(id) {
             if self.lookups.contains_key(&name) {
                 self.transient.insert(name);

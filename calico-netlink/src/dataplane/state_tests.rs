@@ -10,6 +10,7 @@ use calico_core::dataplane::{
     WorkloadEndpoint,
 };
 use ipnet::IpNet;
+use nix::errno::Errno;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ use super::causes::Causes;
 use super::families::Families;
 use super::state::State;
 use crate::nft::wire::Family;
-use crate::nft::{Ruleset, Tracker};
+use crate::nft::{Refusal, RuleDef, Ruleset, Subject, Tracker};
 
 /// What was last said about everything: enough to say it again in one go.
 #[derive(Debug, Default, Clone)]
@@ -274,4 +275,53 @@ proptest! {
         prop_assert!(differences.is_empty(), "{differences:?}");
         prop_assert_eq!(stepwise.1, at_once.1);
     }
+}
+
+#[test]
+fn a_refused_set_takes_its_rules_with_it_and_nothing_else() {
+    let refusal = |name: &str| Refusal {
+        subject: Some(Subject { verb: "add", kind: "elements of set", name: name.to_owned() }),
+        errno: Errno::ENOMEM,
+        message: None,
+    };
+    let mut world = World::default();
+    let ops = [
+        Op::Set(0, vec![1]),
+        Op::Rules(0, vec![(0, 0)]),
+        Op::Rules(1, vec![(0, 2)]),
+        Op::Rules(3, vec![]),
+        Op::Endpoint(0, 0, vec![0], vec![]),
+        Op::Endpoint(1, 0, vec![1], vec![]),
+    ];
+    let updates = ops.iter().filter_map(|op| world.update(op)).collect();
+    let mut state = state();
+    state.apply(Transaction { revision: 1, updates });
+    let whole = state.table().desired().clone();
+    assert!(whole.sets.contains_key("cali40s-0"));
+    let failed = |state: &State| -> Vec<(EndpointId, bool)> {
+        let of = |(id, reason): (_, String)| (id, reason.contains("cali40s-0"));
+        state.failed().into_iter().map(of).collect()
+    };
+
+    assert!(state.isolate(&[refusal("cali40s-0")]));
+    assert_eq!(failed(&state), [(endpoint_id(0), true)], "{:?}", state.failed());
+    let left = state.table().desired();
+    assert!(!left.sets.contains_key("cali40s-0"));
+    let rules = || left.chains.values().flat_map(|chain| &chain.rules);
+    assert!(rules().flat_map(RuleDef::sets).all(|set| left.sets.contains_key(set)));
+    assert!(!state.isolate(&[refusal("cali40s-0")]), "it is left out already");
+
+    // Another content may pass, and so may the same one later.
+    for gain in [true, false] {
+        let updates = world.update(&Op::Member(0, 2, gain)).into_iter().collect();
+        state.apply(Transaction { revision: 2, updates });
+    }
+    assert_eq!(state.failed(), []);
+    assert_eq!(state.table().desired().differences(&whole), [""; 0]);
+    assert!(state.isolate(&[refusal("cali40s-0")]));
+    state.retry_refused();
+    assert_eq!(state.failed(), []);
+    assert_eq!(state.table().desired().differences(&whole), [""; 0]);
+    // Nothing works without the sets of the base chains.
+    assert!(!state.isolate(&[refusal("cali40workload-sources")]));
 }

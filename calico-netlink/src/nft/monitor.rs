@@ -52,3 +52,51 @@ fn happened(received: io::Result<Option<Vec<u8>>>) -> Result<bool, Error> {
         Err(source) => Err(Error::Socket { what: "follow nf_tables", source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::test_support::in_new_netns;
+    use super::super::wire::{Element, Family, KeyType};
+    use super::super::{SetDef, SetSpec, Socket, Tracker};
+    use super::*;
+
+    #[test]
+    fn a_queue_that_ran_over_is_news_and_later_news_arrive() {
+        in_new_netns(async || {
+            let mut monitor = Monitor::open().unwrap();
+            let mut socket = Socket::open().unwrap();
+            let mut tracker = Tracker::new(Family::Inet, "flood");
+            // Each member is told of: far more than the queue holds.
+            let elements = (0..20_000u32).map(|i| Element::key(i.to_be_bytes())).collect();
+            let spec = SetSpec::set([KeyType::Ipv4]);
+            tracker.put_set("s", SetDef { spec, elements });
+            socket.commit(&tracker.batch(), None).await.unwrap();
+            tracker.committed();
+            let lost = loop {
+                match monitor.0.receive_now() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break false,
+                    Err(error) => {
+                        break error.raw_os_error() == Some(Errno::ENOBUFS as i32);
+                    }
+                }
+            };
+            assert!(lost, "the queue held everything: this test shows nothing");
+
+            // Over again, as the guard sees it: an overrun is no failure, and it ends.
+            let news = async |monitor: &mut Monitor| {
+                let news = tokio::time::timeout(Duration::from_secs(20), monitor.changed());
+                news.await.expect("news within twenty seconds").unwrap();
+            };
+            tracker.remove_set("s");
+            socket.commit(&tracker.batch(), None).await.unwrap();
+            tracker.committed();
+            news(&mut monitor).await;
+            tracker.put_chain("c", Default::default());
+            socket.commit(&tracker.batch(), None).await.unwrap();
+            news(&mut monitor).await;
+        });
+    }
+}
