@@ -58,7 +58,12 @@ impl Batch {
 
     /// Creates the table unless it exists.
     pub fn add_table(&mut self) {
-        let table = Table { name: self.table.clone(), flags: 0 };
+        self.add_table_with(0);
+    }
+
+    /// Creates the table with these flags (`wire::table_flags`), or gives them to it.
+    pub fn add_table_with(&mut self, flags: u32) {
+        let table = Table { name: self.table.clone(), flags };
         self.push(msg::NEW_TABLE, flags::CREATE, ("add", "table", table.name.clone()), |w| {
             table.encode(w);
         });

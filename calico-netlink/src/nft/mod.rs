@@ -25,6 +25,8 @@ mod capture_tests;
 #[cfg(test)]
 mod kernel_tests;
 #[cfg(test)]
+mod owner_tests;
+#[cfg(test)]
 pub(crate) mod test_support;
 #[cfg(test)]
 mod tracker_tests;

@@ -24,7 +24,7 @@ pub use header::{Header, KernelError, Messages, Received, flags, msg};
 pub(crate) use object::encode_rule;
 pub use object::{
     BaseChain, Chain, Element, Elements, Family, Generation, KeyType, Object, Rule, Set, Table,
-    hook, set_flags,
+    hook, set_flags, table_flags,
 };
 pub use userdata::Userdata;
 

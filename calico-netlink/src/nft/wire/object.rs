@@ -43,12 +43,22 @@ pub mod set_flags {
     pub const CONCAT: u32 = 0x80;
 }
 
+/// Flags of tables (`enum nft_table_flags`).
+#[expect(missing_docs, reason = "the names are those of the kernel header")]
+pub mod table_flags {
+    pub const DORMANT: u32 = 0x1;
+    /// Only the socket that made it changes it. Linux 5.12.
+    pub const OWNER: u32 = 0x2;
+    /// An owned table stays when its socket is closed. Linux 6.9.
+    pub const PERSIST: u32 = 0x4;
+}
+
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
     pub name: String,
-    /// `enum nft_table_flags`: 1 dormant, 2 owned by a socket.
+    /// See [`table_flags`].
     pub flags: u32,
 }
 
