@@ -33,7 +33,7 @@ mod request;
 
 pub use driver::{
     Allocator, BlockReport, BlockUse, Clock, Collected, Deed, Ending, Finding, HostReleased, Ipam,
-    Left, Options, OwnerAttributes, PoolUse, UNPOOLED,
+    Left, Options, OwnerAttributes, OwnerChange, PoolUse, UNPOOLED,
 };
 pub use error::{IpamError, Limit, PoolFill, Shortfall};
 pub use plan::owner::Owner;

@@ -11,10 +11,12 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use calico_core::Datastore;
 use calico_core::datastore::WriteFailed;
 use calico_core::key::Scope;
+use calico_ipam::plan::collect::{Collector, Settings};
 use calico_ipam::{Allocator, AssignIp, AssignRequest, Finding, Ipam, Release};
 use common::{Chances, Chaos, Cluster};
 use proptest::prelude::*;
@@ -199,12 +201,15 @@ fn poll_times(future: impl Future<Output = ()>, polls: usize) -> bool {
     (0..polls).any(|_| future.as_mut().poll(&mut context) == Poll::Ready(()))
 }
 
+/// What [`operate`] knows.
+const OPERATIONS: u32 = 18;
+
 /// Drops the future of each operation at each await.
 #[test]
 fn an_operation_may_be_dropped_at_every_await() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _guard = runtime.enter();
-    for operation in 0..7 {
+    for operation in 0..OPERATIONS {
         let mut completed = false;
         for polls in 1..400 {
             let (cluster, kept) = runtime.block_on(prepared());
@@ -238,13 +243,19 @@ fn an_operation_may_be_dropped_at_every_await() {
 
 async fn prepared() -> (Cluster, IpAddr) {
     let cluster = Cluster::with(&POOL).await;
+    cluster.node("n2", "{}").await;
     let request = AssignRequest::new("n2").handle("kept").v4(1);
     let kept = cluster.ipam().auto_assign(request).await.unwrap().v4[0].ip;
     (cluster, kept)
 }
 
-async fn operate(operation: usize, ipam: &Ipam, allocator: &Allocator) {
-    let request = || AssignRequest::new("n1").handle("dropped");
+async fn operate(operation: u32, ipam: &Ipam, allocator: &Allocator) {
+    let request = || AssignRequest::new("n1").handle("dropped").attribute("node", "n1");
+    let first = async || {
+        let got = ipam.auto_assign(request().attribute("pod", "a").v4(1)).await;
+        got.ok()?.v4.first().map(|address| address.ip)
+    };
+    let named = |pod: &str| [("pod".to_owned(), pod.to_owned())].into();
     match operation {
         0 => drop(ipam.auto_assign(request().v4(3)).await),
         // More than a block: claims two.
@@ -270,10 +281,96 @@ async fn operate(operation: usize, ipam: &Ipam, allocator: &Allocator) {
             let ending = calico_ipam::Ending { handle: "dropped".into(), first: Vec::new() };
             drop(allocator.release_along(&[ending]).await);
         }
-        _ => {
+        6 => {
             drop(allocator.auto_assign(request().v4(1)).await);
             drop(allocator.auto_assign(request().v4(2).reuse()).await);
         }
+        7 => {
+            drop(ipam.auto_assign(request().v4(6)).await);
+            drop(ipam.release_by_handle("dropped").await);
+        }
+        8 => {
+            let Some(ip) = first().await else { return };
+            drop(ipam.release_ips(&[Release::of_handle(ip, "dropped")]).await);
+        }
+        9 => drop(ipam.ensure_block("n1").await),
+        10 => drop(allocator.ensure_block().await),
+        11 => {
+            drop(ipam.auto_assign(request().v4(6)).await);
+            drop(ipam.release_host("n1").await);
+        }
+        12 => {
+            let _ = first().await;
+            drop(ipam.release_empty_handles().await);
+        }
+        13 => {
+            let Some(ip) = first().await else { return };
+            drop(ipam.add_owner(ip, "dropped", &named("b")).await);
+            drop(ipam.hand_over(ip, "dropped", &named("b")).await);
+            drop(ipam.suspend_owner(ip, "dropped", &named("a")).await);
+            drop(ipam.drop_owner(ip, "dropped", &named("b")).await);
+        }
+        14 => {
+            let Some(ip) = first().await else { return };
+            drop(ipam.confirm_address(ip, "dropped").await);
+        }
+        // What a node that is gone has left: `n1` has no Node resource.
+        15 => {
+            drop(ipam.auto_assign(request().attribute("sandbox", "x").v4(5)).await);
+            let settings = Settings { grace: Duration::ZERO, looks: 1, ..Settings::default() };
+            let mut collector = Collector::new(settings, None);
+            drop(ipam.collect(&mut collector, Duration::ZERO, false).await);
+        }
+        16 => {
+            drop(ipam.ensure_block("n1").await);
+            let blocks = ipam.tidy_blocks("n1").await.unwrap_or_default();
+            let blocks: Vec<_> = blocks.into_iter().map(|(block, _)| block).collect();
+            drop(ipam.give_back("n1", &blocks).await);
+        }
+        _ => {
+            let _ = first().await;
+            let pool = "10.0.0.0/27".parse().unwrap();
+            drop(ipam.release_pool_affinities(&pool).await);
+            drop(ipam.release_unselected("n1").await);
+        }
+    }
+}
+
+/// Two hosts ask for the address of one machine, again and again, as when it moves: it has one.
+#[test]
+fn hosts_that_share_a_handle_share_its_address() {
+    for seed in 0..300 {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let cluster = Cluster::with(&POOL).await;
+            let chances = if seed % 2 == 0 {
+                Chances::default()
+            } else {
+                Chances { crash: 15, lose: 15, fail: 15 }
+            };
+            let hosts = (0..3_u64).map(|nth| {
+                let store = Arc::new(Chaos::new(cluster.memory.clone(), seed * 7 + nth, chances));
+                let ipam = cluster.ipam_on(store);
+                async move {
+                    let node = format!("n{nth}");
+                    let allocator = Allocator::new(ipam.clone(), &node);
+                    let mut got = BTreeSet::new();
+                    for _ in 0..4 {
+                        let request = AssignRequest::new(&node).handle("net.vmi.a.b").v4(1).reuse();
+                        let answer = allocator.auto_assign(request).await;
+                        got.extend(answer.iter().flat_map(|got| &got.v4).map(|address| address.ip));
+                    }
+                    got
+                }
+            });
+            let got = futures_util::future::join_all(hosts).await;
+            let all: BTreeSet<IpAddr> = got.into_iter().flatten().collect();
+            let assigned = cluster.assigned().await;
+            assert!(all.len() <= 1, "seed {seed}: {all:?}");
+            assert!(assigned.len() <= 1, "seed {seed}: {assigned:?}");
+            cluster.ipam().release_by_handle("net.vmi.a.b").await.unwrap();
+            settle(&cluster, &Held::default()).await;
+        });
     }
 }
 

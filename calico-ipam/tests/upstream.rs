@@ -12,7 +12,8 @@ use calico_core::key::{Key, Scope};
 use calico_core::resource::AllowedUse;
 use calico_core::{Datastore, Kind};
 use calico_ipam::{
-    AssignIp, AssignRequest, Ipam, IpamError, Left, Owner, OwnerAttributes, Release, UNPOOLED,
+    AssignIp, AssignRequest, Ipam, IpamError, Left, Owner, OwnerAttributes, OwnerChange, Release,
+    UNPOOLED,
 };
 use common::Cluster;
 
@@ -407,6 +408,34 @@ async fn an_address_moves_with_its_virtual_machine() {
     for (handle, who) in [("other", named("third")), (vm, named("source")), (vm, labels(&[]))] {
         assert!(ipam.hand_over(ip, handle, &who).await.is_err(), "{handle} {who:?}");
     }
+    // The machine is stopped, and starts again elsewhere with its address.
+    assert_eq!(ipam.suspend_owner(ip, vm, &named("third")).await.unwrap(), Left::ToNobody);
+    assert_eq!(ipam.addresses_by_handle(vm).await.unwrap(), [ip]);
+    ipam.add_owner(ip, vm, &on("fourth", "n4")).await.unwrap();
+    assert_eq!(owners().await, (on("fourth", "n4"), labels(&[])));
+
+    // Both at once, under conditions; upstream's `SetOwnerAttributes`.
+    let nobody = || Some(labels(&[]));
+    for (first, second, if_first, if_second, allowed) in [
+        (None, Some(on("fifth", "n5")), Some(named("other")), None, false),
+        (None, Some(on("fifth", "n5")), None, Some(named("other")), false),
+        (None, Some(on("fifth", "n5")), Some(named("fourth")), nobody(), true),
+        (None, nobody(), None, nobody(), false),
+        (nobody(), None, Some(named("fourth")), Some(named("fifth")), true),
+        (Some(on("fifth", "n5")), nobody(), nobody(), Some(named("fifth")), true),
+        (Some(on("third", "n3")), None, Some(named("fifth")), nobody(), true),
+    ] {
+        let before = owners().await;
+        let change = OwnerChange { first, second, if_first, if_second };
+        assert_eq!(ipam.set_owners(ip, vm, &change).await.is_ok(), allowed, "{change:?}");
+        let now = owners().await;
+        let unless = |new: &Option<OwnerAttributes>, old| new.clone().unwrap_or(old);
+        let after =
+            (unless(&change.first, before.0.clone()), unless(&change.second, before.1.clone()));
+        assert_eq!(now, if allowed { after } else { before }, "{change:?}");
+    }
+    assert!(ipam.set_owners(ip, "other", &OwnerChange::default()).await.is_err());
+
     assert_eq!(ipam.check().await.unwrap(), []);
     assert_eq!(ipam.drop_owner(ip, vm, &named("third")).await.unwrap(), Left::Released);
     assert!(cluster.paths(&Scope::Handles).await.is_empty());

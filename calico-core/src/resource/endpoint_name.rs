@@ -127,6 +127,24 @@ pub fn pod_interface_name(prefix: &str, namespace: &str, pod: &str) -> String {
     format!("{prefix}{}", &hex[..11])
 }
 
+/// The handle of a `KubeVirt` machine's addresses, which stays the same wherever it runs:
+/// `<network>.vmi.<namespace>.<machine>`, as upstream's `CreateVMHandleID`. `network` is
+/// `k8s-pod-network` if empty. Beyond 128 characters, what follows `.vmi.` becomes `_` and a digest.
+#[cfg(feature = "digests")]
+#[must_use]
+pub fn machine_handle(network: &str, namespace: &str, machine: &str) -> String {
+    const MOST: usize = 128;
+    let network = if network.is_empty() { "k8s-pod-network" } else { network };
+    let (prefix, suffix) = (format!("{network}.vmi."), format!("{namespace}.{machine}"));
+    let len = prefix.len() + suffix.len();
+    if len < MOST || (len == MOST && !suffix.starts_with('_')) {
+        return prefix + &suffix;
+    }
+    let digest = crate::selector::base64url(&sha2::Sha256::digest(suffix));
+    let short: String = digest.chars().take(MOST.saturating_sub(prefix.len() + 1)).collect();
+    format!("{prefix}_{short}")
+}
+
 /// The host's interface of a container without an orchestrator: `cali` and the first 11
 /// characters of the container's ID.
 #[must_use]
@@ -171,6 +189,17 @@ mod tests {
         assert_eq!(EndpointName::of(&spec).to_string(), "n-libnetwork-libnetwork-e");
         spec.orchestrator = "k8s".to_owned();
         assert_eq!(EndpointName::of(&spec).to_string(), "n-k8s-p-e");
+    }
+
+    #[cfg(feature = "digests")]
+    #[test]
+    fn handles_of_machines_have_a_limit() {
+        assert_eq!(machine_handle("", "default", "vm1"), "k8s-pod-network.vmi.default.vm1");
+        let fits = "v".repeat(128 - "net.vmi.ns.".len());
+        assert_eq!(machine_handle("net", "ns", &fits), format!("net.vmi.ns.{fits}"));
+        let long = machine_handle("net", "ns", &format!("{fits}w"));
+        // printf ns.vvv...w | openssl dgst -sha256 -binary | basenc --base64url
+        assert_eq!(long, "net.vmi._10rg-c5nKsYz0boAUA9FrNCyTnkUOJtmyzIr89c_dpg");
     }
 
     #[cfg(feature = "digests")]

@@ -37,6 +37,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 #[cfg(feature = "digests")]
+pub(crate) use self::digest::base64url;
+#[cfg(feature = "digests")]
 pub use self::digest::unique_id;
 pub use self::expr::Expr;
 pub use self::labels::Labels;

@@ -152,6 +152,9 @@ impl Session<'_> {
         // too much, which is harmless, than too little: all of it is taken for theirs.
         handle.written.clear();
         handle.committed.clear();
+        // They may have given it addresses since it was looked at, as a second host does for a
+        // machine that moves.
+        handle.looked = false;
         self.reuse(job).await
     }
 
@@ -164,21 +167,56 @@ impl Session<'_> {
         handle.looked = true;
         let mut before = handle.stored.as_ref().map(|(h, _)| h.clone()).unwrap_or_default();
         subtract(&mut before.block, &handle.written);
-        for cidr in before.block.keys().filter_map(|cidr| cidr.parse::<IpNet>().ok()) {
-            let Some((block, _)) = view::block(&self.ipam.store, cidr).await? else { continue };
+        for (cidr, counted) in before.block {
+            let Ok(cidr) = cidr.parse::<IpNet>() else { continue };
+            let Some(block) = self.settled(cidr, handle.id, counted).await? else { continue };
             let Some(part) = job.parts.iter_mut().find(|part| part.family == Family::of_net(&cidr))
             else {
                 continue;
             };
             for ip in block.of_handle(handle.id) {
-                if part.got.len() < part.wanted {
+                let known = part.got.iter().any(|address| address.ip == ip);
+                if part.got.len() < part.wanted && !known {
                     let sequence = block.allocation(ip).and_then(|a| a.sequence);
-                    part.got.push(Address { ip, block: cidr, sequence });
+                    // Those come first that are not given back if the request fails.
+                    part.got.insert(part.kept, Address { ip, block: cidr, sequence });
                     part.kept += 1;
                 }
             }
         }
         Ok(())
+    }
+
+    /// A block whose addresses of `handle` are what they stay. If it has fewer than the handle
+    /// counts, another host may be about to assign them: the block is written, though nothing
+    /// changes in it, so that the other fails and looks again.
+    async fn settled(
+        &mut self,
+        cidr: IpNet,
+        handle: &str,
+        counted: u32,
+    ) -> Result<Option<Block>, IpamError> {
+        for _ in 0..self.ipam.options.retries {
+            let Some((mut block, revision)) = view::block(&self.ipam.store, cidr).await? else {
+                return Ok(None);
+            };
+            if count(block.of_handle(handle).len()) >= counted {
+                return Ok(Some(block));
+            }
+            let known = self.view.blocks.remove(&cidr).is_some();
+            let write = Write::update(Key::Block(cidr), block.next_write(), revision);
+            match self.ipam.store.write(vec![write]).await {
+                Ok(done) => {
+                    if let (true, Some(revision)) = (known, done.first()) {
+                        self.view.blocks.insert(cidr, (block.clone(), *revision));
+                    }
+                    return Ok(Some(block));
+                }
+                Err(failed) if is_race(&failed.error) => {}
+                Err(failed) => return Err(failed.error.into()),
+            }
+        }
+        Err(self.contention(format!("looking at block {cidr}")))
     }
 
     /// Makes handles that count more than was assigned right again. A handle that counts too
@@ -207,7 +245,11 @@ impl Session<'_> {
     }
 
     /// Releases what a failed request got. If the store is gone, the handle still covers it.
+    /// What a virtual machine got stays: another host may have taken it for the machine's already.
     pub(super) async fn roll_back(&self, job: &Job<'_>) {
+        if job.handle.as_ref().is_some_and(|handle| handle.id.contains(".vmi.")) {
+            return;
+        }
         let handle = job.handle.as_ref().map(|handle| handle.id.to_owned());
         let fresh = job.parts.iter().flat_map(|part| part.got.iter().skip(part.kept));
         let releases: Vec<Release> = fresh

@@ -26,7 +26,7 @@ use calico_core::resource::IpamConfig;
 pub use self::allocator::Allocator;
 pub use self::collect::{Collected, Deed};
 pub use self::host::HostReleased;
-pub use self::owners::{Left, OwnerAttributes};
+pub use self::owners::{Left, OwnerAttributes, OwnerChange};
 pub use self::report::{BlockReport, BlockUse, Finding, PoolUse, UNPOOLED};
 pub use self::together::Ending;
 

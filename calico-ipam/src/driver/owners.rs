@@ -28,8 +28,24 @@ pub enum Left {
     ToTheOther,
     /// It had no other owner, and is released.
     Released,
+    /// It had no other owner, and waits under its handle for the next.
+    ToNobody,
     /// The one that left was no owner; nothing changed.
     NoOwner,
+}
+
+/// Both owners of an address as they are to be, and as they must be for that. Upstream's
+/// `SetOwnerAttributes`; what it calls the active owner is the first here, the alternate the second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnerChange {
+    /// The first owner; `None` leaves it, empty removes it.
+    pub first: Option<OwnerAttributes>,
+    /// The second owner; `None` leaves it, empty removes it.
+    pub second: Option<OwnerAttributes>,
+    /// Who must be the first owner; empty: nobody.
+    pub if_first: Option<OwnerAttributes>,
+    /// Who must be the second owner; empty: nobody.
+    pub if_second: Option<OwnerAttributes>,
 }
 
 enum Change {
@@ -43,8 +59,9 @@ enum Change {
 }
 
 impl Ipam {
-    /// Records a second owner of `ip`: where the machine is about to arrive. The first keeps it.
-    /// No change if `second` is recorded already.
+    /// Records a second owner of `ip`: where the machine is about to arrive. The first keeps it;
+    /// if there is none, as of a machine that was stopped, the second is the first. No change if
+    /// `second` is recorded already.
     ///
     /// # Errors
     ///
@@ -59,6 +76,9 @@ impl Ipam {
         self.change_owners(ip, handle, second, |now| {
             if is(&now.secondary, second) || is(&now.alternate_owner_attrs, second) {
                 return Ok(Change::Nothing);
+            }
+            if now.secondary.is_empty() && now.alternate_owner_attrs.is_empty() {
+                return Ok(Change::To { first: second.clone(), second: BTreeMap::new() });
             }
             if !now.alternate_owner_attrs.is_empty() {
                 return Err(other(ip, "a free place for a second owner", now));
@@ -107,6 +127,72 @@ impl Ipam {
         handle: &str,
         who: &OwnerAttributes,
     ) -> Result<Left, IpamError> {
+        self.leave(ip, handle, who, true).await
+    }
+
+    /// As [`drop_owner`](Self::drop_owner), but the address stays with its handle when the last
+    /// owner goes: the machine was stopped, and gets it again when it starts, on whatever host.
+    /// [`release_by_handle`](Self::release_by_handle) frees it when the machine is deleted.
+    ///
+    /// # Errors
+    ///
+    /// As [`drop_owner`](Self::drop_owner).
+    pub async fn suspend_owner(
+        &self,
+        ip: IpAddr,
+        handle: &str,
+        who: &OwnerAttributes,
+    ) -> Result<Left, IpamError> {
+        self.leave(ip, handle, who, false).await
+    }
+
+    /// Changes both owners of `ip` at once, if they are who they must be.
+    ///
+    /// # Errors
+    ///
+    /// [`IpamError::OtherOwner`] if `handle` does not have the address, or an owner is another;
+    /// nothing is changed then.
+    pub async fn set_owners(
+        &self,
+        ip: IpAddr,
+        handle: &str,
+        change: &OwnerChange,
+    ) -> Result<(), IpamError> {
+        let wanted = |who: &OwnerAttributes, is_now: &OwnerAttributes| {
+            if who.is_empty() { is_now.is_empty() } else { is(is_now, who) }
+        };
+        self.decide_owners(ip, handle, |now| {
+            let pairs = [
+                (&change.if_first, &now.secondary),
+                (&change.if_second, &now.alternate_owner_attrs),
+            ];
+            for (expected, found) in pairs {
+                if let Some(who) = expected
+                    && !wanted(who, found)
+                {
+                    let who = if who.is_empty() { "nobody".to_owned() } else { words(who) };
+                    return Err(other(ip, &who, now));
+                }
+            }
+            let keep = |new: &Option<OwnerAttributes>, old: &OwnerAttributes| {
+                new.as_ref().unwrap_or(old).clone()
+            };
+            let first = keep(&change.first, &now.secondary);
+            let second = keep(&change.second, &now.alternate_owner_attrs);
+            let same = first == now.secondary && second == now.alternate_owner_attrs;
+            Ok(if same { Change::Nothing } else { Change::To { first, second } })
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn leave(
+        &self,
+        ip: IpAddr,
+        handle: &str,
+        who: &OwnerAttributes,
+        release: bool,
+    ) -> Result<Left, IpamError> {
         let change = self
             .change_owners(ip, handle, who, |now| {
                 let second = now.alternate_owner_attrs.clone();
@@ -119,13 +205,14 @@ impl Ipam {
                 if !is(&now.secondary, who) {
                     return Ok(Change::Nothing);
                 }
-                if second.is_empty() {
+                if second.is_empty() && release {
                     return Ok(Change::Release);
                 }
                 Ok(Change::To { first: second, second: BTreeMap::new() })
             })
             .await?;
         Ok(match change {
+            Change::To { first, .. } if first.is_empty() => Left::ToNobody,
             Change::To { .. } => Left::ToTheOther,
             Change::Nothing => Left::NoOwner,
             Change::Release => Left::Released,
@@ -139,10 +226,19 @@ impl Ipam {
         who: &OwnerAttributes,
         decide: impl Fn(&AllocationAttribute) -> Result<Change, IpamError>,
     ) -> Result<Change, IpamError> {
-        let handle = sane_handle(handle)?;
         if who.is_empty() {
             return Err(IpamError::invalid("an owner is named by at least one attribute"));
         }
+        self.decide_owners(ip, handle, decide).await
+    }
+
+    async fn decide_owners(
+        &self,
+        ip: IpAddr,
+        handle: &str,
+        decide: impl Fn(&AllocationAttribute) -> Result<Change, IpamError>,
+    ) -> Result<Change, IpamError> {
+        let handle = sane_handle(handle)?;
         let expected = format!("handle {handle}");
         let nobody = || IpamError::OtherOwner {
             address: ip,
