@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+mod cluster;
 mod connect;
 mod failure;
 mod feed;

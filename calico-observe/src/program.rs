@@ -16,6 +16,10 @@ static RELOAD: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 /// Levels of targets that are not the usual one; that of the target "" is for all others.
 static LEVELS: Mutex<BTreeMap<&'static str, Level>> = Mutex::new(BTreeMap::new());
 
+/// Targets that say again, for each attempt, what our own log says once: how it stands with an API
+/// server of Kubernetes.
+const QUIET: &str = "kube_client=off";
+
 /// Runs a program: writes its log to the standard error (`RUST_LOG` says how much; `info` and
 /// above if it is not set), and what it fails with.
 pub fn run(name: &str, body: impl FnOnce() -> Result<(), Box<dyn Error>>) -> ExitCode {
@@ -24,7 +28,7 @@ pub fn run(name: &str, body: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Exi
     let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_env_filter(asked_for.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_env_filter(asked_for.unwrap_or_else(|| EnvFilter::new(directives(&BTreeMap::new()))))
         .with_filter_reloading();
     if may_change {
         let handle = log.reload_handle();
@@ -64,7 +68,8 @@ fn directives(levels: &BTreeMap<&str, Level>) -> String {
     let usual = levels.get("").copied().unwrap_or(Level::INFO);
     let special = levels.iter().filter(|(target, _)| !target.is_empty());
     let special = special.map(|(target, level)| format!(",{target}={level}"));
-    std::iter::once(usual.to_string()).chain(special).collect::<String>().to_lowercase()
+    let all = std::iter::once(usual.to_string()).chain(special).collect::<String>();
+    format!("{},{QUIET}", all.to_lowercase())
 }
 
 /// An error with all its causes, each after a colon.
@@ -104,12 +109,12 @@ mod tests {
 
     #[test]
     fn levels_of_targets_stand_beside_the_usual_one() {
-        assert_eq!(directives(&BTreeMap::new()), "info");
+        assert_eq!(directives(&BTreeMap::new()), "info,kube_client=off");
         let levels =
             BTreeMap::from([("calico_bgp", Level::DEBUG), ("", Level::ERROR), ("x", Level::WARN)]);
         let text = directives(&levels);
-        assert_eq!(text, "error,calico_bgp=debug,x=warn");
-        assert_eq!(EnvFilter::new(&text).to_string().split(',').count(), 3);
+        assert_eq!(text, "error,calico_bgp=debug,x=warn,kube_client=off");
+        assert_eq!(EnvFilter::new(&text).to_string().split(',').count(), 4);
     }
 
     #[test]

@@ -66,20 +66,32 @@ pub async fn replay(engine: Arc<Engine>) {
     let mut ticks = tokio::time::interval(REPLAY);
     loop {
         ticks.tick().await;
-        match engine.replay().await {
-            Ok(replayed) => {
-                if replayed.done > 0 {
-                    info!(done = replayed.done, "carried out deletions from the journal");
-                }
-                if replayed.left > 0 {
-                    warn!(left = replayed.left, "deletions wait in the journal");
-                }
-                for file in replayed.unreadable {
-                    warn!(file = %file.display(), "a journal entry cannot be read; remove it");
-                }
+        replay_once(&engine).await;
+    }
+}
+
+/// Carries out what the journal holds whenever the datastore answers again.
+pub async fn replay_after_failures(engine: Arc<Engine>, progress: Watcher) {
+    loop {
+        progress.recovered().await;
+        replay_once(&engine).await;
+    }
+}
+
+async fn replay_once(engine: &Engine) {
+    match engine.replay().await {
+        Ok(replayed) => {
+            if replayed.done > 0 {
+                info!(done = replayed.done, "carried out deletions from the journal");
             }
-            Err(error) => warn!(%error, "cannot carry out deletions from the journal"),
+            if replayed.left > 0 {
+                warn!(left = replayed.left, "deletions wait in the journal");
+            }
+            for file in replayed.unreadable {
+                warn!(file = %file.display(), "a journal entry cannot be read; remove it");
+            }
         }
+        Err(error) => warn!(%error, "cannot carry out deletions from the journal"),
     }
 }
 

@@ -20,12 +20,17 @@
 //! [bgp]                               # leave out to run without BGP
 //! listen_port = 179                   # default: BGPConfiguration, else 179
 //! secrets_dir = "/etc/calico/secrets"   # passwords: <secret>/<key>, as a kubelet mounts them
+//!
+//! [startup]                           # write this node's addresses, and the first pools, as upstream's
+//! IP = "autodetect"                   # node does by these variables; leave out to write nothing.
+//! NO_DEFAULT_POOLS = "true"           # The environment's hold as well; without a file, they alone
 //! ```
 //!
 //! Without `[datastore]` the variables of upstream's node say which store it is: `DATASTORE_TYPE`,
 //! `ETCD_ENDPOINTS`, `ETCD_CA_CERT_FILE` and so on, with or without the prefix `CALICO_`.
 //! Variables `FELIX_<NAME>` win over everything that FelixConfiguration and its file say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use calico_datastore::config::{
@@ -56,6 +61,9 @@ pub struct Config {
     pub datastore: Option<Store>,
     /// The BGP speaker; none if absent.
     pub bgp: Option<Bgp>,
+    /// Variables of the node's start, by upstream's names, which win over the environment's; if
+    /// absent, the node writes nothing about itself.
+    pub startup: Option<BTreeMap<String, String>>,
 }
 
 /// What to do about addresses of this node whose container is proven to be gone.
@@ -185,6 +193,7 @@ impl Config {
             reconcile: Reconcile::default(),
             datastore: None,
             bgp: matches!(backend, "" | "bird").then(Bgp::default),
+            startup: Some(BTreeMap::new()),
         }
     }
 

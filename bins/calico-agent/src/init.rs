@@ -34,7 +34,8 @@ pub async fn ensure_initialized(
     Ok(())
 }
 
-async fn create(
+/// Creates an object unless there is one of its name.
+pub(crate) async fn create(
     store: &dyn Datastore,
     key: Key,
     object: &impl Serialize,

@@ -19,6 +19,7 @@ pub mod router;
 pub mod routing;
 pub mod run;
 pub mod settings;
+pub mod startup;
 pub mod workload_addresses;
 
 // What it shares with the route reflector.

@@ -131,6 +131,20 @@ impl Watcher {
         self.0.changed().await.is_ok()
     }
 
+    /// Waits until something holds, or for ever if the agent ends before.
+    pub async fn until(&self, holds: impl FnMut(&Progress) -> bool) {
+        let mut progress = self.0.clone();
+        if progress.wait_for(holds).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the datastore has failed to answer, and answers again.
+    pub async fn recovered(&self) {
+        self.until(|progress| progress.store_error.is_some()).await;
+        self.until(|progress| progress.store_error.is_none()).await;
+    }
+
     /// Waits until what the datastore said up to `written` about `endpoint` is in force.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use calico_core::Datastore;
 use calico_core::dataplane::{Dataplane, DataplaneError};
 use calico_core::datastore::StoreError;
 use calico_core::resource::FelixConfigurationSpec;
+use calico_datastore::KubernetesStore;
 use calico_datastore::config::{self, DatastoreConfig};
 use calico_datastore::remote::{LocalListener, Server};
 use calico_netlink::dataplane::LinuxDataplane;
@@ -31,6 +32,7 @@ use crate::overlay::devices::Devices;
 use crate::probes::Probes;
 use crate::progress::{Progress, Watcher};
 use crate::router::Router;
+use crate::startup::{Startup, condition};
 use crate::workload_addresses::WorkloadAddresses;
 use crate::{cni, collect, environment, init, node_status, overlay, pods, probes, settings};
 use calico_router::secrets::SecretFiles;
@@ -96,6 +98,21 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     info!(node, run_dir = %config.run_dir.display(), "the agent runs");
 
     services.spawn(initialize(Arc::clone(&store)));
+    let recovery = watcher.clone();
+    let kubernetes = match (&config.startup, config.store()?) {
+        (Some(_), DatastoreConfig::Kubernetes(settings)) => {
+            Some(KubernetesStore::connect(&settings)?)
+        }
+        _ => None,
+    };
+    if let Some(variables) = config.startup.clone() {
+        let kubernetes = kubernetes.clone();
+        let startup = Startup { node: node.clone(), kubernetes, variables };
+        services.spawn(startup.run(Arc::clone(&store), config.state_dir.clone()));
+    }
+    if let Some(kubernetes) = kubernetes.clone() {
+        services.spawn(condition::run(node.clone(), kubernetes, watcher.clone()));
+    }
     let tunnel_addresses = watch::Sender::new(Wanted::default());
     let wanted = tunnel_addresses.subscribe();
     let absent = tunnel_addresses.subscribe();
@@ -108,6 +125,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         cni::engine(&node, Arc::clone(&store), watcher, &config.journal(), config.mtu_file(), pods);
     services.spawn(cni::replay(Arc::clone(&engine)));
     services.spawn(cni::reconcile(Arc::clone(&engine), config.reconcile));
+    services.spawn(cni::replay_after_failures(Arc::clone(&engine), recovery));
     let (stop_calls, stopped) = tokio::sync::oneshot::channel::<()>();
     let calls = tokio::spawn(protocol::serve(listen(&config.cni_socket())?, engine, async move {
         drop(stopped.await)
@@ -119,6 +137,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(settings::follow_log(settings.subscribe()));
     let secrets = SecretFiles::new(config.bgp.clone().unwrap_or_default().secrets_dir());
     let workload_addresses = WorkloadAddresses::default();
+    let name = node;
     let node = Node {
         brain,
         store,
@@ -133,6 +152,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     node.run(shutdown).await;
     info!("the agent stops; traffic and routes stay");
+    if let Some(kubernetes) = kubernetes {
+        services.abort_all();
+        condition::farewell(&name, &kubernetes).await;
+    }
     drop(stop_calls);
     if let Err(error) = calls.await {
         warn!(%error, "the CNI service ended badly");

@@ -39,6 +39,8 @@ pub(crate) struct Sandbox {
     pub(crate) namespace: String,
     /// The pod.
     pub(crate) pod: Pod,
+    /// Its UID, if it is one of Kubernetes: its labels then are known from there.
+    pub(crate) uid: Option<String>,
 }
 
 /// What an ADD gave.
@@ -154,7 +156,8 @@ impl Network {
 
     /// What the plugin reads: its part of the list with the list's name and version, the result
     /// so far, and what of the pod concerns its capabilities.
-    fn input(&self, plugin: &Value, previous: Option<&Value>, pod: &Pod) -> Value {
+    fn input(&self, plugin: &Value, previous: Option<&Value>, sandbox: &Sandbox) -> Value {
+        let (pod, uid_known) = (&sandbox.pod, sandbox.uid.is_some());
         let mut input = plugin.as_object().cloned().unwrap_or_else(Map::new);
         input.remove("capabilities");
         for key in ["name", "cniVersion"] {
@@ -162,6 +165,9 @@ impl Network {
         }
         if let Some(previous) = previous {
             input.insert("prevResult".to_owned(), previous.clone());
+        }
+        if uid_known {
+            return Value::Object(input);
         }
         // Labels have no place in the specification; its conventions give them this one
         // (CONVENTIONS.md, "labels").
@@ -189,10 +195,13 @@ impl Network {
         })?;
         let path: Vec<_> = self.path.iter().map(|it| it.to_string_lossy()).collect();
         let pod = &sandbox.pod;
-        let args = format!(
+        let mut args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={}",
             pod.namespace, pod.name, sandbox.container
         );
+        if let Some(uid) = &sandbox.uid {
+            args.push_str(&format!(";K8S_POD_UID={uid}"));
+        }
         let mut child = tokio::process::Command::new("ip")
             .args(["netns", "exec", &sandbox.node_namespace])
             .arg(program)
@@ -208,7 +217,7 @@ impl Network {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
-        let input = self.input(plugin, previous, pod).to_string();
+        let input = self.input(plugin, previous, sandbox).to_string();
         if let Some(mut stdin) = child.stdin.take() {
             // A plugin that does not read its input says why in its answer.
             let _ = stdin.write_all(input.as_bytes()).await;
@@ -290,7 +299,14 @@ mod tests {
     fn a_plugin_reads_its_part_and_the_result_so_far() {
         let network = network();
         let plugin = network.plugins().next().unwrap();
-        let input = network.input(plugin, Some(&json!({ "ips": [] })), &pod());
+        let mut sandbox = Sandbox {
+            container: "c".into(),
+            node_namespace: "n".into(),
+            namespace: "p".into(),
+            pod: pod(),
+            uid: None,
+        };
+        let input = network.input(plugin, Some(&json!({ "ips": [] })), &sandbox);
         assert_eq!(
             input,
             json!({
@@ -299,6 +315,8 @@ mod tests {
                 "args": { "cni": { "labels": [{ "key": "app", "value": "web" }] } },
             })
         );
+        sandbox.uid = Some("u".to_owned());
+        assert!(network.input(plugin, None, &sandbox).get("args").is_none());
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use calico_lab::record::{Record, Standing};
-use calico_lab::topology::Topology;
+use calico_lab::topology::{StoreKind, Topology};
 use calico_lab::{Lab, LabError, builtin, cleanup, lab, netns, probe};
 
-pub(crate) async fn up(topology: &str) -> Result<(), LabError> {
-    let (topology, text) = builtin::find(topology)?;
+pub(crate) async fn up(topology: &str, store: Option<StoreKind>) -> Result<(), LabError> {
+    let (mut topology, text) = builtin::find(topology)?;
+    topology.store = store.unwrap_or(topology.store);
     let name = topology.name.clone();
     let lab = Lab::up(topology, &text).await?;
     for pod in lab.pods() {

@@ -2,6 +2,7 @@
 
 mod ready;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,10 @@ use crate::control::{self, Verdicts};
 use crate::error::LabError;
 use crate::process::Program;
 use crate::record::{self, Record, Standing};
-use crate::topology::{Node, Pod, RouterKind, SECRET_KEY, StaticRoute, Topology};
+use crate::store::{self, Store};
+use crate::topology::{
+    Node, Pod, RouterKind, SECRET_KEY, StaticRoute, StoreKind, Topology, address_of,
+};
 use crate::{cleanup, fabric, frr, ip, netns, programs, reflector, router, service};
 
 pub use ready::Route;
@@ -54,8 +58,11 @@ impl RunningPod {
 pub struct Lab {
     topology: Topology,
     record: Record,
+    store: Store,
     programs: Vec<Program>,
     pods: Vec<RunningPod>,
+    /// UIDs of the pods that Kubernetes knows, by namespace and name.
+    scheduled: BTreeMap<String, String>,
     kept: bool,
 }
 
@@ -79,8 +86,18 @@ impl Lab {
             _ => cleanup::remove(&name)?,
         };
         let record = Record::create(&name, text)?;
-        let lab = Self { topology, record, programs: Vec::new(), pods: Vec::new(), kept: false };
+        let store = Store::plan(&topology, &record)?;
+        let lab = Self {
+            topology,
+            record,
+            store,
+            programs: Vec::new(),
+            pods: Vec::new(),
+            scheduled: BTreeMap::new(),
+            kept: false,
+        };
         fabric::create(&lab.topology)?;
+        lab.store.attach()?;
         for node in &lab.topology.nodes {
             let interface = (node.network.as_str(), &node.addresses[..]);
             lab.attach(&node.name, interface, &node.routes)?;
@@ -113,6 +130,12 @@ impl Lab {
     ///
     /// A program that ends or does not answer, with the end of its log; what calicoctl says.
     pub async fn start(&mut self) -> Result<(), LabError> {
+        if self.store.site().is_some() {
+            self.start_store().await?;
+        }
+        if let Some(kubernetes) = self.store.kubernetes() {
+            kubernetes.furnish(&self.topology).await?;
+        }
         // The holder of the datastore first: the others connect to it.
         let holder = self.topology.store_node().clone();
         self.start_agent(&holder)?;
@@ -154,11 +177,13 @@ impl Lab {
     ///
     /// As of [`add_pods`](Self::add_pods).
     pub async fn add_pod(&mut self, pod: Pod) -> Result<&RunningPod, LabError> {
+        let uid = self.schedule_pod(&pod)?;
         let namespace = fabric::add_namespace(&self.topology.name, &member_of(&pod))?;
         let container = cni::container_id()?;
         self.record.add_container(&pod.id(), &container)?;
         let sandbox = Sandbox {
             container,
+            uid,
             node_namespace: self.namespace(&pod.node),
             namespace: namespace.clone(),
             pod: pod.clone(),
@@ -166,15 +191,17 @@ impl Lab {
         let network = self.network(&pod.node)?;
         let attachment = match network.add(&sandbox).await {
             Ok(attachment) => attachment,
-            // The plugin is a messenger: the reason is in the agent's log.
-            Err(LabError::Cni { verb, pod: id, plugin, reason }) => {
-                let log = crate::process::tail(&self.log_of_agent(&pod.node));
-                let reason =
-                    format!("{reason}\nthe end of the log of {}'s agent:\n{log}", pod.node);
-                return Err(LabError::Cni { verb, pod: id, plugin, reason });
+            Err(error) => {
+                // As a runtime does. The ADD took back what it could; what is left of a DEL that
+                // fails, too, is in the agent's journal.
+                let _ = network.delete(&sandbox, None).await;
+                ip::output(None, &["netns", "delete", &namespace])?;
+                return Err(self.with_log(error, &pod));
             }
-            Err(error) => return Err(error),
         };
+        if let Some(kubernetes) = self.store.kubernetes() {
+            kubernetes.report(&pod, &attachment.addresses)?;
+        }
         self.start_listeners(&pod, &namespace)?;
         self.pods.push(RunningPod { pod, attachment, sandbox });
         let index = self.pods.len() - 1;
@@ -183,12 +210,50 @@ impl Lab {
         Ok(&self.pods[index])
     }
 
+    /// In Kubernetes, makes a pod and binds it to its node, unless that was done; elsewhere pods
+    /// are nobody's objects. Its UID. A pod need not be scheduled before it is added.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Machine`] with what the API server says.
+    pub fn schedule_pod(&mut self, pod: &Pod) -> Result<Option<String>, LabError> {
+        let Some(kubernetes) = self.store.kubernetes() else { return Ok(None) };
+        if let Some(uid) = self.scheduled.get(&pod.id()) {
+            return Ok(Some(uid.clone()));
+        }
+        let uid = kubernetes.schedule(pod)?;
+        self.scheduled.insert(pod.id(), uid.clone());
+        Ok(Some(uid))
+    }
+
+    /// The plugin is a messenger: the reason is in the agent's log.
+    fn with_log(&self, error: LabError, pod: &Pod) -> LabError {
+        let LabError::Cni { verb, pod: id, plugin, reason } = error else { return error };
+        let log = crate::process::tail(&self.log_of_agent(&pod.node));
+        let reason = format!("{reason}\nthe end of the log of {}'s agent:\n{log}", pod.node);
+        LabError::Cni { verb, pod: id, plugin, reason }
+    }
+
     /// Removes a pod: CNI DEL, then its namespace.
     ///
     /// # Errors
     ///
     /// [`LabError::Cni`]; [`LabError::Request`] if there is no such pod.
     pub async fn delete_pod(&mut self, id: &str) -> Result<(), LabError> {
+        let pod = self.pods.iter().find(|it| it.pod.id() == id).map(|it| it.pod.clone());
+        if let (Some(pod), Some(kubernetes)) = (&pod, self.store.kubernetes()) {
+            kubernetes.begin_end(pod)?;
+        }
+        let stopped = self.stop_pod(id).await?;
+        self.forget_pod(&stopped.pod)
+    }
+
+    /// The runtime's part of a pod's end: CNI DEL, then its namespace goes.
+    ///
+    /// # Errors
+    ///
+    /// As of [`delete_pod`](Self::delete_pod).
+    pub async fn stop_pod(&mut self, id: &str) -> Result<RunningPod, LabError> {
         let position = self.pods.iter().position(|it| it.pod.id() == id);
         let position =
             position.ok_or_else(|| LabError::Request(format!("there is no pod {id}")))?;
@@ -203,7 +268,18 @@ impl Lab {
         let title = listeners_title(&running.pod);
         self.programs.retain(|program| program.title != title);
         crate::process::end(&listeners, Duration::from_secs(1));
-        ip::output(None, &["netns", "delete", running.namespace()]).map(drop)
+        ip::output(None, &["netns", "delete", running.namespace()])?;
+        Ok(running)
+    }
+
+    /// In Kubernetes, says that nothing of a pod is left.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Machine`] with what the API server says.
+    pub fn forget_pod(&mut self, pod: &Pod) -> Result<(), LabError> {
+        self.scheduled.remove(&pod.id());
+        self.store.kubernetes().map_or(Ok(()), |kubernetes| kubernetes.finish_end(pod))
     }
 
     /// Applies manifests with calicoctl, as a user does.
@@ -241,10 +317,18 @@ impl Lab {
     /// As of [`apply`](Self::apply).
     pub async fn calicoctl(&self, args: &[&str]) -> Result<String, LabError> {
         let program = programs::own("calicoctl")?;
-        let socket = self.run_dir(&self.topology.store_node().name).join("datastore.sock");
-        let output = tokio::process::Command::new(program)
+        let client = self.store.client();
+        let mut command = match &client.namespace {
+            Some(namespace) => {
+                let mut command = tokio::process::Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => tokio::process::Command::new(program),
+        };
+        let output = command
             .args(args)
-            .env("CALICO_DATASTORE_SOCKET", socket)
+            .envs(client.environment)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -252,6 +336,47 @@ impl Lab {
             .map_err(|error| LabError::Machine(format!("cannot run calicoctl: {error}")))?;
         ip::check(&output, || format!("calicoctl {}", args.join(" ")))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Applies manifests to Kubernetes, as `kubectl apply` does.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Machine`] with what the API server answers; [`LabError::Request`] if the lab
+    /// has none.
+    pub fn kubectl_apply(&self, yaml: &str) -> Result<(), LabError> {
+        self.kubernetes()?.apply_text(yaml)
+    }
+
+    /// Asks the API server of Kubernetes as an administrator. Nothing is sent for a `body` of null.
+    ///
+    /// # Errors
+    ///
+    /// As of [`kubectl_apply`](Self::kubectl_apply).
+    pub fn ask_kubernetes(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, LabError> {
+        self.kubernetes()?.must(method, path, body)
+    }
+
+    fn kubernetes(&self) -> Result<&crate::store::kubernetes::Kubernetes, LabError> {
+        let missing = || LabError::Request("the lab has no Kubernetes".to_owned());
+        self.store.kubernetes().ok_or_else(missing)
+    }
+
+    /// How a client of the lab's datastore is run, such as calicoctl.
+    #[must_use]
+    pub fn client(&self) -> store::Client {
+        self.store.client()
+    }
+
+    /// Addresses of the member that the datastore is, if it is one of its own.
+    #[must_use]
+    pub fn store_addresses(&self) -> Vec<IpNet> {
+        self.store.site().map(|site| site.addresses()).unwrap_or_default()
     }
 
     /// The topology.
@@ -351,15 +476,19 @@ impl Lab {
 
     fn start_agent(&mut self, node: &Node) -> Result<(), LabError> {
         let run_dir = self.record.member(&node.name)?;
-        let store = if node.name == self.topology.store_node().name {
-            format!("embedded = {:?}", run_dir.join("datastore"))
-        } else {
-            let holder = self.run_dir(&self.topology.store_node().name);
-            format!("remote = {:?}", holder.join("datastore.sock"))
-        };
+        let store = self.store.settings(node);
         let secrets = self.write_secrets(&run_dir)?;
+        // Where others than the lab make a node known, it says its addresses itself.
+        let startup = match self.topology.store {
+            StoreKind::Kubernetes => {
+                let v6 = address_of(&node.addresses, true).map_or("none", |_| "autodetect");
+                let v4 = address_of(&node.addresses, false).map_or("none", |_| "autodetect");
+                format!("\n[startup]\nIP = {v4:?}\nIP6 = {v6:?}\nNO_DEFAULT_POOLS = \"true\"\n")
+            }
+            _ => String::new(),
+        };
         let text = format!(
-            "node = {:?}\nrun_dir = {run_dir:?}\nstate_dir = {:?}\n\n[datastore]\n{store}\n\n[bgp]\n{secrets}",
+            "node = {:?}\nrun_dir = {run_dir:?}\nstate_dir = {:?}\n\n[datastore]\n{store}\n{startup}\n[bgp]\n{secrets}",
             node.name,
             run_dir.join("state"),
         );
@@ -431,7 +560,20 @@ impl Lab {
         }
     }
 
-    /// Kills the programs of a reflector or router, which stay dead. The kernel closes their
+    /// Starts the datastore's own programs, also again after [`kill`](Self::kill) of the member
+    /// `store`, and waits until they answer.
+    ///
+    /// # Errors
+    ///
+    /// A program that is missing, ends or does not answer.
+    pub async fn start_store(&mut self) -> Result<(), LabError> {
+        for program in self.store.start()? {
+            self.supervise(program)?;
+        }
+        self.wait_for_store().await
+    }
+
+    /// Kills the programs of a reflector, router or the datastore, which stay dead. The kernel closes their
     /// connections, so that their peers learn of it at once.
     ///
     /// # Errors
@@ -521,6 +663,7 @@ fn check_machine(topology: &Topology) -> Result<(), LabError> {
         return Err(LabError::Machine("a lab needs root, to make network namespaces".to_owned()));
     }
     programs::system("ip", "iproute2")?;
+    store::check_machine(topology.store)?;
     for name in ["calico-agent", "calicoctl"] {
         programs::own(name)?;
     }

@@ -45,6 +45,7 @@ mod reflector;
 mod router;
 mod screen;
 mod service;
+pub mod store;
 pub mod topology;
 pub mod wait;
 

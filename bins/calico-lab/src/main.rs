@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use calico_lab::error::describe;
+use calico_lab::topology::StoreKind;
 use calico_lab::{LabError, bench, cleanup, demo};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,9 @@ enum Command {
         /// leaves, bigip, vxlan, ipip.
         #[arg(long, default_value = "mesh")]
         topology: String,
+        /// Where the resources are kept [default: as the topology says, else embedded].
+        #[arg(long, value_enum)]
+        store: Option<StoreKind>,
         /// Leave the lab running.
         #[arg(long)]
         keep: bool,
@@ -41,6 +45,9 @@ enum Command {
         /// A topology file, or one of the program: mesh, rr, rr2, bird, racks, nodes_as, downward,
         /// leaves, bigip, vxlan, ipip.
         topology: String,
+        /// Where the resources are kept [default: as the topology says, else embedded].
+        #[arg(long, value_enum)]
+        store: Option<StoreKind>,
     },
     /// Remove a lab, also while it is being built.
     Down {
@@ -82,12 +89,15 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
-        Command::Demo { topology, keep } => interruptible(async || {
-            let (topology, text) = calico_lab::builtin::find(&topology)?;
+        Command::Demo { topology, store, keep } => interruptible(async || {
+            let (mut topology, text) = calico_lab::builtin::find(&topology)?;
+            topology.store = store.unwrap_or(topology.store);
             demo::run(topology, &text, keep).await
         }),
         Command::Bench { pods } => interruptible(async || bench::run(pods).await),
-        Command::Up { topology } => interruptible(async || commands::up(&topology).await),
+        Command::Up { topology, store } => {
+            interruptible(async || commands::up(&topology, store).await)
+        }
         Command::Down { lab } => commands::down(lab),
         Command::Exec { lab, member, command } => commands::exec(lab, &member, &command),
         Command::List => commands::list(),

@@ -168,6 +168,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// The whole cluster
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// The datastore as a whole
     Datastore {
         #[command(subcommand)]
@@ -574,7 +579,15 @@ pub(crate) enum NeighborRoutes {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Collect what others need to find a fault, in one file: needs kubectl for what Kubernetes knows
+    Diags(crate::cluster_diags::DiagsArgs),
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
+    /// Run the agent of this host in the foreground, by upstream's flags
+    Run(Box<crate::node::run::RunArgs>),
     /// Show the agent and the BGP sessions of this node
     Status {
         /// Unix socket of the agent's control service

@@ -10,6 +10,7 @@ mod cascade;
 mod change;
 mod cli;
 mod cluster;
+mod cluster_diags;
 mod datastore;
 mod diff;
 mod dry_run;

@@ -1,6 +1,7 @@
-//! `node status`: asks the agent on this host.
+//! `node`: this host, and the agent on it.
 
 pub(crate) mod diags;
+pub(crate) mod run;
 pub(crate) mod system;
 
 use std::net::IpAddr;

@@ -15,8 +15,8 @@ use serde_json::Map;
 
 use crate::change::{self, Verb};
 use crate::cli::{
-    Cli, Command, DatastoreCommand, DryArgs, EndpointCommand, InputArgs, IpamCommand,
-    MigrateCommand, NodeCommand, SelectArgs, StoreArgs,
+    Cli, ClusterCommand, Command, DatastoreCommand, DryArgs, EndpointCommand, InputArgs,
+    IpamCommand, MigrateCommand, NodeCommand, SelectArgs, StoreArgs,
 };
 use crate::cluster::Cluster;
 use crate::dry_run::DryRun;
@@ -26,8 +26,8 @@ use crate::label::{self, Change};
 use crate::output::colour::Colour;
 use crate::stored::{Stamp, place};
 use crate::{
-    bgp, cascade, datastore, diff, endpoint, input, ipam, node, patch, policy, settings, shell,
-    version,
+    bgp, cascade, cluster_diags, datastore, diff, endpoint, input, ipam, node, patch, policy,
+    settings, shell, version,
 };
 
 /// What a command has to say.
@@ -112,7 +112,10 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
         Command::Policy { command } => return policy::run(&store, command, stdin).await,
         Command::Endpoint { command } => endpoint(&store, command).await?,
         Command::Bgp { command } => bgp::run(command).await?,
-        Command::Node { command } => node(command).await?,
+        Command::Cluster { command: ClusterCommand::Diags(args) } => {
+            cluster_diags::collect(&*store()?, &args, SystemTime::now()).await?
+        }
+        Command::Node { command } => node(&cli.store, command).await?,
         Command::Datastore { command: DatastoreCommand::Migrate { command } } => match command {
             MigrateCommand::Export { kubernetes } => {
                 datastore::export(&*store()?, kubernetes).await?
@@ -260,8 +263,12 @@ async fn endpoint(store: Open<'_>, command: EndpointCommand) -> Result<String, F
     endpoint::wait(store, &wait, &mut say).await
 }
 
-async fn node(command: NodeCommand) -> Result<String, Failure> {
+async fn node(store: &StoreArgs, command: NodeCommand) -> Result<String, Failure> {
     match command {
+        NodeCommand::Run(args) => {
+            let store = settings::datastore(store, |name| std::env::var(name).ok())?;
+            node::run::run(&args, &store)
+        }
         NodeCommand::Status { control_socket } => {
             node::status(&control_socket, SystemTime::now()).await
         }

@@ -84,6 +84,19 @@ impl Api {
         self.send(method, path, kind, body).await
     }
 
+    /// Makes an object or changes it to what is wanted, as `kubectl apply --server-side` does.
+    /// A field that the server does not know is refused.
+    ///
+    /// # Errors
+    ///
+    /// As of [`ask`](Self::ask).
+    pub async fn apply(&self, object: &Value) -> Result<Value, kube::Error> {
+        let path =
+            format!("{}?fieldManager=lab&force=true&fieldValidation=Strict", path_of(object));
+        let body = object.to_string().into_bytes();
+        self.send("PATCH", &path, "application/apply-patch+yaml", body).await
+    }
+
     async fn send(
         &self,
         method: &str,
@@ -149,5 +162,45 @@ impl Api {
             return Err(format!("{name}: {conditions:?}"));
         }
         Ok(holds("Established"))
+    }
+}
+
+/// Where an object is, by its kind, namespace and name. Plurals are those of the kinds that
+/// manifests of a cluster's network have.
+#[must_use]
+pub fn path_of(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let version = text(&object["apiVersion"]);
+    let base = if version.contains('/') { "apis" } else { "api" };
+    let kind = text(&object["kind"]).to_lowercase();
+    let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |it| format!("{it}ies"));
+    let name = text(&object["metadata"]["name"]);
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/{base}/{version}/namespaces/{namespace}/{plural}/{name}"),
+        None => format!("/{base}/{version}/{plural}/{name}"),
+    }
+}
+
+/// The HTTP status that a server refused with; none if it did not answer.
+#[must_use]
+pub fn code_of(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_where_kubernetes_has_them() {
+        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "p", "namespace": "n"}});
+        let path = "/apis/networking.k8s.io/v1/namespaces/n/networkpolicies/p";
+        assert_eq!(path_of(&policy), path);
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+        assert_eq!(path_of(&node), "/api/v1/nodes/n1");
     }
 }

@@ -12,7 +12,8 @@ use crate::error::LabError;
 use crate::lab::{Lab, RunningPod};
 use crate::probe::{self, Outcome};
 use crate::screen::{Look, Screen, table};
-use crate::topology::{Pod, RouterKind, Topology};
+use crate::store::MEMBER;
+use crate::topology::{Pod, RouterKind, StoreKind, Topology};
 
 /// How often a service address is connected to.
 const CONNECTIONS: usize = 12;
@@ -31,7 +32,7 @@ pub async fn run(topology: Topology, text: &str, keep: bool) -> Result<(), LabEr
     screen.step("Nodes: network namespaces on one fabric, each running calico-agent");
     let mut lab = Lab::create(topology, text)?;
     lab.start().await?;
-    show_members(&screen, lab.topology());
+    show_members(&screen, &lab);
 
     screen.step("BGP sessions, as each agent reports them");
     lab.wait_for_sessions().await?;
@@ -92,13 +93,23 @@ impl Cast {
     }
 }
 
-fn show_members(screen: &Screen, topology: &Topology) {
+fn show_members(screen: &Screen, lab: &Lab) {
     let addresses =
         |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let topology = lab.topology();
     let holder = &topology.store_node().name;
     let mut rows = Vec::new();
+    let server = match topology.store {
+        StoreKind::Embedded => None,
+        StoreKind::Etcd => Some("datastore (etcd)"),
+        StoreKind::Kubernetes => Some("datastore (Kubernetes: kube-apiserver and etcd)"),
+    };
+    if let Some(server) = server {
+        rows.push(vec![MEMBER.into(), addresses(&lab.store_addresses()), server.to_owned()]);
+    }
     for node in &topology.nodes {
-        let role = if node.name == *holder { "agent, holds the datastore" } else { "agent" };
+        let holds = server.is_none() && node.name == *holder;
+        let role = if holds { "agent, holds the datastore" } else { "agent" };
         rows.push(vec![node.name.clone(), addresses(&node.addresses), role.to_owned()]);
     }
     for it in &topology.reflectors {

@@ -42,8 +42,20 @@ struct Ways<'a> {
 }
 
 impl Lab {
-    /// Waits for the datastore to be served.
+    /// Waits for the datastore to be served: by an agent, or by a member of its own.
     pub(super) async fn wait_for_store(&mut self) -> Result<(), LabError> {
+        if let Some(site) = self.store.site() {
+            let (namespace, port) = (site.namespace(), self.store.port());
+            let answer = self.wait("listening of the datastore", async |_: &mut Self| {
+                let listens = listens(&namespace, port)?;
+                listens.then_some(()).ok_or_else(|| Pending::NotYet("nobody listens".to_owned()))
+            });
+            answer.await?;
+            return match self.store.kubernetes() {
+                Some(kubernetes) => kubernetes.wait().await,
+                None => Ok(()),
+            };
+        }
         let holder = self.topology.store_node().name.clone();
         let what = format!("an answer of the agent on {holder}");
         self.wait(&what, async |lab: &mut Self| {

@@ -12,6 +12,19 @@ use super::DEFAULT_AS;
 /// The network of members that name none.
 pub const FABRIC_NETWORK: &str = "fabric";
 
+/// Where the resources of a lab are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In a file of one of the agents, which serves it to the others.
+    #[default]
+    Embedded,
+    /// In etcd.
+    Etcd,
+    /// In the API server of Kubernetes.
+    Kubernetes,
+}
+
 /// A machine that runs the agent.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -33,7 +33,7 @@ use serde::Deserialize;
 pub(crate) use manifest::SECRET_KEY;
 pub use member::{
     FABRIC_NETWORK, Host, Link, Node, Reflector, Router, RouterKind, SessionAddress, StaticRoute,
-    Tells,
+    StoreKind, Tells,
 };
 
 /// AS number of nodes where nothing else is said, as upstream's default.
@@ -45,6 +45,9 @@ pub const DEFAULT_AS: u32 = 64512;
 pub struct Topology {
     /// Name of the lab.
     pub name: String,
+    /// Where the resources are kept.
+    #[serde(default)]
+    pub store: StoreKind,
     /// Machines that run the agent.
     pub nodes: Vec<Node>,
     /// Pools that pods get addresses from.
@@ -216,6 +219,24 @@ impl Topology {
     #[must_use]
     pub fn store_node(&self) -> &Node {
         self.nodes.iter().find(|node| node.store).unwrap_or(&self.nodes[0])
+    }
+
+    /// Names of everybody but pods.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let nodes = self.nodes.iter().map(|it| &it.name);
+        let reflectors = self.reflectors.iter().map(|it| &it.name);
+        let routers = self.routers.iter().map(|it| &it.name);
+        let hosts = self.hosts.iter().map(|it| &it.name);
+        nodes.chain(reflectors).chain(routers).chain(hosts).map(String::as_str)
+    }
+
+    /// Addresses of everybody but pods.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        let nodes = self.nodes.iter().flat_map(|it| &it.addresses);
+        let reflectors = self.reflectors.iter().flat_map(|it| &it.addresses);
+        let routers = self.routers.iter().flat_map(Router::interfaces).flat_map(|(_, nets)| nets);
+        let hosts = self.hosts.iter().flat_map(|it| &it.addresses);
+        nodes.chain(reflectors).chain(routers).chain(hosts).copied()
     }
 
     /// The node called `name`.

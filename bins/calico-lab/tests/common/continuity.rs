@@ -27,6 +27,31 @@ impl Pings {
     }
 }
 
+/// Pings without an end, a hundred a second.
+pub(crate) struct Stream(Child);
+
+impl Stream {
+    pub(crate) fn start(lab: &Lab, from: &str, to: &str) -> Self {
+        let namespace = lab.pod(from).unwrap().namespace().to_owned();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &namespace, "ping", "-n", "-q", "-i", "0.01", to]);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Ends it. How many were sent and not answered, but for the last one, which may be on its way.
+    pub(crate) fn lost(self) -> u32 {
+        let text = interrupt(self.0);
+        let summary = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
+        let number = |index: usize| -> u32 {
+            let part = summary.split(", ").nth(index).unwrap();
+            part.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        println!("{summary}");
+        assert!(number(0) > 50, "{summary}");
+        (number(0) - number(1)).saturating_sub(1)
+    }
+}
+
 /// Follows the routes of a member.
 pub(crate) struct Monitor(Child);
 

@@ -59,60 +59,95 @@ pub(crate) fn collect(
     status: &str,
     now: SystemTime,
 ) -> Result<String, Failure> {
-    let stamp: String = rfc3339(now).chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-    let name = format!("calico-node-diags-{stamp}");
-    let directory = into.join(&name);
-    let write = |path: &Path, bytes: &[u8]| {
-        let made = path.parent().map_or(Ok(()), fs::create_dir_all);
-        made.and_then(|()| fs::write(path, bytes))
-            .map_err(|source| Failure::Write { path: path.to_owned(), source })
-    };
-    write(&directory.join("status"), status.as_bytes())?;
-    let mut missing = Vec::new();
+    let mut bundle = Bundle::new(into, "calico-node-diags", now);
+    bundle.write("status", status.as_bytes())?;
     for (file, program, arguments) in QUESTIONS {
-        let answer = ask(program, arguments).unwrap_or_else(|reason| {
-            missing.push(*program);
-            reason.into_bytes()
-        });
-        write(&directory.join("commands").join(file), &answer)?;
+        bundle.ask(&format!("commands/{file}"), program, arguments)?;
     }
     for file in FILES {
         if let Ok(bytes) = fs::read(file) {
             let name = file.trim_start_matches('/').replace('/', "-");
-            write(&directory.join("files").join(name), &bytes)?;
+            bundle.write(&format!("files/{name}"), &bytes)?;
         }
     }
     let mut logged = 0;
     for path in log_files(logs) {
         let Ok(bytes) = fs::read(&path) else { continue };
-        let name = path.file_name().unwrap_or_default();
-        write(&directory.join("logs").join(name), &bytes[bytes.len().saturating_sub(MAX_LOG)..])?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let end = &bytes[bytes.len().saturating_sub(MAX_LOG)..];
+        bundle.write(&format!("logs/{name}"), end)?;
         logged += 1;
     }
-    let mut out =
-        format!("Collected diagnostics, with {logged} log file(s) of {}\n", logs.display());
-    missing.dedup();
-    if !missing.is_empty() {
-        out.push_str(&format!("Not there or failed: {}\n", missing.join(", ")));
+    let said = bundle.pack(false)?;
+    Ok(format!(
+        "Collected diagnostics, with {logged} log file(s) of {}\n{said}\
+         They hold addresses, names and policy of this cluster: look before you share.\n",
+        logs.display()
+    ))
+}
+
+/// Files on their way into an archive.
+pub(crate) struct Bundle {
+    into: PathBuf,
+    name: String,
+    missing: Vec<String>,
+}
+
+impl Bundle {
+    /// Of the time `now`, in the directory `into`.
+    pub(crate) fn new(into: &Path, title: &str, now: SystemTime) -> Self {
+        let stamp: String = rfc3339(now).chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        Self { into: into.to_owned(), name: format!("{title}-{stamp}"), missing: Vec::new() }
     }
-    let archive = into.join(format!("{name}.tar.gz"));
-    let packed =
-        ask("tar", &["-czf", &archive.to_string_lossy(), "-C", &into.to_string_lossy(), &name]);
-    match packed {
-        Ok(_) => {
-            // The archive has it all.
-            let _ = fs::remove_dir_all(&directory);
-            out.push_str(&format!("Diags saved to {}\n", archive.display()));
-        }
-        Err(reason) => {
-            out.push_str(&format!(
-                "Diags saved to {} (not packed: {reason})\n",
-                directory.display()
-            ));
-        }
+
+    /// Adds a file.
+    pub(crate) fn write(&self, file: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.into.join(&self.name).join(file);
+        let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+        made.and_then(|()| fs::write(&path, bytes))
+            .map_err(|source| Failure::Write { path, source })
     }
-    out.push_str("They hold addresses, names and policy of this cluster: look before you share.\n");
-    Ok(out)
+
+    /// Adds what a program says. One that is missing says so in its file.
+    pub(crate) fn ask(
+        &mut self,
+        file: &str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<(), Failure> {
+        let answer = ask(program, arguments).unwrap_or_else(|reason| {
+            self.missing.push(program.to_owned());
+            reason.into_bytes()
+        });
+        self.write(file, &answer)
+    }
+
+    /// Packs it, and says where it is; `keep` leaves the files beside it.
+    pub(crate) fn pack(mut self, keep: bool) -> Result<String, Failure> {
+        let mut out = String::new();
+        self.missing.dedup();
+        if !self.missing.is_empty() {
+            out.push_str(&format!("Not there or failed: {}\n", self.missing.join(", ")));
+        }
+        let directory = self.into.join(&self.name);
+        let archive = self.into.join(format!("{}.tar.gz", self.name));
+        let into = self.into.to_string_lossy();
+        match ask("tar", &["-czf", &archive.to_string_lossy(), "-C", &into, &self.name]) {
+            Ok(_) => {
+                if !keep {
+                    // The archive has it all.
+                    let _ = fs::remove_dir_all(&directory);
+                }
+                out.push_str(&format!("Diags saved to {}\n", archive.display()));
+            }
+            Err(reason) => out.push_str(&format!(
+                "Diags saved to {} (not packed: {})\n",
+                directory.display(),
+                reason.trim_end()
+            )),
+        }
+        Ok(out)
+    }
 }
 
 fn log_files(directory: &Path) -> Vec<PathBuf> {
@@ -132,7 +167,7 @@ fn log_files(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// What a program says, within its time.
-fn ask(program: &str, arguments: &[&str]) -> Result<Vec<u8>, String> {
+pub(crate) fn ask(program: &str, arguments: &[&str]) -> Result<Vec<u8>, String> {
     let fail = |reason: String| format!("{program}: {reason}\n");
     let mut child = Command::new(program)
         .args(arguments)
