@@ -125,9 +125,17 @@ fn merge(
     for ((from, what), to) in by_sender {
         merged.entry((to, what)).or_default().extend(classes[from].ends());
     }
-    let mut changes = Vec::with_capacity(merged.len());
+    // Families whose changes differ only in that each has an ICMP of its own are one.
+    let mut of_both: BTreeMap<(BTreeSet<End>, BTreeSet<End>, What), Vec<Traffic>> = BTreeMap::new();
     for ((to, (before, after, traffic)), from) in merged {
+        let is_icmp = |kind: &Traffic| matches!(kind, Traffic::Icmp { .. });
+        let (icmp, others): (Vec<_>, Vec<_>) = traffic.into_iter().partition(is_icmp);
+        of_both.entry((from, to, (before, after, others))).or_default().extend(icmp);
+    }
+    let mut changes = Vec::with_capacity(of_both.len());
+    for ((from, to, (before, after, mut traffic)), icmp) in of_both {
         let (from, to) = (from.into_iter().collect(), to.into_iter().collect());
+        traffic.extend(icmp);
         changes.push(Change { from, to, traffic, before, after });
     }
     changes.sort();
@@ -152,13 +160,24 @@ impl fmt::Display for Brief {
     }
 }
 
+impl Change {
+    /// Three lines: the flows, then what they change from and to. `name` says what people call a
+    /// workload.
+    pub fn describe(&self, name: impl Fn(&EndpointId) -> String) -> String {
+        let end = |end: &End| match end {
+            End::Workload(id) => name(id),
+            other => other.to_string(),
+        };
+        let ends = |ends: &[End]| ends.iter().map(end).collect::<Vec<_>>().join(", ");
+        let traffic: Vec<String> = self.traffic.iter().map(ToString::to_string).collect();
+        let (from, to, traffic) = (ends(&self.from), ends(&self.to), traffic.join(", "));
+        format!("{from} -> {to}: {traffic}\n  {}\n  now {}", self.before, self.after)
+    }
+}
+
 impl fmt::Display for Change {
-    /// Two lines: the flows, then what they change from and to.
+    /// As [`describe`](Self::describe), by the names of endpoints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |items: Vec<String>| items.join(", ");
-        let ends = |ends: &[End]| list(ends.iter().map(ToString::to_string).collect());
-        let traffic = list(self.traffic.iter().map(ToString::to_string).collect());
-        writeln!(f, "{} -> {}: {traffic}", ends(&self.from), ends(&self.to))?;
-        write!(f, "  {}\n  now {}", self.before, self.after)
+        f.write_str(&self.describe(ToString::to_string))
     }
 }

@@ -79,6 +79,14 @@ pub enum Step {
         /// Why it did not match; `None` if it did.
         mismatch: Option<Mismatch>,
     },
+    /// A policy that applies has no rule for this direction, so that it leaves all to the end of
+    /// its tier.
+    NoRules {
+        /// Which.
+        policy: PolicyId,
+        /// The direction.
+        direction: Direction,
+    },
     /// No rule of the tier's policies matched, so its default action was taken.
     TierEnd {
         /// The tier.
@@ -287,6 +295,9 @@ impl Desired {
                 Direction::Ingress => &rules.ingress,
                 Direction::Egress => &rules.egress,
             };
+            if let (RuleOwner::Policy(policy), []) = (&owner, &rules[..]) {
+                steps.push(Step::NoRules { policy: policy.clone(), direction });
+            }
             for Rule { id, action, .. } in rules.iter().filter(|rule| {
                 let mismatch = mismatch(rule, packet, self);
                 let matches = mismatch.is_none();

@@ -83,7 +83,7 @@ fn an_explanation_names_verdict_tier_policy_and_rule_and_why_not_earlier_ones() 
     assert_eq!(
         text,
         "\
-prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: allowed by NetworkPolicy prod/db ingress rule 1, in tier default
+prod/web -> prod/db: allowed by NetworkPolicy prod/db ingress rule 1, in tier default
 10.65.0.1 -> 10.65.0.2 TCP/5432: allowed
 egress:
   profiles
@@ -110,7 +110,7 @@ ingress:
             "prod/db:53/udp",
             "denied by NetworkPolicy prod/db ingress rule 0, in tier default",
         ),
-        ("prod/web", "prod/db", "denied by the end of tier default (ingress), in tier default"),
+        ("prod/web", "prod/db", "denied by the end of tier default (ingress)"),
         (
             "203.0.113.9",
             "prod/web:80",
@@ -157,7 +157,7 @@ fn staged_policies_are_shown_as_what_they_would_do() {
         "staged: would be denied by NetworkPolicy prod/db ingress rule 0, in tier default if \
          enforced: StagedNetworkPolicy prod/db"
     );
-    assert!(text.starts_with("prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: allowed by"), "{text}");
+    assert!(text.starts_with("prod/web -> prod/db: allowed by"), "{text}");
     let text = offline(&[CLUSTER, STAGED], "policy explain --from prod/web --to prod/db:53/UDP");
     assert!(text.ends_with("staged: no difference if enforced: StagedNetworkPolicy prod/db\n"));
 }
@@ -168,7 +168,7 @@ fn a_diff_tells_the_flows_that_change() {
     assert_eq!(
         text,
         "\
-prod/n1-k8s-web-eth0 -> prod/n2-k8s-db-eth0: TCP 5432
+prod/web -> prod/db: TCP 5432
   allowed by NetworkPolicy prod/db ingress rule 1
   now denied by the end of tier default (ingress)
 "

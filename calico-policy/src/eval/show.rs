@@ -40,6 +40,7 @@ impl fmt::Display for Step {
             Self::Rule { id, action, mismatch: Some(why) } => {
                 write!(f, "  {id}: {action:?}, no match: {why}")
             }
+            Self::NoRules { policy, direction } => write!(f, "  {policy}: no {direction} rules"),
             Self::TierEnd { tier, action } => write!(f, "  end of tier {tier}: {action:?}"),
             Self::Profiles => f.write_str("profiles"),
             Self::End => f.write_str("  nothing matched: Deny"),

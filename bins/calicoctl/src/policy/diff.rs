@@ -26,7 +26,7 @@ pub(super) fn run(
             let mut out = String::new();
             for change in &found {
                 // Writing to a string does not fail.
-                let _ = writeln!(out, "{change}");
+                let _ = writeln!(out, "{}", change.describe(|id| state.name_of(id)));
             }
             out
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use calico_core::dataplane::{Direction, EndpointId};
+use calico_core::dataplane::{Direction, EndpointId, VerdictCause};
 use calico_policy::diff::Brief;
 use calico_policy::eval::{Decision, Explanation, Step};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Sai
     let staged = state.enforce_staged();
     let would = (!staged.is_empty()).then(|| explain(&state, &flow));
     let out = match format {
-        Format::Text => text(&flow, &now, would.as_ref(), &staged),
+        Format::Text => text(&state, &flow, &now, would.as_ref(), &staged),
         Format::Json => {
             let value = json!({
                 "from": end(flow.from.as_ref()),
@@ -39,10 +39,16 @@ fn explain(state: &State, flow: &Flow) -> Explanation {
     state.desired.explain(flow.from.as_ref(), flow.to.as_ref(), &flow.packet)
 }
 
-fn text(flow: &Flow, now: &Explanation, would: Option<&Explanation>, staged: &[String]) -> String {
+fn text(
+    state: &State,
+    flow: &Flow,
+    now: &Explanation,
+    would: Option<&Explanation>,
+    staged: &[String],
+) -> String {
     let mut out = String::new();
     let name =
-        |id: Option<&EndpointId>| id.map_or_else(|| "outside".to_owned(), ToString::to_string);
+        |id: Option<&EndpointId>| id.map_or_else(|| "outside".to_owned(), |id| state.name_of(id));
     let (from, to) = (name(flow.from.as_ref()), name(flow.to.as_ref()));
     let verdict = Brief::of(now);
     // Writing to a string does not fail.
@@ -62,9 +68,11 @@ fn text(flow: &Flow, now: &Explanation, would: Option<&Explanation>, staged: &[S
     out
 }
 
-/// The tier in which the deciding step was, in words.
+/// The tier in which the deciding step was, in words, unless the verdict names it itself.
 fn in_tier(explanation: &Explanation) -> String {
-    let tier = explanation.deciding().and_then(|(_, decision)| tier_of(decision));
+    let deciding = explanation.deciding().map(|(_, decision)| decision);
+    let unnamed = deciding.filter(|d| !matches!(d.cause, VerdictCause::EndOfTier(_)));
+    let tier = unnamed.and_then(tier_of);
     tier.map_or_else(String::new, |tier| format!(", in tier {tier}"))
 }
 

@@ -1,6 +1,7 @@
 //! All resources that have a say in policy, from the store or from files.
 
 use calico_core::Datastore;
+use calico_core::dataplane::EndpointId;
 use calico_core::key::Scope;
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, WorkloadEndpoint};
@@ -99,6 +100,18 @@ impl State {
         self.graph.flush();
         self.warnings.extend(self.graph.take_warnings().iter().map(ToString::to_string));
         self.desired = self.graph.desired();
+    }
+
+    /// What people call an endpoint: its pod, if that has no other.
+    pub(super) fn name_of(&self, id: &EndpointId) -> String {
+        let here = || self.endpoints.iter().filter(|e| *e.namespace() == *id.namespace);
+        let pod = here().find(|e| *e.name() == *id.name).map(|e| e.spec.pod.as_str());
+        match pod.filter(|pod| !pod.is_empty()) {
+            Some(pod) if here().filter(|e| e.spec.pod == pod).count() == 1 => {
+                format!("{}/{pod}", id.namespace)
+            }
+            _ => id.to_string(),
+        }
     }
 
     /// Takes resources in as if they were applied.
