@@ -134,8 +134,7 @@ impl Graph {
     /// node.
     #[must_use]
     pub fn for_every_node() -> Self {
-        let tiers =
-            Tier::built_in().into_iter().map(|tier| (tier.name().into(), tier_state(&tier)));
+        let tiers = known_tiers().map(|tier| (tier.name().into(), tier_state(&tier)));
         Self { tiers: tiers.collect(), ..Self::default() }
     }
 
@@ -304,8 +303,8 @@ impl Graph {
             }
             Kind::Profile => self.remove_profile(name),
             Kind::Tier => {
-                let built_in = Tier::built_in().into_iter().find(|tier| tier.name() == name);
-                self.put_tier(name, built_in.as_ref().map(tier_state));
+                let known = known_tiers().find(|tier| tier.name() == name);
+                self.put_tier(name, known.as_ref().map(tier_state));
             }
             Kind::IpPool | Kind::Node | Kind::FelixConfiguration | Kind::BgpConfiguration => {
                 self.host.remove(*kind, name);
@@ -325,6 +324,11 @@ impl Graph {
             self.dirty.hosts.extend(self.local_hosts.keys().cloned());
         }
     }
+}
+
+/// Tiers that need no resource.
+fn known_tiers() -> impl Iterator<Item = Tier> {
+    Tier::built_in().into_iter().chain(Tier::implied())
 }
 
 fn tier_state(tier: &Tier) -> TierState {

@@ -415,3 +415,22 @@ fn a_service_is_where_its_slices_say_with_ports_as_destination_and_without_as_so
         ",
     );
 }
+
+#[test]
+fn policies_of_older_clusters_have_their_tiers_without_a_resource() {
+    check(
+        "
+        ns a
+        pod a/x 10.0.0.1
+        gnp admin {tier: adminnetworkpolicy, order: 1, ingress: [{action: Deny, protocol: UDP},
+            {action: Pass, protocol: SCTP}]}
+        gnp base {tier: baselineadminnetworkpolicy, ingress: [{action: Deny, protocol: TCP}]}
+        np a/p {ingress: [{action: Pass, protocol: TCP}]}
+        ",
+        "
+        10.9.9.9 -> a/x udp/1 = denied by GlobalNetworkPolicy admin ingress rule 0
+        10.9.9.9 -> a/x tcp/1 = denied by GlobalNetworkPolicy base ingress rule 0
+        10.9.9.9 -> a/x sctp/1 = denied by the end of tier default (in)
+        ",
+    );
+}

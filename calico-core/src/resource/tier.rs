@@ -52,19 +52,27 @@ impl Tier {
     /// The tiers that always exist and cannot be deleted.
     #[must_use]
     pub fn built_in() -> [Self; 3] {
-        let tier = |name: &str, order, action| {
-            let spec = TierSpec {
-                order: Some(order),
-                default_action: Some(action),
-                ..TierSpec::default()
-            };
-            Self::new(name, spec)
-        };
         [
-            tier("kube-admin", 1_000.0, TierAction::Pass),
-            tier("default", TierSpec::DEFAULT_ORDER, TierAction::Deny),
-            tier("kube-baseline", 10_000_000.0, TierAction::Pass),
+            Self::of("kube-admin", 1_000.0, TierAction::Pass),
+            Self::of("default", TierSpec::DEFAULT_ORDER, TierAction::Deny),
+            Self::of("kube-baseline", 10_000_000.0, TierAction::Pass),
         ]
+    }
+
+    /// The tiers of AdminNetworkPolicies and of the BaselineAdminNetworkPolicy. Upstream made them
+    /// until it dropped these kinds, so clusters may have their policies without their tiers:
+    /// then they are these.
+    #[must_use]
+    pub fn implied() -> [Self; 2] {
+        [
+            Self::of("adminnetworkpolicy", 1_000.0, TierAction::Pass),
+            Self::of("baselineadminnetworkpolicy", 10_000_000.0, TierAction::Pass),
+        ]
+    }
+
+    fn of(name: &str, order: f64, action: TierAction) -> Self {
+        let (order, default_action) = (Some(order), Some(action));
+        Self::new(name, TierSpec { order, default_action, ..TierSpec::default() })
     }
 
     /// Whether `name` is a tier that always exists.
