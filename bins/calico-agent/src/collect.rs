@@ -59,7 +59,7 @@ pub async fn run(
     };
     // Agents that were started together do not all ask at the same time.
     let share = host_seed(&task.node) % 1000;
-    sleep(SHORTEST.max(PASS.mul_f64(share as f64 / 5000.0))).await;
+    sleep(SHORTEST.max(PASS.mul_f64(share as f64 / 30_000.0))).await;
     while let Ok(next) = task.pass().await {
         let changed = task.wanted.changed();
         tokio::select! {
