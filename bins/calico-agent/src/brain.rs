@@ -9,12 +9,13 @@ use calico_core::dataplane::{EndpointId, Transaction, Update};
 use calico_core::datastore::{Entry, Revision, WatchEvent};
 use calico_core::felix::Local;
 use calico_core::key::{Key, OwnerType};
+use calico_core::kind::Kind;
 use calico_core::resource::{AffinityState, BlockAffinityValue, FelixConfigurationSpec};
 use calico_core::routes::RouteEvent;
 use calico_peering::{Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
-use calico_policy::{Graph, Rejected};
+use calico_policy::{Graph, Rejected, Stats};
 use ipnet::IpNet;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
@@ -93,6 +94,18 @@ impl Brain {
     #[must_use]
     pub const fn in_sync(&self) -> bool {
         self.mirror.in_sync()
+    }
+
+    /// How much policy there is.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.graph.stats()
+    }
+
+    /// How many resources of a kind the datastore has.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        self.mirror.count(kind)
     }
 
     /// What this node routes and announces.
@@ -208,8 +221,13 @@ impl Brain {
         if self.settings.as_ref() == Some(&settings.spec) {
             return None;
         }
-        for setting in self.unsupported.news(settings) {
+        let news = self.unsupported.news(settings);
+        for setting in news.unsupported {
             warn!(setting, "a setting is not supported and has no effect");
+        }
+        if !news.not_applicable.is_empty() {
+            let settings = news.not_applicable.join(", ");
+            info!(settings, "what these settings are about does not exist here");
         }
         self.settings = Some(settings.spec.clone());
         Some(Box::new(settings.spec.clone()))
@@ -244,7 +262,6 @@ impl Brain {
 mod tests {
     use std::sync::Arc;
 
-    use calico_core::kind::Kind;
     use serde_json::{Value, json};
 
     use super::*;

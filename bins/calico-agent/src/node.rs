@@ -11,22 +11,24 @@ use calico_core::key::Scope;
 use calico_core::resource::FelixConfigurationSpec;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::brain::{Brain, Work};
+use crate::metrics::Metrics;
 use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
 use crate::progress::Progress;
 use crate::router::Router;
+use crate::settings;
 use crate::workload_addresses::WorkloadAddresses;
 use calico_router::secrets::{self, SecretFiles};
 
 /// Events taken in before the kernel is asked again, so that a flood of them cannot starve it.
 const BATCH: usize = 4096;
 
-/// Time between looks at what others did to our state in the kernel.
-const RESYNC: Duration = Duration::from_secs(90);
+/// Nothing is looked at before so much time has passed, which is longer than any agent runs.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Time after which a failed transaction is tried again: doubles up to the second one.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -52,13 +54,17 @@ pub struct Node {
     pub tunnel_addresses: watch::Sender<Wanted>,
     /// For those who do what the settings say.
     pub settings: watch::Sender<FelixConfigurationSpec>,
+    /// For Prometheus.
+    pub metrics: Metrics,
     /// For those who wait.
     pub progress: watch::Sender<Progress>,
 }
 
 /// What the kernel has not acknowledged yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pending {
+    /// When the loop began.
+    begun: Instant,
     store: Revision,
     endpoints: Vec<EndpointId>,
     gone: Vec<EndpointId>,
@@ -67,16 +73,31 @@ struct Pending {
     retry: Option<(Instant, Duration)>,
 }
 
+/// Ticks this far apart; none without.
+fn ticks(every: Option<Duration>) -> Interval {
+    let every = every.unwrap_or(NEVER);
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 impl Node {
     /// Runs until `shutdown` completes. The kernel is left as it is: traffic goes on.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut watch = self.store.watch(Scope::All, None);
-        let mut resync = interval_at(Instant::now() + RESYNC, RESYNC);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut every = settings::refresh(&FelixConfigurationSpec::default());
+        let mut resync = ticks(every);
         let mut housekeeping = interval_at(Instant::now(), secrets::INTERVAL);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pending = Pending::default();
+        let mut pending = Pending {
+            begun: Instant::now(),
+            store: Revision::default(),
+            endpoints: Vec::new(),
+            gone: Vec::new(),
+            revision: 0,
+            retry: None,
+        };
         loop {
             self.set_busy(None);
             let retry = pending.retry.map(|(at, _)| at);
@@ -104,7 +125,15 @@ impl Node {
             for (reference, secret) in self.secrets.read_new(self.brain.wanted_secrets()) {
                 self.brain.set_secret(reference, secret);
             }
+            let before = Instant::now();
             if let Some(work) = self.brain.flush() {
+                self.metrics.planned(&self.brain, &work, before.elapsed());
+                if let Some(settings) = &work.settings
+                    && settings::refresh(settings) != every
+                {
+                    every = settings::refresh(settings);
+                    resync = ticks(every);
+                }
                 self.carry_out(work, &mut pending).await;
             }
         }
@@ -133,6 +162,7 @@ impl Node {
 
     fn handle_store(&mut self, event: WatchEvent) {
         match &event {
+            WatchEvent::Begin => self.metrics.listing(),
             WatchEvent::Interrupted { reason } => {
                 warn!(reason, "the datastore does not answer; what it said last stays in force");
                 self.progress.send_modify(|progress| progress.store_error = Some(reason.clone()));
@@ -207,7 +237,9 @@ impl Node {
         let started = Instant::now();
         match self.dataplane.apply(transaction).await {
             Ok(Applied { failed, .. }) => {
-                debug!(revision, updates, took = ?started.elapsed(), "programmed the kernel");
+                let took = started.elapsed();
+                debug!(revision, updates, ?took, "programmed the kernel");
+                self.metrics.applied(took, pending.begun.elapsed());
                 pending.retry = None;
                 pending.revision = revision;
                 let failed: BTreeMap<EndpointId, String> = failed.into_iter().collect();
@@ -221,6 +253,7 @@ impl Node {
                 });
             }
             Err(error) => {
+                self.metrics.failed();
                 let wait = pending.retry.map_or(RETRY.0, |(_, wait)| (wait * 2).min(RETRY.1));
                 pending.retry = Some((Instant::now() + wait, wait));
                 warn!(revision, %error, again_in = ?wait, "cannot program the kernel");

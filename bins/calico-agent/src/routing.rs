@@ -150,6 +150,12 @@ impl Routing {
         self.learned_in_sync
     }
 
+    /// How many routes are wanted in the kernel.
+    #[must_use]
+    pub fn installed(&self) -> usize {
+        self.installed.len()
+    }
+
     /// Prefixes that are announced.
     pub fn announced(&self) -> impl Iterator<Item = IpNet> {
         self.announced.iter().copied()

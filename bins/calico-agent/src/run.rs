@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use crate::brain::Brain;
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, VerdictLog};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
@@ -80,7 +81,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let mut services = JoinSet::new();
     let store = open_store(&config)?;
     serve_store(&config, &store, &mut services)?;
-    for note in sysctl::prepare_host()? {
+    for note in sysctl::count_connections()? {
         info!(note, "a kernel setting is not available");
     }
     let routes = Arc::new(RouteSync::open(RouteConfig { onlink: true, ..RouteConfig::default() })?);
@@ -89,7 +90,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (progress, watcher) = watch::channel(Progress::default());
     let watcher = Watcher::new(watcher);
     let router = Router::new(config.bgp.as_ref(), &config.run_dir);
-    let probes = Arc::new(Probes::new(&node, watcher.clone(), std::time::Instant::now()));
+    let metrics = Metrics::default();
+    let probes = Arc::new(Probes::new(&node, watcher.clone(), &metrics, std::time::Instant::now()));
     let verdicts = VerdictLog::default();
     services.spawn(publish(Arc::clone(&dataplane), verdicts.clone()));
     let control =
@@ -135,6 +137,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let settings = watch::Sender::new(FelixConfigurationSpec::default());
     services.spawn(probes::serve(probes, settings.subscribe()));
     services.spawn(settings::follow_log(settings.subscribe()));
+    services.spawn(settings::follow_forwarding(settings.subscribe()));
     let secrets = SecretFiles::new(config.bgp.clone().unwrap_or_default().secrets_dir());
     let workload_addresses = WorkloadAddresses::default();
     let name = node;
@@ -148,6 +151,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         devices,
         tunnel_addresses,
         settings,
+        metrics,
         progress,
     };
     node.run(shutdown).await;

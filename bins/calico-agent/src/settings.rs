@@ -4,12 +4,14 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use calico_core::felix::{Local, Settings};
-use calico_core::resource::FelixConfigurationSpec;
+use calico_core::resource::{FelixConfigurationSpec, GoDuration, Toggle};
+use calico_netlink::sysctl;
 use calico_router::program;
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::ConfigError;
 pub use support::{Support, document};
@@ -82,6 +84,53 @@ pub fn local(path: &Path) -> Result<Local, ConfigError> {
         warn!(%problem, "a setting has no effect; its default holds");
     }
     Ok(local)
+}
+
+/// Time between looks at what others did to our state in the kernel: everything is looked at
+/// together, as often as what is looked at most often. `None`: never.
+#[must_use]
+pub fn refresh(spec: &FelixConfigurationSpec) -> Option<Duration> {
+    let of = |setting: Option<GoDuration>, usual| setting.map_or(usual, |interval| interval.0);
+    let all = [
+        of(spec.route_refresh_interval, Duration::from_secs(90)),
+        of(spec.interface_refresh_interval, Duration::from_secs(90)),
+        of(spec.nftables_refresh_interval, Duration::from_secs(180)),
+    ];
+    all.into_iter().filter(|interval| !interval.is_zero()).min()
+}
+
+/// The longest silence of a part of the agent before it counts as stuck; zero is no limit.
+#[must_use]
+pub fn health_timeout(spec: &FelixConfigurationSpec, part: &str, usual: Duration) -> Duration {
+    let overrides = spec.unknown.get("healthTimeoutOverrides").and_then(|value| value.as_array());
+    let found = overrides.into_iter().flatten().find(|item| item["name"] == part);
+    let found = found.and_then(|item| item["timeout"].as_str()?.parse::<GoDuration>().ok());
+    found.map_or(usual, |timeout| timeout.0)
+}
+
+/// A duration that is not a field of the type.
+#[must_use]
+pub fn duration(spec: &FelixConfigurationSpec, field: &str) -> Option<Duration> {
+    let text = spec.unknown.get(field)?.as_str()?;
+    text.parse::<GoDuration>().ok().map(|duration| duration.0)
+}
+
+/// Switches forwarding of packets on, unless the settings leave that to somebody else.
+pub async fn follow_forwarding(mut settings: watch::Receiver<FelixConfigurationSpec>) {
+    // What is there at first are no settings yet.
+    while settings.changed().await.is_ok() {
+        if settings.borrow_and_update().ip_forwarding == Some(Toggle::Disabled) {
+            continue;
+        }
+        match sysctl::forward_packets() {
+            Ok(notes) => {
+                for note in notes {
+                    info!(note, "a kernel setting is not available");
+                }
+            }
+            Err(error) => warn!(%error, "the host does not forward packets"),
+        }
+    }
 }
 
 /// Logs as much as the settings say.
@@ -170,6 +219,38 @@ mod tests {
         assert!(news.unsupported.contains(&named), "{news:#?}");
         assert!(news.not_applicable.contains(&"iptablesBackend".to_owned()), "{news:#?}");
         assert_eq!(unsupported.news(&settings), News::default());
+    }
+
+    #[test]
+    fn what_is_looked_at_most_often_decides() {
+        let seconds = |text: &str| Some(text.parse::<GoDuration>().unwrap());
+        let mut spec = FelixConfigurationSpec::default();
+        assert_eq!(refresh(&spec), Some(Duration::from_secs(90)));
+        spec.nftables_refresh_interval = seconds("5s");
+        assert_eq!(refresh(&spec), Some(Duration::from_secs(5)));
+        for interval in [
+            &mut spec.nftables_refresh_interval,
+            &mut spec.route_refresh_interval,
+            &mut spec.interface_refresh_interval,
+        ] {
+            *interval = seconds("0s");
+        }
+        assert_eq!(refresh(&spec), None);
+    }
+
+    #[test]
+    fn timeouts_of_parts_may_be_others() {
+        let local = Local::default().environment([
+            ("FELIX_HEALTHTIMEOUTOVERRIDES", "Datastore=5s,Other=0s"),
+            ("FELIX_DATAPLANEWATCHDOGTIMEOUT", "120"),
+        ]);
+        let mut layers = Layers::default();
+        layers.set_local(local);
+        let spec = layers.effective("n1", None).spec;
+        let usual = Duration::from_secs(9);
+        assert_eq!(health_timeout(&spec, "Datastore", usual), Duration::from_secs(5));
+        assert_eq!(health_timeout(&spec, "Nobody", usual), usual);
+        assert_eq!(duration(&spec, "dataplaneWatchdogTimeout"), Some(Duration::from_secs(120)));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Turns a watch with its bracketed listings into plain puts and removals. Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use calico_core::datastore::{Entry, Revision, WatchEvent};
 use calico_core::key::Key;
+use calico_core::kind::Kind;
 
 /// A change to apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct Mirror {
     known: HashSet<Key>,
+    /// How many resources of each kind are known.
+    counts: HashMap<Kind, usize>,
     /// Of the objects known before the listing now under way, those it has not shown yet.
     unseen: Option<HashSet<Key>>,
     revision: Revision,
@@ -38,6 +41,29 @@ impl Mirror {
         self.revision
     }
 
+    /// How many resources of a kind there are.
+    #[must_use]
+    pub fn count(&self, kind: Kind) -> usize {
+        self.counts.get(&kind).copied().unwrap_or_default()
+    }
+
+    fn learn(&mut self, key: &Key) {
+        if self.known.insert(key.clone())
+            && let Key::Resource { kind, .. } = key
+        {
+            *self.counts.entry(*kind).or_default() += 1;
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if self.known.remove(key)
+            && let Key::Resource { kind, .. } = key
+            && let Some(count) = self.counts.get_mut(kind)
+        {
+            *count -= 1;
+        }
+    }
+
     /// Takes the next event; returns what it changes.
     pub fn handle(&mut self, event: WatchEvent) -> Vec<Change> {
         match event {
@@ -49,7 +75,7 @@ impl Mirror {
                 if let Some(unseen) = &mut self.unseen {
                     unseen.remove(&entry.key);
                 }
-                self.known.insert(entry.key.clone());
+                self.learn(&entry.key);
                 vec![Change::Put(entry)]
             }
             WatchEvent::Ready(revision) => {
@@ -57,18 +83,18 @@ impl Mirror {
                 self.in_sync = true;
                 let gone = self.unseen.take().unwrap_or_default();
                 for key in &gone {
-                    self.known.remove(key);
+                    self.forget(key);
                 }
                 gone.into_iter().map(Change::Gone).collect()
             }
             WatchEvent::Put(entry) => {
                 self.revision = self.revision.max(entry.revision);
-                self.known.insert(entry.key.clone());
+                self.learn(&entry.key);
                 vec![Change::Put(entry)]
             }
             WatchEvent::Gone { key, revision } => {
                 self.revision = self.revision.max(revision);
-                self.known.remove(&key);
+                self.forget(&key);
                 vec![Change::Gone(key)]
             }
             _ => Vec::new(),
@@ -78,8 +104,6 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
-    use calico_core::kind::Kind;
-
     use super::*;
 
     fn entry(name: &str, revision: u64) -> Entry {
@@ -96,12 +120,14 @@ mod tests {
         assert!(!mirror.in_sync());
         assert_eq!(mirror.handle(WatchEvent::Ready(Revision(2))), []);
         assert!(mirror.in_sync());
+        assert_eq!((mirror.count(Kind::Tier), mirror.count(Kind::Node)), (2, 0));
 
         mirror.handle(WatchEvent::Begin);
         mirror.handle(WatchEvent::Item(entry("b", 2)));
         let gone = mirror.handle(WatchEvent::Ready(Revision(5)));
         assert_eq!(gone, [Change::Gone(entry("a", 1).key)]);
         assert_eq!(mirror.revision(), Revision(5));
+        assert_eq!(mirror.count(Kind::Tier), 1);
     }
 
     #[test]

@@ -148,8 +148,8 @@ impl Setting<'_> {
     }
 }
 
-/// Settings of the whole host that an agent needs, once at its start: packets are forwarded, and
-/// connections are counted.
+/// Settings of the whole host that an agent needs: packets are forwarded, and connections are
+/// counted.
 ///
 /// IPv6 and connection counting may be absent from the kernel; that they are is returned as text
 /// for the log, not as an error.
@@ -158,16 +158,36 @@ impl Setting<'_> {
 ///
 /// [`SysctlError`] if IPv4 forwarding cannot be switched on.
 pub fn prepare_host() -> Result<Vec<String>, SysctlError> {
-    Setting::Ipv4Forward.write(1)?;
-    let mut notes = Vec::new();
-    for setting in [Setting::Ipv6Forwarding(Of::All), Setting::ConntrackAccounting] {
-        match setting.write(1) {
-            Ok(()) => {}
-            Err(error @ SysctlError::Absent { .. }) => notes.push(error.to_string()),
-            Err(error) => return Err(error),
-        }
-    }
+    let mut notes = forward_packets()?;
+    notes.extend(count_connections()?);
     Ok(notes)
+}
+
+/// Packets are forwarded between interfaces. Returns what the kernel lacks, as text.
+///
+/// # Errors
+///
+/// [`SysctlError`] if IPv4 forwarding cannot be switched on.
+pub fn forward_packets() -> Result<Vec<String>, SysctlError> {
+    Setting::Ipv4Forward.write(1)?;
+    if_there(Setting::Ipv6Forwarding(Of::All))
+}
+
+/// Connections count their packets and bytes. Returns what the kernel lacks, as text.
+///
+/// # Errors
+///
+/// [`SysctlError`] if the setting is there and cannot be written.
+pub fn count_connections() -> Result<Vec<String>, SysctlError> {
+    if_there(Setting::ConntrackAccounting)
+}
+
+fn if_there(setting: Setting<'_>) -> Result<Vec<String>, SysctlError> {
+    match setting.write(1) {
+        Ok(()) => Ok(Vec::new()),
+        Err(error @ SysctlError::Absent { .. }) => Ok(vec![error.to_string()]),
+        Err(error) => Err(error),
+    }
 }
 
 fn failure(doing: String, path: String, source: io::Error) -> SysctlError {

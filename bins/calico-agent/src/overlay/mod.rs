@@ -140,9 +140,13 @@ impl Overlay {
 
     /// The node agent's settings.
     pub fn set_settings(&mut self, settings: &FelixConfigurationSpec) {
-        if self.settings != *settings {
-            self.settings = settings.clone();
+        let before = std::mem::replace(&mut self.settings, settings.clone());
+        if before != self.settings {
             self.changed = true;
+        }
+        let enabled = |spec: &FelixConfigurationSpec| (spec.ipip_enabled, spec.vxlan_enabled);
+        if enabled(&before) != enabled(&self.settings) {
+            self.everything_changed();
         }
     }
 

@@ -90,7 +90,20 @@ impl Overlay {
     /// How packets to addresses of a block are wrapped, by the most specific pool that has it.
     fn encapsulation(&self, block: &IpNet) -> Option<(TunnelKind, EncapMode)> {
         let pools = self.pools.values().filter(|pool| pool.cidr.contains(block));
-        TunnelKind::of_pool(pools.max_by_key(|pool| pool.cidr.prefix_len())?)
+        self.wraps(pools.max_by_key(|pool| pool.cidr.prefix_len())?)
+    }
+
+    /// How a pool's packets are wrapped, and when, unless the settings forbid it.
+    fn wraps(&self, pool: &IpPoolSpec) -> Option<(TunnelKind, EncapMode)> {
+        TunnelKind::of_pool(pool).filter(|(kind, _)| self.enabled(*kind) != Some(false))
+    }
+
+    /// What the settings say of a way of wrapping; nothing: as the pools ask for.
+    const fn enabled(&self, kind: TunnelKind) -> Option<bool> {
+        match kind {
+            TunnelKind::Ipip => self.settings.ipip_enabled,
+            TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => self.settings.vxlan_enabled,
+        }
     }
 
     /// The routes of a block: none of those of this node, and none if nothing is wrapped.
@@ -148,10 +161,12 @@ impl Overlay {
         self.used().filter_map(wanted).collect()
     }
 
-    /// The ways in which pools' packets are wrapped.
+    /// The ways in which packets are wrapped, or may be at any time. Upstream does not make
+    /// devices of IPv6 without a pool.
     pub(super) fn used(&self) -> impl Iterator<Item = TunnelKind> {
         TunnelKind::ALL.into_iter().filter(|kind| {
-            self.pools.values().filter_map(TunnelKind::of_pool).any(|(used, _)| used == *kind)
+            self.pools.values().filter_map(|pool| self.wraps(pool)).any(|(used, _)| used == *kind)
+                || (self.enabled(*kind) == Some(true) && *kind != TunnelKind::VxlanV6)
         })
     }
 
@@ -187,7 +202,7 @@ impl Overlay {
         let of = |kind: TunnelKind| {
             let fits = |pool: &&IpPoolSpec| {
                 !pool.disabled
-                    && TunnelKind::of_pool(pool).is_some_and(|(it, _)| it == kind)
+                    && self.wraps(pool).is_some_and(|(it, _)| it == kind)
                     && pool.allowed_uses().contains(&AllowedUse::Tunnel)
                     && selects(pool, me)
             };

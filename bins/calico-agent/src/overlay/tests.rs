@@ -127,6 +127,26 @@ fn a_device_has_every_other_node_at_its_ends() {
 }
 
 #[test]
+fn settings_may_forbid_a_way_of_wrapping_or_make_room_for_it() {
+    let mut overlay = three(json!({"vxlanMode": "Always"}));
+    assert_eq!(overlay.routes().len(), 4);
+    let settings = |ipip, vxlan| FelixConfigurationSpec {
+        ipip_enabled: ipip,
+        vxlan_enabled: vxlan,
+        ..FelixConfigurationSpec::default()
+    };
+    overlay.set_settings(&settings(Some(true), Some(false)));
+    assert!(overlay.routes().iter().all(|(_, target)| target.is_none()));
+    let plan = overlay.plan().unwrap();
+    assert_eq!(plan.sizes, [devices::Size { mtu: None, overhead: 20 }], "room for IP-in-IP");
+    let wanted = plan.addresses.addresses.unwrap();
+    assert_eq!(wanted[&TunnelKind::VxlanV4].pools, []);
+    overlay.set_settings(&settings(None, None));
+    assert_eq!(overlay.routes().len(), 4);
+    assert_eq!(overlay.plan().unwrap().tunnels[0].tunnel.name, "vxlan.calico");
+}
+
+#[test]
 fn addresses_come_from_pools_that_allow_tunnels_and_select_the_node() {
     let pools = |mode: Value| {
         let wanted = three(mode).plan().unwrap().addresses.addresses.unwrap();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use calico_agent::brain::Brain;
 use calico_agent::config::Bgp;
+use calico_agent::metrics::Metrics;
 use calico_agent::node::Node;
 use calico_agent::progress::Progress;
 use calico_agent::router::{Router, RouterView};
@@ -152,6 +153,7 @@ impl Cluster {
             devices: None,
             tunnel_addresses: watch::Sender::default(),
             settings: watch::Sender::new(FelixConfigurationSpec::default()),
+            metrics: Metrics::default(),
             progress,
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,0 +1,205 @@
+//! Which parameters have an effect here, which mean nothing here, and which are not built yet.
+
+use calico_core::felix::{PARAMETERS, Parameter};
+
+use super::IN_FORCE;
+
+/// What this agent makes of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It is obeyed, live.
+    InForce,
+    /// What it is about does not exist here, for this reason: nothing is missing without it.
+    NotApplicable(&'static str),
+    /// It asks for something that is not built yet.
+    Unsupported,
+}
+
+const NO_IPTABLES: &str = "iptables and ipsets are not used: nf_tables is programmed over netlink";
+const NO_EBPF: &str = "there is no eBPF dataplane: nf_tables is used";
+const NO_GO: &str = "the agent is not written in Go";
+const NO_DRIVER: &str = "the dataplane is part of the agent";
+const NO_USAGE: &str = "nothing is ever reported to anybody outside of the cluster";
+const STANDARD_ERROR: &str =
+    "the log goes to the standard error, which systemd or the container runtime keeps";
+const FOR_TESTS: &str = "it is for tests of upstream's agent";
+const MAIN_TABLE: &str = "routes are in the main table, and nothing else needs one";
+
+/// Parameters that mean nothing here, and why; those of groups by how their names begin.
+const NOT_APPLICABLE: &[(&str, &str)] = &[
+    ("cgroupV2Path", NO_EBPF),
+    ("chainInsertMode", "the chains are in a table of their own and hooked by priority"),
+    ("dataplaneDriver", NO_DRIVER),
+    ("debugDisableLogDropping", "no line of the log is dropped"),
+    ("debugHost", NO_GO),
+    ("debugMemoryProfilePath", NO_GO),
+    ("debugPort", NO_GO),
+    ("debugSimulateCalcGraphHangAfter", FOR_TESTS),
+    ("debugSimulateDataplaneApplyDelay", FOR_TESTS),
+    ("debugSimulateDataplaneHangAfter", FOR_TESTS),
+    ("endpointStatusPathPrefix", "only confd reads those files; the agent speaks BGP itself"),
+    ("featureDetectOverride", "what the kernel can do is found by asking it for that"),
+    ("genericXDPEnabled", "there is no XDP: untracked policy is in nf_tables"),
+    ("goGCThreshold", NO_GO),
+    ("goMaxProcs", NO_GO),
+    ("goMemoryLimitMB", NO_GO),
+    ("ipsetsRefreshInterval", NO_IPTABLES),
+    ("iptablesBackend", NO_IPTABLES),
+    ("iptablesFilterAllowAction", NO_IPTABLES),
+    ("iptablesFilterDenyAction", NO_IPTABLES),
+    ("iptablesLockProbeInterval", NO_IPTABLES),
+    ("iptablesMangleAllowAction", NO_IPTABLES),
+    ("iptablesMarkMask", NO_IPTABLES),
+    ("iptablesPostWriteCheckInterval", NO_IPTABLES),
+    ("iptablesRefreshInterval", NO_IPTABLES),
+    ("logDebugFilenameRegex", "RUST_LOG chooses by module what is logged"),
+    ("logFilePath", STANDARD_ERROR),
+    ("logSeverityFile", STANDARD_ERROR),
+    ("logSeveritySys", STANDARD_ERROR),
+    ("maxIpsetSize", "sets of nf_tables grow as they need to"),
+    ("programClusterRoutes", "the agent makes the routes of every kind of pool"),
+    ("prometheusGoMetricsEnabled", NO_GO),
+    ("removeExternalRoutes", "routes that others made are never removed"),
+    ("requireMTUFile", "the agent writes the file itself before it makes a pod"),
+    ("routeTableRange", MAIN_TABLE),
+    ("routeTableRanges", MAIN_TABLE),
+    ("sidecarAccelerationEnabled", "upstream has taken it away"),
+    ("usageReportingEnabled", NO_USAGE),
+    ("usageReportingInitialDelay", NO_USAGE),
+    ("usageReportingInterval", NO_USAGE),
+    ("useInternalDataplaneDriver", NO_DRIVER),
+    ("windowsManageFirewallRules", "the agent is for Linux"),
+    ("xdpEnabled", "there is no XDP: untracked policy is in nf_tables"),
+    ("xdpRefreshInterval", "there is no XDP: untracked policy is in nf_tables"),
+];
+
+/// The exception: it asks for another dataplane.
+const BPF_SWITCH: &str = "bpfEnabled";
+
+impl Support {
+    /// Of the parameter of this field.
+    #[must_use]
+    pub fn of(field: &str) -> Self {
+        let named = || NOT_APPLICABLE.iter().find(|(name, _)| *name == field);
+        if IN_FORCE.contains(&field) {
+            Self::InForce
+        } else if let Some((_, why)) = named() {
+            Self::NotApplicable(why)
+        } else if field.starts_with("bpf") && field != BPF_SWITCH {
+            Self::NotApplicable(NO_EBPF)
+        } else {
+            Self::Unsupported
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::InForce => "in force",
+            Self::NotApplicable(_) => "not applicable",
+            Self::Unsupported => "not supported",
+        }
+    }
+}
+
+/// What is worth saying of parameters that are in force.
+const NOTES: &[(&str, &str)] = &[
+    ("dataplaneWatchdogTimeout", "at least 20 s"),
+    ("healthTimeoutOverrides", "of `Datastore` and `InternalDataplaneMainLoop`"),
+    ("interfacePrefix", "the first, if there are several"),
+    (
+        "interfaceRefreshInterval",
+        "rules, routes and devices are looked at together, as often as the shortest of the three intervals says; 0 is never",
+    ),
+    ("ipForwarding", "`Disabled` leaves the kernel's settings as they are"),
+    (
+        "ipipEnabled",
+        "unset: as the pools ask for; `false`: never; `true`: pods' packets have room for it even if no pool asks",
+    ),
+    (
+        "nftablesRefreshInterval",
+        "see `interfaceRefreshInterval`; what others change is noticed at once in any case",
+    ),
+    ("prometheusMetricsClientAuth", "`RequireAnyClientCert` verifies the certificate, too"),
+    ("routeRefreshInterval", "see `interfaceRefreshInterval`"),
+    ("vxlanEnabled", "as `ipipEnabled`"),
+];
+
+/// The table of all parameters, for `docs/felix-parameters.md`.
+#[must_use]
+pub fn document() -> String {
+    let count = |wanted: fn(Support) -> bool| {
+        PARAMETERS.iter().filter(|parameter| wanted(Support::of(parameter.field))).count()
+    };
+    let in_force = count(|support| support == Support::InForce);
+    let not_applicable = count(|support| matches!(support, Support::NotApplicable(_)));
+    let mut text = format!(
+        "# Parameters of FelixConfiguration\n\n\
+         What `calico-agent` makes of each of the {} parameters of upstream's node agent: {in_force} \
+         are in force, {not_applicable} mean nothing here, {} are not supported. One that is not \
+         supported and set to something else than its default is named in the agent's log, once; \
+         those that mean nothing here are named there together in one line.\n\n\
+         A test writes this table (`CALICO_WRITE_DOCS=1 cargo test -p calico-agent --lib \
+         settings`) and holds it against the code.\n\n\
+         | Parameter | Default | Status | Note |\n|---|---|---|---|\n",
+        PARAMETERS.len(),
+        PARAMETERS.len() - in_force - not_applicable,
+    );
+    for parameter in PARAMETERS {
+        text.push_str(&row(parameter));
+    }
+    text
+}
+
+fn row(parameter: &Parameter) -> String {
+    let support = Support::of(parameter.field);
+    let note = match support {
+        Support::NotApplicable(why) => why,
+        _ => NOTES.iter().find(|(name, _)| *name == parameter.field).map_or("", |(_, note)| note),
+    };
+    let default = match parameter.default {
+        "" => String::new(),
+        default => format!("`{}`", default.replace('|', "\\|")),
+    };
+    format!("| `{}` | {default} | {} | {note} |\n", parameter.field, support.word())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_lists_is_a_parameter() {
+        assert!(
+            NOT_APPLICABLE
+                .iter()
+                .map(|(name, _)| name)
+                .is_sorted_by(|a, b| { a.to_lowercase() < b.to_lowercase() })
+        );
+        for (name, _) in NOT_APPLICABLE.iter().chain(NOTES) {
+            assert!(Parameter::by_field(name).is_some(), "{name}");
+        }
+        for (name, _) in NOT_APPLICABLE {
+            assert!(!IN_FORCE.contains(name), "{name} is in force, too");
+        }
+        for (name, _) in NOTES {
+            assert!(IN_FORCE.contains(name), "{name} is not in force");
+        }
+        assert_eq!(Support::of("bpfEnabled"), Support::Unsupported);
+        assert_eq!(Support::of("bpfLogLevel"), Support::NotApplicable(NO_EBPF));
+    }
+
+    #[test]
+    fn the_document_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/felix-parameters.md");
+        let expected = document();
+        if std::env::var_os("CALICO_WRITE_DOCS").is_some() {
+            std::fs::write(path, &expected).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            found == expected,
+            "docs/felix-parameters.md is out of date: \
+             CALICO_WRITE_DOCS=1 cargo test -p calico-agent --lib settings"
+        );
+    }
+}
