@@ -138,6 +138,7 @@ pub fn resource() -> impl Strategy<Value = String> {
             format!("FelixConfiguration default {{}} {{defaultEndpointToHostAction: {action}, \
                      failsafeInboundHostPorts: {inbound}, failsafeOutboundHostPorts: {outbound}}}")
         }),
+        2 => slice(),
         4 => host_endpoint(),
         3 => (0..2u8, early_policy()).prop_map(|(n, policy)| {
             format!("GlobalNetworkPolicy e{n} {{}} {{{policy}}}")
@@ -150,6 +151,32 @@ pub fn resource() -> impl Strategy<Value = String> {
             format!("GlobalNetworkPolicy q{n} {{}} {{{policy}{ns}{forward}}}")
         }),
     ]
+}
+
+/// Some of what stands behind a service.
+fn slice() -> impl Strategy<Value = String> {
+    let ports = prop_oneof![
+        3 => ("TCP|UDP|SCTP", port()).prop_map(|(protocol, port)| format!("{{protocol: {protocol}, port: {port}}}")),
+        1 => Just("{name: web, port: 80}, {name: dns, protocol: UDP, port: 53}".to_owned()),
+        1 => Just("{protocol: TCP}".to_owned()),
+        1 => Just(String::new()),
+    ];
+    ("[ab]", 1..4u8, "[12]", vec(pods(), 0..3), of(outside()), any::<bool>(), ports).prop_map(
+        |(namespace, number, service, pods, other, v6, ports)| {
+            let own = pods.iter().map(|pod| addresses(*pod)[usize::from(v6)].to_string());
+            let other = other.filter(|other| other.contains(':') == v6).map(str::to_owned);
+            let addresses: Vec<String> = own.chain(other).collect();
+            let endpoints: Vec<String> =
+                addresses.iter().map(|address| format!("{{addresses: ['{address}']}}")).collect();
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            format!(
+                "KubernetesEndpointSlice {namespace}/e{number} \
+                 {{kubernetes.io/service-name: s{service}}} \
+                 {{addressType: {family}, endpoints: [{}], ports: [{ports}]}}",
+                endpoints.join(", ")
+            )
+        },
+    )
 }
 
 /// An interface of the host, by name or address, or all of them.
@@ -366,6 +393,14 @@ fn entity(with_ports: bool) -> impl Strategy<Value = String> {
         2 => nets().prop_map(|nets| format!("notNets: {nets}")),
     ]
     .boxed();
+    // Of a service come the ports, too.
+    let address = match with_ports {
+        true => address,
+        false => {
+            let service = "services: \\{name: s[12], namespace: [ab]\\}";
+            prop_oneof![9 => address, 2 => service].boxed()
+        }
+    };
     let ports = ("ports|notPorts", ports()).prop_map(|(field, ports)| format!("{field}: {ports}"));
     let most = usize::from(with_ports);
     // A rule with many clauses matches nothing.
