@@ -19,7 +19,7 @@ use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
-use crate::nft::wire::{Family, Generation};
+use crate::nft::wire::{Family, Generation, table_flags};
 use crate::nft::{Batch, Counts, Error, Monitor, Socket, Tracker};
 use crate::qos::Shaper;
 
@@ -32,6 +32,9 @@ const ATTEMPTS: usize = 5;
 
 /// How many refusals are dealt with one after the other; each names at least one object.
 const ISOLATIONS: usize = 100;
+
+/// Only its maker changes it, and it outlives its maker.
+const OWNED: u32 = table_flags::OWNER | table_flags::PERSIST;
 
 /// How this backend behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +116,28 @@ impl LinuxDataplane {
         routes: Arc<dyn RouteProgrammer>,
         settings: Settings,
     ) -> Result<Self, DataplaneError> {
+        Self::open_inner(routes, settings, false).await
+    }
+
+    /// As [`open_with`](Self::open_with), and nobody else can change our table as long as this
+    /// value lives, nor remove it with all others (`nft flush ruleset`). When it is dropped the table
+    /// stays in force. Where the kernel cannot do that (before Linux 6.9), or an earlier run has left
+    /// a table that anybody may change, it is as without.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub async fn open_owning(
+        routes: Arc<dyn RouteProgrammer>,
+        settings: Settings,
+    ) -> Result<Self, DataplaneError> {
+        Self::open_inner(routes, settings, true).await
+    }
+
+    async fn open_inner(
+        routes: Arc<dyn RouteProgrammer>,
+        settings: Settings,
+        owning: bool,
+    ) -> Result<Self, DataplaneError> {
         let mut socket = Socket::open().map_err(failed)?;
         let (table, generation, foreign) =
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
@@ -131,12 +156,15 @@ impl LinuxDataplane {
             removed: false,
         };
         match &table {
-            None => inner.commit().await.map_err(unsupported)?,
+            None => inner.begin(owning).await.map_err(unsupported)?,
             Some(found) => {
                 if found.chains.contains_key(names::NAT_POSTROUTING) {
                     inner.state.keep_translating();
                 }
                 inner.state.table().observed(Some(found), foreign);
+                if owning {
+                    inner.take_over().await.map_err(failed)?;
+                }
             }
         }
         let inner = Arc::new(Mutex::new(inner));
@@ -278,6 +306,38 @@ impl Dataplane for LinuxDataplane {
 impl Inner {
     pub(super) fn state(&mut self) -> &mut State {
         &mut self.state
+    }
+
+    /// Makes the closed table, owned if that is wanted and the kernel can.
+    async fn begin(&mut self, owning: bool) -> Result<(), Error> {
+        if owning {
+            self.state.table().set_flags(OWNED);
+            match self.commit().await {
+                Err(Error::Refused(refusals)) => {
+                    let error = Error::Refused(refusals);
+                    tracing::info!(%error, "other programs can change our nftables table");
+                    self.state.table().set_flags(0);
+                }
+                result => return result,
+            }
+        }
+        self.commit().await
+    }
+
+    /// Owns the table that an earlier run left, if that one owned it.
+    async fn take_over(&mut self) -> Result<(), Error> {
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        batch.add_table_with(OWNED);
+        match self.socket.commit(&batch, None).await {
+            Ok(()) => {
+                self.state.table().set_flags(OWNED);
+                self.generation = self.socket.generation().await?;
+            }
+            Err(error) => {
+                tracing::info!(%error, "other programs can change our nftables table");
+            }
+        }
+        Ok(())
     }
 
     /// Brings the desired table into force with one batch. What the kernel refuses is left out,

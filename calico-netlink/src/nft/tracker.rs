@@ -15,6 +15,7 @@ use super::wire::{BaseChain, Element, Family};
 pub struct Tracker {
     family: Family,
     table: String,
+    flags: u32,
     desired: Ruleset,
     /// Names (and what cannot be changed in place) of what the kernel holds; `None` when there
     /// is no table.
@@ -40,11 +41,17 @@ impl Tracker {
         Self {
             family,
             table: table.into(),
+            flags: 0,
             desired: Ruleset::default(),
             kernel: None,
             dirty_chains: BTreeSet::new(),
             dirty_sets: BTreeMap::new(),
         }
+    }
+
+    /// Flags that the table is made with (`wire::table_flags`).
+    pub fn set_flags(&mut self, flags: u32) {
+        self.flags = flags;
     }
 
     /// What the table is to hold.
@@ -256,7 +263,7 @@ impl Tracker {
     }
 
     fn build_all(&self, batch: &mut Batch) {
-        batch.add_table();
+        batch.add_table_with(self.flags);
         for (name, set) in &self.desired.sets {
             batch.add_set(&set.spec.wire(name));
         }

@@ -181,12 +181,12 @@ fn devices_go_with_their_interfaces() {
     let wanted = limits(10_000_000, 20_000_000);
     let Some((host, pod)) = nets("gone", wanted) else { return };
     let device = ifb_name(CALI);
-    assert_eq!(devices(&host), [device.clone()]);
+    assert_eq!(devices(&host), std::slice::from_ref(&device));
     let sweep = || host.run(|| sweep(&mut Connection::open().unwrap())).unwrap();
     assert_eq!(sweep(), [] as [&str; 0], "its interface is there");
     // Somebody removes the interface alone.
     host.output("ip", &["link", "del", CALI]);
-    assert_eq!(sweep(), [device.clone()]);
+    assert_eq!(sweep(), std::slice::from_ref(&device));
     assert!(!put(&host, &wanted), "nothing to limit");
 
     let spec = PodSpec {

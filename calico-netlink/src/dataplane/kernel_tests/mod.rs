@@ -6,6 +6,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod limits;
+mod owner;
 mod policy;
 mod recheck;
 mod settings;
