@@ -11,6 +11,12 @@ pub use prometheus_client::registry::Registry;
 
 use crate::Page;
 
+/// A text as the value of a label: the crate writes values as they are.
+#[must_use]
+pub fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// The registry as the text that Prometheus reads.
 #[must_use]
 pub fn encode(registry: &Registry) -> String {

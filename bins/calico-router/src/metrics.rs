@@ -1,9 +1,8 @@
 //! Metrics of a speaker in the text format of Prometheus.
 
-use std::fmt::Write as _;
-
 use calico_control::{PeerInfo, Peers};
-use calico_observe::Page;
+use calico_observe::metrics::{self, Counter, Family, Gauge, Registry};
+use calico_observe::{Page, Process};
 
 use crate::{BgpView, Readiness};
 
@@ -16,11 +15,7 @@ pub async fn page(path: &str, view: Option<&BgpView>, readiness: &Readiness) -> 
         "/metrics" => {
             let Some(view) = view else { return Some(unavailable("BGP is not started".into())) };
             Some(match view.peers().await {
-                Ok(peers) => Page {
-                    status: 200,
-                    content_type: "text/plain; version=0.0.4; charset=utf-8",
-                    body: text(&peers),
-                },
+                Ok(peers) => metrics::page(&registry(&peers)),
                 Err(stopped) => unavailable(stopped.to_string()),
             })
         }
@@ -40,85 +35,83 @@ pub async fn page(path: &str, view: Option<&BgpView>, readiness: &Readiness) -> 
     }
 }
 
-/// One metric of every peer.
-type OfPeer = (&'static str, &'static str, &'static str, fn(&PeerInfo) -> u64);
+/// A value of every peer.
+type OfPeer = (&'static str, &'static str, fn(&PeerInfo) -> u64);
 
-const OF_PEERS: &[OfPeer] = &[
-    ("calico_bgp_peer_up", "gauge", "Whether the session is established.", |p| {
-        u64::from(p.state == "Established")
-    }),
-    ("calico_bgp_peer_state_seconds", "gauge", "Seconds since the state was entered.", |p| {
-        p.since_seconds
-    }),
-    ("calico_bgp_peer_received_prefixes", "gauge", "Prefixes that the peer told.", |p| p.received),
-    ("calico_bgp_peer_advertised_prefixes", "gauge", "Prefixes that the peer was told.", |p| {
-        p.advertised
-    }),
-    ("calico_bgp_peer_restarting", "gauge", "Whether its routes are kept over a restart.", |p| {
-        u64::from(p.restarting)
-    }),
-    ("calico_bgp_peer_updates_received_total", "counter", "UPDATEs of the peer.", |p| {
-        p.updates_received
-    }),
-    ("calico_bgp_peer_update_errors_total", "counter", "Faults in its UPDATEs (RFC 7606).", |p| {
-        p.update_errors
-    }),
-    ("calico_bgp_peer_established_total", "counter", "Sessions that came up.", |p| p.established),
-    ("calico_bgp_peer_lost_total", "counter", "Sessions that were lost.", |p| p.lost),
+const GAUGES: &[OfPeer] = &[
+    ("up", "Whether the session is established", |p| u64::from(p.state == "Established")),
+    ("state_seconds", "Seconds since the state was entered", |p| p.since_seconds),
+    ("received_prefixes", "Prefixes that the peer told", |p| p.received),
+    ("advertised_prefixes", "Prefixes that the peer was told", |p| p.advertised),
+    ("restarting", "Whether its routes are kept over a restart", |p| u64::from(p.restarting)),
 ];
+
+const COUNTERS: &[OfPeer] = &[
+    ("updates_received", "UPDATEs of the peer", |p| p.updates_received),
+    ("update_errors", "Faults in its UPDATEs (RFC 7606)", |p| p.update_errors),
+    ("established", "Sessions that came up", |p| p.established),
+    ("lost", "Sessions that were lost", |p| p.lost),
+];
+
+type Labels = Vec<(&'static str, String)>;
 
 /// The metrics of a speaker and this process.
 #[must_use]
-pub fn text(peers: &Peers) -> String {
-    let mut out = String::with_capacity(4096 + peers.peers.len() * 1024);
-    let mut one = |name: &str, kind: &str, help: &str, value: String| {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{value}\n");
+pub fn registry(peers: &Peers) -> Registry {
+    let mut registry = Registry::default();
+    let info = |labels: Labels| {
+        let family = Family::<Labels, Gauge>::default();
+        family.get_or_create(&labels).set(1);
+        family
     };
-    let version = env!("CARGO_PKG_VERSION");
-    one("calico_build_info", "gauge", "The release.", format!("{{version=\"{version}\"}} 1"));
-    let speaker = format!(
-        "{{as=\"{}\",router_id=\"{}\",cluster_id=\"{}\"}} 1",
-        peers.as_number, peers.router_id, peers.cluster_id
-    );
-    one("calico_bgp_speaker_info", "gauge", "The speaker.", speaker);
-    let converged = format!(" {}", u8::from(peers.converged));
-    one("calico_bgp_converged", "gauge", "Whether the table is complete.", converged);
-    let destinations = format!(" {}", peers.destinations);
-    one("calico_bgp_destinations", "gauge", "Destinations in the table.", destinations);
-    let count = peers.peers.len();
-    one("calico_bgp_peers", "gauge", "Peers, configured and dynamic.", format!(" {count}"));
-    if let Some(bytes) = resident() {
-        let help = "Memory in use.";
-        one("process_resident_memory_bytes", "gauge", help, format!(" {bytes}"));
+    let release = info(vec![("version", env!("CARGO_PKG_VERSION").to_owned())]);
+    registry.register("calico_build_info", "The release", release);
+    let speaker = info(vec![
+        ("as", peers.as_number.to_string()),
+        ("router_id", peers.router_id.to_string()),
+        ("cluster_id", peers.cluster_id.to_string()),
+    ]);
+    registry.register("calico_bgp_speaker_info", "The speaker", speaker);
+    for (name, help, value) in [
+        ("converged", "Whether the table is complete", u64::from(peers.converged)),
+        ("destinations", "Destinations in the table", peers.destinations),
+        ("peers", "Peers, configured and dynamic", peers.peers.len() as u64),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(signed(value));
+        registry.register(format!("calico_bgp_{name}"), help, gauge);
     }
-    for (name, kind, help, value) in OF_PEERS {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    for (name, help, value) in GAUGES {
+        let family = Family::<Labels, Gauge>::default();
         for peer in &peers.peers {
-            let _ = writeln!(
-                out,
-                "{name}{{peer=\"{}\",port=\"{}\",as=\"{}\",description=\"{}\"}} {}",
-                peer.address,
-                peer.port,
-                peer.as_number,
-                escape(peer.description.as_deref().unwrap_or_default()),
-                value(peer)
-            );
+            family.get_or_create(&labels(peer)).set(signed(value(peer)));
         }
+        registry.register(format!("calico_bgp_peer_{name}"), *help, family);
     }
-    out
+    for (name, help, value) in COUNTERS {
+        let family = Family::<Labels, Counter>::default();
+        for peer in &peers.peers {
+            family.get_or_create(&labels(peer)).inc_by(value(peer));
+        }
+        registry.register(format!("calico_bgp_peer_{name}"), *help, family);
+    }
+    let process = Process::default();
+    process.register(&mut registry);
+    process.read();
+    registry
 }
 
-/// As label values are written.
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+fn labels(peer: &PeerInfo) -> Labels {
+    vec![
+        ("peer", peer.address.to_string()),
+        ("port", peer.port.to_string()),
+        ("as", peer.as_number.to_string()),
+        ("description", metrics::label(peer.description.as_deref().unwrap_or_default())),
+    ]
 }
 
-/// What the kernel says that this process has in memory, in bytes.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -146,14 +139,14 @@ mod tests {
             last_error: None,
             session: None,
         };
-        let text = text(&Peers {
+        let text = metrics::encode(&registry(&Peers {
             as_number: 64512,
             router_id: [192, 0, 2, 1].into(),
             cluster_id: [192, 0, 2, 1].into(),
             converged: true,
             destinations: 3,
             peers: vec![peer],
-        });
+        }));
         let labels = "{peer=\"10.0.0.1\",port=\"179\",as=\"65001\",\
                       description=\"the \\\"left\\\" rack\\\\\"}";
         for line in [
@@ -161,13 +154,16 @@ mod tests {
             "calico_bgp_destinations 3".to_owned(),
             format!("calico_bgp_peer_up{labels} 1"),
             format!("calico_bgp_peer_received_prefixes{labels} 7"),
+            format!("calico_bgp_peer_updates_received_total{labels} 9"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let name = |line: &str| line.split(['{', ' ']).next().unwrap().to_owned();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let name = line.split(['{', ' ']).next().unwrap();
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
+            let family = name(line);
+            let is_of = |kind: &str| text.contains(&format!("# TYPE {kind} "));
+            let counter = family.strip_suffix("_total").is_some_and(is_of);
+            assert!(counter || is_of(&family), "{family}");
         }
-        assert!(resident().unwrap() > 0);
     }
 }
