@@ -17,6 +17,9 @@
 //! # fanout = { address = "fanout.example:5473", tls = { ca = { file = "/etc/calico/ca.pem" }, certificate = { file = "/etc/calico/cert.pem" }, key = { file = "/etc/calico/key.pem" } } }
 //! # etcdv3 = { endpoints = ["https://10.0.0.1:2379"], ca = { file = "/etc/calico/ca.pem" } }
 //!
+//! [kubernetes]                        # who knows the pods, if Kubernetes is not the datastore
+//! kubeconfig = "/etc/calico/kubeconfig"
+//!
 //! [bgp]                               # leave out to run without BGP
 //! listen_port = 179                   # default: BGPConfiguration, else 179
 //! secrets_dir = "/etc/calico/secrets"   # passwords: <secret>/<key>, as a kubelet mounts them
@@ -59,6 +62,8 @@ pub struct Config {
     pub reconcile: Reconcile,
     /// The store of the cluster's resources; the one that the environment names, if absent.
     pub datastore: Option<Store>,
+    /// The Kubernetes API server that knows what pods ask for, if it is not the datastore.
+    pub kubernetes: Option<Box<KubernetesConfig>>,
     /// The BGP speaker; none if absent.
     pub bgp: Option<Bgp>,
     /// Variables of the node's start, by upstream's names, which win over the environment's; if
@@ -192,6 +197,7 @@ impl Config {
             felix_config: default_felix_config(),
             reconcile: Reconcile::default(),
             datastore: None,
+            kubernetes: None,
             bgp: matches!(backend, "" | "bird").then(Bgp::default),
             startup: Some(BTreeMap::new()),
         }

@@ -7,19 +7,24 @@ use calico_cni::facts::{NoPods, PodInfo, PodSource};
 use calico_cni::spec::{CniError, Code};
 use calico_core::datastore::StoreError;
 use calico_datastore::KubernetesStore;
-use calico_datastore::config::DatastoreConfig;
+use calico_datastore::config::{DatastoreConfig, KubernetesConfig};
 
-/// Who knows the pods of this cluster: the API server, where it is the datastore.
+/// Who knows the pods of this cluster: the API server, if it is the datastore or named besides.
 ///
 /// # Errors
 ///
 /// [`StoreError::Unsupported`] for settings that make no sense.
-pub fn source(config: &DatastoreConfig) -> Result<Arc<dyn PodSource>, StoreError> {
+pub fn source(
+    store: &DatastoreConfig,
+    besides: Option<&KubernetesConfig>,
+) -> Result<Arc<dyn PodSource>, StoreError> {
+    let config = match store {
+        DatastoreConfig::Kubernetes(config) => Some(&**config),
+        _ => besides,
+    };
     Ok(match config {
-        DatastoreConfig::Kubernetes(config) => {
-            Arc::new(KubernetesPods(KubernetesStore::connect(config)?))
-        }
-        _ => Arc::new(NoPods),
+        Some(config) => Arc::new(KubernetesPods(KubernetesStore::connect(config)?)),
+        None => Arc::new(NoPods),
     })
 }
 
@@ -36,6 +41,9 @@ impl PodSource for KubernetesPods {
                 labels: found.labels,
                 namespace_annotations: found.namespace_annotations,
                 namespace_labels: found.namespace_labels,
+                profiles: found.profiles,
+                service_account: found.service_account,
+                ports: found.ports,
             })),
             None => {
                 let error = CniError::new(

@@ -122,7 +122,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     services.spawn(overlay::addresses::run(node.clone(), Arc::clone(&store), wanted));
     let devices = Some(Devices::new(config.mtu_file()));
     services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));
-    let pods = pods::source(&config.store()?)?;
+    let pods = pods::source(&config.store()?, config.kubernetes.as_deref())?;
     let engine =
         cni::engine(&node, Arc::clone(&store), watcher, &config.journal(), config.mtu_file(), pods);
     services.spawn(cni::replay(Arc::clone(&engine)));

@@ -17,7 +17,7 @@ use calico_core::datastore::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::WorkloadEndpoint;
-use calico_datastore::config::{self, DatastoreConfig};
+use calico_datastore::config::{self, DatastoreConfig, KubernetesConfig};
 use calico_ipam::Ipam;
 use calico_netlink::pod::{PodInterfaces, PodSpec};
 use calico_netlink::testing::TestNet;
@@ -81,9 +81,7 @@ impl Lab {
         let cluster = tokio::task::block_in_place(|| Cluster::start(Etcd::Current));
         let kubeconfig = cluster.dir.path().join("kubeconfig");
         std::fs::write(&kubeconfig, cluster.kubeconfig(ADMIN)).unwrap();
-        let settings: DatastoreConfig =
-            serde_json::from_value(json!({ "type": "kubernetes", "kubeconfig": kubeconfig }))
-                .unwrap();
+        let settings = DatastoreConfig::Kubernetes(Box::new(settings_of(&cluster)));
         let store = config::open(&settings).unwrap();
         let journal = tempfile::tempdir().unwrap();
         let engine = Engine::new(Parts {
@@ -94,7 +92,7 @@ impl Lab {
             policy: Arc::new(NoPolicy),
             journal: Journal::new(journal.path()),
             options: Options {
-                pods: pods::source(&settings).unwrap(),
+                pods: pods::source(&settings, None).unwrap(),
                 store_patience: std::time::Duration::from_secs(30),
                 ..Options::default()
             },
@@ -149,20 +147,7 @@ impl Lab {
         netns: &TestNet,
         config: &Value,
     ) -> Result<Value, Value> {
-        let call = Call::new(Verb::Add, |variable| match variable {
-            "CNI_CONTAINERID" => Some(format!("sandbox-of-{pod}")),
-            "CNI_NETNS" => Some(netns.netns().path().display().to_string()),
-            "CNI_IFNAME" => Some("eth0".to_owned()),
-            "CNI_ARGS" => Some(format!("K8S_POD_NAMESPACE=prod;K8S_POD_NAME={pod}")),
-            _ => None,
-        });
-        let request = Request {
-            protocol: PROTOCOL,
-            plugin: Plugin::Main,
-            verb,
-            call: call.unwrap(),
-            config: config.to_string(),
-        };
+        let request = request(pod, verb, netns, config);
         let response = self.engine.handle(&request).await;
         let value = serde_json::from_str(&response.output).unwrap_or_default();
         if response.failed { Err(value) } else { Ok(value) }
@@ -175,6 +160,23 @@ impl Lab {
             .map(name)
             .filter(|name| name.starts_with("cali") || name.starts_with("bw"))
             .collect()
+    }
+}
+
+fn request(pod: &str, verb: Verb, netns: &TestNet, config: &Value) -> Request {
+    let call = Call::new(Verb::Add, |variable| match variable {
+        "CNI_CONTAINERID" => Some(format!("sandbox-of-{pod}")),
+        "CNI_NETNS" => Some(netns.netns().path().display().to_string()),
+        "CNI_IFNAME" => Some("eth0".to_owned()),
+        "CNI_ARGS" => Some(format!("K8S_POD_NAMESPACE=prod;K8S_POD_NAME={pod}")),
+        _ => None,
+    });
+    Request {
+        protocol: PROTOCOL,
+        plugin: Plugin::Main,
+        verb,
+        call: call.unwrap(),
+        config: config.to_string(),
     }
 }
 
@@ -254,6 +256,7 @@ async fn pods_get_what_they_and_their_namespace_ask_for() {
     let error = lab.cni(Verb::Add, "nobody", &wrong, &config).await.unwrap_err();
     assert!(error["code"] == 3 && error.to_string().contains("prod/nobody"), "{error}");
 
+    with_another_datastore(&lab, &settings_of(&lab.cluster)).await;
     let mut ranges = request_of_ranges(&lab).await;
     ranges.sort();
     assert_eq!(ranges, ["10.99.1.0/24", "fd99:1::/64"], "for host-local's usePodCidr");
@@ -268,6 +271,58 @@ async fn pods_get_what_they_and_their_namespace_ask_for() {
     assert_eq!(lab.interfaces(), [] as [&str; 0]);
     let left = lab.engine.addresses().ipam().addresses_of_host(NODE).await.unwrap();
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn settings_of(cluster: &Cluster) -> KubernetesConfig {
+    let kubeconfig = cluster.dir.path().join("kubeconfig");
+    serde_json::from_value(json!({ "kubeconfig": kubeconfig })).unwrap()
+}
+
+/// Kubernetes knows the pods, and another store keeps the endpoints: those say what a view of a pod
+/// would say.
+async fn with_another_datastore(lab: &Lab, kubernetes: &KubernetesConfig) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = DatastoreConfig::Embedded {
+        path: directory.path().join("store"),
+        durability: Default::default(),
+    };
+    let store = config::open(&settings).unwrap();
+    let pool = json!({ "metadata": { "name": "special" }, "spec": { "cidr": "10.67.0.0/24" } });
+    let key = Key::resource(Kind::IpPool, None, "special");
+    store.create(key, pool.to_string().into()).await.unwrap();
+    let engine = Engine::new(Parts {
+        node: NODE.into(),
+        ipam: Ipam::new(Arc::clone(&store), calico_ipam::Options::default()),
+        store: Arc::clone(&store),
+        network: Arc::new(InNet(Arc::clone(&lab.net))),
+        policy: Arc::new(NoPolicy),
+        journal: Journal::new(directory.path().join("journal")),
+        options: Options {
+            pods: pods::source(&settings, Some(kubernetes)).unwrap(),
+            ..Options::default()
+        },
+    });
+    let container = json!({ "name": "c", "image": "i",
+        "ports": [{ "name": "web", "containerPort": 8080 }] });
+    let pod = json!({ "metadata": { "name": "served", "labels": { "app": "web" } },
+        "spec": { "nodeName": NODE, "serviceAccountName": "sa", "containers": [container] } });
+    lab.cluster.must("POST", &format!("{NAMESPACE}/pods"), pod).await;
+    let netns = TestNet::new("served").unwrap();
+    let request = |verb| request("served", verb, &netns, &config());
+    let response = engine.handle(&request(Verb::Add)).await;
+    assert!(!response.failed, "{}", response.output);
+    let key = Key::resource(Kind::WorkloadEndpoint, Some("prod"), "n--1-k8s-served-eth0");
+    let endpoint: WorkloadEndpoint = store.get(&key).await.unwrap().decode().unwrap();
+    let spec = &endpoint.spec;
+    assert!(spec.ip_networks[0].to_string().starts_with("10.67.0."), "the namespace's pool");
+    assert_eq!(endpoint.metadata.labels["app"], "web");
+    assert_eq!(endpoint.metadata.labels["projectcalico.org/serviceaccount"], "sa");
+    assert_eq!(spec.profiles, ["kns.prod", "ksa.prod.sa"]);
+    assert_eq!(spec.service_account_name, "sa");
+    assert_eq!((spec.ports[0].name.as_str(), spec.ports[0].port), ("web", 8080));
+    let response = engine.handle(&request(Verb::Del)).await;
+    assert!(!response.failed, "{}", response.output);
+    assert_eq!(store.find(&key).await.unwrap(), None);
 }
 
 async fn request_of_ranges(lab: &Lab) -> Vec<String> {

@@ -4,22 +4,30 @@
 use std::collections::BTreeMap;
 
 use calico_core::datastore::StoreError;
+use calico_core::resource::WorkloadEndpointPort;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::KubernetesStore;
 use super::failure::{Failure, FailureKind};
-use crate::conversion::KubernetesMeta;
+use crate::conversion::{KubernetesMeta, Pod, workload_endpoint};
 
 /// A pod and its namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PodMeta {
     /// Identity of this very pod.
     pub uid: String,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Its labels.
+    /// The labels of its endpoint: its own, and those of namespace, orchestrator and account.
     pub labels: BTreeMap<String, String>,
+    /// Profiles of its namespace and of its account.
+    pub profiles: Vec<String>,
+    /// Its account.
+    pub service_account: String,
+    /// Ports that are named, or mapped from the node.
+    pub ports: Vec<WorkloadEndpointPort>,
     /// Annotations of its namespace.
     pub namespace_annotations: BTreeMap<String, String>,
     /// Labels of its namespace.
@@ -27,7 +35,7 @@ pub struct PodMeta {
 }
 
 #[derive(Deserialize)]
-struct Object {
+struct Namespace {
     metadata: KubernetesMeta,
 }
 
@@ -42,23 +50,30 @@ impl KubernetesStore {
             return Ok(None);
         }
         let namespaces = format!("/api/v1/namespaces/{namespace}");
-        let Some(pod) = self.meta(format!("{namespaces}/pods/{name}")).await? else {
+        let Some(pod) = self.object::<Pod>(format!("{namespaces}/pods/{name}")).await? else {
             return Ok(None);
         };
-        let namespace = self.meta(namespaces).await?.unwrap_or_default();
+        let namespace = self.object::<Namespace>(namespaces).await?;
+        let namespace = namespace.map(|namespace| namespace.metadata).unwrap_or_default();
+        let prefix = self.inner.server.settings.interface_prefix();
+        let endpoint = workload_endpoint(&pod, prefix).map(|converted| converted.resource);
+        let endpoint = endpoint.unwrap_or_default();
         Ok(Some(PodMeta {
-            uid: pod.uid,
-            annotations: pod.annotations,
-            labels: pod.labels,
+            uid: pod.metadata.uid,
+            annotations: pod.metadata.annotations,
+            labels: endpoint.metadata.labels,
+            profiles: endpoint.spec.profiles,
+            service_account: endpoint.spec.service_account_name,
+            ports: endpoint.spec.ports,
             namespace_annotations: namespace.annotations,
             namespace_labels: namespace.labels,
         }))
     }
 
-    async fn meta(&self, path: String) -> Result<Option<KubernetesMeta>, StoreError> {
+    async fn object<T: DeserializeOwned>(&self, path: String) -> Result<Option<T>, StoreError> {
         match self.inner.server.get(path.clone()).await {
-            Ok(text) => match serde_json::from_str::<Object>(&text) {
-                Ok(object) => Ok(Some(object.metadata)),
+            Ok(text) => match serde_json::from_str::<T>(&text) {
+                Ok(object) => Ok(Some(object)),
                 Err(error) => Err(StoreError::BadObject { path, reason: error.to_string() }),
             },
             Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Engine, Gone, gates, log, still_there};
-use crate::facts::PodFacts;
+use crate::facts::{PodFacts, PodInfo};
 use crate::naming::{Identity, mac};
 use crate::spec::{Call, CniError, CniResult, Code, Interface, IpConfig, NetConf};
 
@@ -42,13 +42,18 @@ struct Template {
     call: Call,
     id: Identity,
     facts: PodFacts,
+    info: PodInfo,
     mac: MacAddr,
     now: String,
 }
 
 impl Template {
     fn endpoint(&self, addresses: &[IpAddr]) -> WorkloadEndpoint {
-        let Self { call, id, facts, .. } = self;
+        let Self { call, id, facts, info, .. } = self;
+        let profiles = match info.profiles.as_slice() {
+            [] => vec![id.profile.clone()],
+            profiles => profiles.to_vec(),
+        };
         let nat = |external: &IpAddr| IpNat {
             internal_ip: addresses.iter().copied().find(|ip| ip.is_ipv4() == external.is_ipv4()),
             external_ip: Some(*external),
@@ -64,7 +69,9 @@ impl Template {
             pod: id.pod.clone().unwrap_or_default(),
             endpoint: call.ifname.clone(),
             ip_networks: addresses.iter().map(|ip| IpNet::from(*ip).into()).collect(),
-            profiles: vec![id.profile.clone()],
+            profiles,
+            service_account_name: info.service_account.clone(),
+            ports: info.ports.clone(),
             interface_name: id.host_interface.clone(),
             mac: self.mac.to_string(),
             ip_nats: facts.floating.iter().map(nat).filter(|n| n.internal_ip.is_some()).collect(),
@@ -131,10 +138,9 @@ impl Engine {
         self.ensure_profile(id).await?;
         let (facts, info) = self.facts(conf, call, id).await?;
         let mut id = id.clone();
-        if let Some(info) = info {
-            for (key, value) in info.labels {
-                id.labels.entry(key).or_insert(value);
-            }
+        let mut info = info.unwrap_or_default();
+        for (key, value) in std::mem::take(&mut info.labels) {
+            id.labels.entry(key).or_insert(value);
         }
         let (id, mac) = (&id, facts.mac.unwrap_or_else(|| MacAddr(mac(&id.handle, &call.ifname))));
         let template = Template {
@@ -142,6 +148,7 @@ impl Engine {
             call: call.clone(),
             id: id.clone(),
             facts: facts.clone(),
+            info,
             mac,
             now: rfc3339((self.options.clock)()),
         };

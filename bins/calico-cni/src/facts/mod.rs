@@ -13,7 +13,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use calico_core::resource::QosControls;
+use calico_core::resource::{QosControls, WorkloadEndpointPort};
 use calico_netlink::link::MacAddr;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use crate::spec::{Call, CniError, Code, NetConf};
 const PREFIX: &str = "cni.projectcalico.org/";
 
 /// A pod as the orchestrator describes it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PodInfo {
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
@@ -35,6 +35,12 @@ pub struct PodInfo {
     pub namespace_annotations: BTreeMap<String, String>,
     /// Labels of its namespace.
     pub namespace_labels: BTreeMap<String, String>,
+    /// Profiles of its endpoint; empty: that of its namespace.
+    pub profiles: Vec<String>,
+    /// Its account.
+    pub service_account: String,
+    /// Ports that policies name.
+    pub ports: Vec<WorkloadEndpointPort>,
 }
 
 /// Knows the pods of the orchestrator.
