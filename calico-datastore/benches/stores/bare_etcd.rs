@@ -24,6 +24,22 @@ struct Pair {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct Op {
+    #[prost(message, optional, tag = "2")]
+    put: Option<Pair>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Txn {
+    #[prost(message, repeated, tag = "2")]
+    success: Vec<Op>,
+}
+
+/// An answer of which nothing is read.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Done {}
+
+#[derive(Clone, PartialEq, Message)]
 struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
     key: Bytes,
@@ -77,19 +93,22 @@ impl Client {
         Ok(Self(Grpc::new(channel).max_decoding_message_size(usize::MAX)))
     }
 
-    async fn call<A>(&mut self, path: &'static str, request: Pair) -> Result<A>
+    async fn call<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A>
     where
+        Q: Message + 'static,
         A: Message + Default + 'static,
     {
         self.0.ready().await?;
-        let codec = ProstCodec::<Pair, A>::default();
+        let codec = ProstCodec::<Q, A>::default();
         let path = PathAndQuery::from_static(path);
         Ok(self.0.unary(Request::new(request), path, codec).await?.into_inner())
     }
 
+    /// A transaction, as every conditional write is one.
     pub(crate) async fn put(&mut self, key: &str, value: &str) -> Result<()> {
         let (first, second) = (key.to_owned().into(), value.to_owned().into());
-        self.call::<Range>("/etcdserverpb.KV/Put", Pair { first, second }).await.map(drop)
+        let put = Op { put: Some(Pair { first, second }) };
+        self.call::<_, Done>("/etcdserverpb.KV/Txn", Txn { success: vec![put] }).await.map(drop)
     }
 
     pub(crate) async fn list(&mut self, prefix: &str) -> Result<usize> {

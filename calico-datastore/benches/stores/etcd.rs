@@ -26,7 +26,7 @@ impl Drop for Server {
 
 pub(crate) async fn measure(objects: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let port = || Ok::<_, std::io::Error>(TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+    let port = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let (url, peer) = (format!("http://{}", port()?), format!("http://{}", port()?));
     let mut command = Command::new("etcd");
     command
@@ -63,7 +63,7 @@ pub(crate) async fn measure(objects: usize) -> Result<()> {
         }
         best.ours(start);
     }
-    best.print(&format!("etcd: {WRITES} writes, one after the other"));
+    best.print(&format!("etcd: {WRITES} transactions, one after the other"));
 
     let mut best = Best::new();
     for _ in 0..ROUNDS {

@@ -1,12 +1,13 @@
-//! Stores in this process, against a map, a channel, and a file that is appended to.
+//! Stores in this process, against a map of the same entries, a channel, and a file that is
+//! appended to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Instant;
 
 use calico_core::Datastore;
+use calico_core::datastore::{Entry, Revision};
 use calico_core::key::Scope;
 use calico_core::memory::MemoryStore;
 use calico_datastore::embedded::{Durability, Options};
@@ -14,7 +15,11 @@ use tokio::sync::mpsc;
 
 use super::{Best, ROUNDS, Result, UPDATES, follow, key, value, write};
 
-type Map = BTreeMap<String, Arc<str>>;
+type Map = BTreeMap<String, Entry>;
+
+fn entry(n: usize, version: usize) -> Entry {
+    Entry { key: key(n), value: value(n, version), revision: Revision(version as u64) }
+}
 
 pub(crate) async fn memory(objects: usize) -> Result<()> {
     compare("memory", &MemoryStore::with_history(UPDATES * 2), objects, None).await
@@ -34,13 +39,13 @@ async fn compare(
     objects: usize,
     mut log: Option<File>,
 ) -> Result<()> {
-    let mut map: Map = (0..objects).map(|n| (key(n).to_string(), value(n, 0))).collect();
+    let mut map: Map = (0..objects).map(|n| (key(n).to_string(), entry(n, 0))).collect();
     let mut from = write(store, objects, 0).await?;
 
     let mut best = Best::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let all: Vec<_> = map.iter().map(|(path, value)| (path.clone(), value.clone())).collect();
+        let all: Vec<_> = map.values().cloned().collect();
         best.raw(start);
         assert_eq!(all.len(), objects);
         drop(all);
@@ -74,11 +79,12 @@ async fn raw(map: &mut Map, mut log: Option<&mut File>, version: usize) -> Resul
         for from in (0..UPDATES).step_by(100) {
             let mut bytes = Vec::new();
             for n in from..from + 100 {
-                let (path, value) = (key(n).to_string(), value(n, version));
+                let entry = entry(n, version);
+                let path = entry.key.to_string();
                 bytes.extend_from_slice(path.as_bytes());
-                bytes.extend_from_slice(value.as_bytes());
-                map.insert(path.clone(), Arc::clone(&value));
-                tell.send((path, value))?;
+                bytes.extend_from_slice(entry.value.as_bytes());
+                map.insert(path, entry.clone());
+                tell.send(entry)?;
             }
             if let Some(log) = &mut log {
                 log.write_all(&bytes)?;

@@ -176,7 +176,7 @@ mod tests {
     fn shared_events_make_the_same_frame() {
         let entry =
             Entry { key: Key::IpamConfig, value: "\"\n\u{1}".into(), revision: Revision(7) };
-        let events = vec![
+        let events = [
             WatchEvent::Begin,
             WatchEvent::Item(entry.clone()),
             WatchEvent::Ready(Revision(7)),
