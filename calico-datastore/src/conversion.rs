@@ -12,6 +12,7 @@
 //! | [`Namespace`], [`ServiceAccount`] | [`namespace_profile`], [`service_account_profile`] |
 //! | [`KubernetesNetworkPolicy`] | [`network_policy`] in tier `default` |
 //! | [`ClusterNetworkPolicy`] | [`cluster_network_policy`] in tier `kube-admin` or `kube-baseline` |
+//! | [`AdminNetworkPolicy`], [`BaselineAdminNetworkPolicy`] | [`admin_network_policy`], [`baseline_admin_network_policy`] |
 //! | [`Service`], [`EndpointSlice`] | [`kubernetes_service`], [`kubernetes_endpoint_slice`] |
 //! | [`VirtualMachineMigration`] of KubeVirt | [`live_migration`] |
 //! | custom resources of both groups | [`custom`], and [`ipam`] for addresses |
@@ -30,6 +31,7 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+mod admin_network_policy;
 mod cluster_network_policy;
 pub mod custom;
 pub mod ipam;
@@ -43,6 +45,10 @@ mod selector;
 mod service;
 mod uid;
 
+pub use self::admin_network_policy::{
+    ADMIN_POLICY_PREFIX, AdminNetworkPolicy, BASELINE_POLICY_PREFIX, BaselineAdminNetworkPolicy,
+    admin_network_policy, baseline_admin_network_policy,
+};
 pub use self::cluster_network_policy::{
     CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, cluster_network_policy,
 };

@@ -164,6 +164,8 @@ impl Inner {
         let text = text.map_err(|failure| of_object(key, failure))?;
         match source.read(&text, &reading) {
             Ok(Read::Object(entry)) if entry.key == *key => Ok(entry),
+            // A view that says nothing (yet): what it is of is not ours to delete.
+            Ok(Read::Hidden(_)) if !matches!(source.what, What::Ipam(_)) => Err(not_found()),
             Ok(Read::Hidden(_)) => {
                 // Somebody began to delete it; whoever finds that finishes it.
                 let write = Write::delete(key.clone(), None);

@@ -16,7 +16,7 @@ use super::{Converted, calico_uid};
 pub const CLUSTER_POLICY_PREFIX: &str = "kcnp.";
 
 /// Where a rule's name is kept.
-const NAME_ANNOTATION: &str = "name";
+pub(super) const NAME_ANNOTATION: &str = "name";
 
 /// A ClusterNetworkPolicy of `policy.networking.k8s.io/v1alpha2`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -252,7 +252,7 @@ fn convert(rule: &ClusterRule, action: Action, direction: PolicyType) -> Result<
     Ok(out)
 }
 
-/// The other end; addresses of both families need a rule for each.
+/// The other end.
 fn entities(peer: &ClusterPeer) -> Result<Vec<EntityRule>, String> {
     let pods = |selector: String, namespaces: String| {
         vec![EntityRule { selector, namespace_selector: namespaces, ..EntityRule::default() }]
@@ -268,19 +268,20 @@ fn entities(peer: &ClusterPeer) -> Result<Vec<EntityRule>, String> {
         ClusterPeer { pods: Some(of), .. } => {
             Ok(pods(of.pod_selector.of_pods()?, of.namespace_selector.of_others()?))
         }
-        ClusterPeer { networks, .. } if !networks.is_empty() => {
-            let read = |text: &String| {
-                text.parse::<Cidr>()
-                    .map_err(|_no_range| format!("{text:?} is no range of addresses"))
-            };
-            let nets = networks.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-            let (v4, v6): (Vec<Cidr>, Vec<Cidr>) =
-                nets.into_iter().partition(|net| net.addr().is_ipv4());
-            let family = |nets: Vec<Cidr>| EntityRule { nets, ..EntityRule::default() };
-            Ok([v4, v6].into_iter().filter(|nets| !nets.is_empty()).map(family).collect())
-        }
+        ClusterPeer { networks, .. } if !networks.is_empty() => network_entities(networks),
         _ => Err("the peer says nothing that is known".to_owned()),
     }
+}
+
+/// Ends with these addresses; addresses of both families need a rule for each.
+pub(super) fn network_entities(networks: &[String]) -> Result<Vec<EntityRule>, String> {
+    let read = |text: &String| {
+        text.parse::<Cidr>().map_err(|_no_range| format!("{text:?} is no range of addresses"))
+    };
+    let nets = networks.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let (v4, v6): (Vec<Cidr>, Vec<Cidr>) = nets.into_iter().partition(|net| net.addr().is_ipv4());
+    let family = |nets: Vec<Cidr>| EntityRule { nets, ..EntityRule::default() };
+    Ok([v4, v6].into_iter().filter(|nets| !nets.is_empty()).map(family).collect())
 }
 
 fn protocols(protocols: &[ClusterProtocol]) -> Result<Vec<PortsOf>, String> {

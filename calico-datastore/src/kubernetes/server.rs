@@ -113,8 +113,11 @@ impl Server {
                 )
             })?,
         };
+        let older = has("policy.networking.k8s.io/v1alpha1");
         let optional = Optional {
             cluster_policies: has("policy.networking.k8s.io/v1alpha2"),
+            admin_policies: older && self.serves(What::AdminPolicies, group).await?,
+            baseline_policies: older && self.serves(What::BaselinePolicies, group).await?,
             migrations: has("kubevirt.io/v1") && self.serves(What::Migrations, group).await?,
         };
         Ok(Found { group, optional })

@@ -3,7 +3,7 @@
 use calico_core::datastore::{Entry, Revision};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::{EndpointName, Resource, Spec};
+use calico_core::resource::{EndpointName, GlobalNetworkPolicy, Resource, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,12 +11,17 @@ use serde_json::Value;
 use crate::conversion::custom::{OLDER_POLICY_PREFIX, from_custom, is_custom, is_policy};
 use crate::conversion::ipam;
 use crate::conversion::{
-    ApiGroup, CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, Converted, EndpointSlice,
-    KubernetesMeta, KubernetesNetworkPolicy, KubernetesNode, NETWORK_POLICY_PREFIX, Namespace, Pod,
-    ProfileSource, Service, ServiceAccount, VirtualMachineMigration, cluster_network_policy,
+    ADMIN_POLICY_PREFIX, AdminNetworkPolicy, ApiGroup, BASELINE_POLICY_PREFIX,
+    BaselineAdminNetworkPolicy, CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, Converted,
+    EndpointSlice, KubernetesMeta, KubernetesNetworkPolicy, KubernetesNode, NETWORK_POLICY_PREFIX,
+    Namespace, Pod, ProfileSource, Service, ServiceAccount, VirtualMachineMigration,
+    admin_network_policy, baseline_admin_network_policy, cluster_network_policy,
     kubernetes_endpoint_slice, kubernetes_service, live_migration, namespace_profile,
     network_policy, node, profile_source, service_account_profile, workload_endpoint,
 };
+
+/// Where policies of the whole cluster were before they had one kind.
+const V1ALPHA1: &str = "/apis/policy.networking.k8s.io/v1alpha1";
 
 /// What a collection holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +36,8 @@ pub(super) enum What {
     Accounts,
     Policies,
     ClusterPolicies,
+    AdminPolicies,
+    BaselinePolicies,
     Services,
     Slices,
     Migrations,
@@ -41,6 +48,10 @@ pub(super) enum What {
 pub(super) struct Optional {
     /// Cluster-wide policies of Kubernetes.
     pub(super) cluster_policies: bool,
+    /// What was before them.
+    pub(super) admin_policies: bool,
+    /// What was before them, at the other end of the tiers.
+    pub(super) baseline_policies: bool,
     /// KubeVirt's migrations.
     pub(super) migrations: bool,
 }
@@ -49,6 +60,8 @@ impl Optional {
     const fn has(self, what: What) -> bool {
         match what {
             What::ClusterPolicies => self.cluster_policies,
+            What::AdminPolicies => self.admin_policies,
+            What::BaselinePolicies => self.baseline_policies,
             What::Migrations => self.migrations,
             _ => true,
         }
@@ -111,6 +124,8 @@ impl Source {
                     What::Accounts,
                     What::Policies,
                     What::ClusterPolicies,
+                    What::AdminPolicies,
+                    What::BaselinePolicies,
                     What::Services,
                     What::Slices,
                     What::Migrations,
@@ -165,6 +180,12 @@ impl Source {
             Kind::GlobalNetworkPolicy if name.starts_with(CLUSTER_POLICY_PREFIX) => {
                 one(What::ClusterPolicies, None, &name[CLUSTER_POLICY_PREFIX.len()..])
             }
+            Kind::GlobalNetworkPolicy if name.starts_with(ADMIN_POLICY_PREFIX) => {
+                one(What::AdminPolicies, None, &name[ADMIN_POLICY_PREFIX.len()..])
+            }
+            Kind::GlobalNetworkPolicy if name.starts_with(BASELINE_POLICY_PREFIX) => {
+                one(What::BaselinePolicies, None, &name[BASELINE_POLICY_PREFIX.len()..])
+            }
             Kind::KubernetesService => one(What::Services, namespace, name),
             Kind::KubernetesEndpointSlice => one(What::Slices, namespace, name),
             Kind::LiveMigration => one(What::Migrations, namespace, name),
@@ -196,6 +217,8 @@ impl Source {
             What::ClusterPolicies => {
                 ("/apis/policy.networking.k8s.io/v1alpha2".to_owned(), "clusternetworkpolicies")
             }
+            What::AdminPolicies => (V1ALPHA1.to_owned(), "adminnetworkpolicies"),
+            What::BaselinePolicies => (V1ALPHA1.to_owned(), "baselineadminnetworkpolicies"),
             What::Services => ("/api/v1".to_owned(), "services"),
             What::Slices => ("/apis/discovery.k8s.io/v1".to_owned(), "endpointslices"),
             What::Migrations => {
@@ -232,6 +255,8 @@ impl Source {
             What::Accounts => self.page_of::<ServiceAccount>(text, reading),
             What::Policies => self.page_of::<KubernetesNetworkPolicy>(text, reading),
             What::ClusterPolicies => self.page_of::<ClusterNetworkPolicy>(text, reading),
+            What::AdminPolicies => self.page_of::<AdminNetworkPolicy>(text, reading),
+            What::BaselinePolicies => self.page_of::<BaselineAdminNetworkPolicy>(text, reading),
             What::Services => self.page_of::<Service>(text, reading),
             What::Slices => self.page_of::<EndpointSlice>(text, reading),
             What::Migrations => self.page_of::<VirtualMachineMigration>(text, reading),
@@ -282,6 +307,8 @@ impl Source {
             What::Accounts => self.object_of::<ServiceAccount>(object, reading),
             What::Policies => self.object_of::<KubernetesNetworkPolicy>(object, reading),
             What::ClusterPolicies => self.object_of::<ClusterNetworkPolicy>(object, reading),
+            What::AdminPolicies => self.object_of::<AdminNetworkPolicy>(object, reading),
+            What::BaselinePolicies => self.object_of::<BaselineAdminNetworkPolicy>(object, reading),
             What::Services => self.object_of::<Service>(object, reading),
             What::Slices => self.object_of::<EndpointSlice>(object, reading),
             What::Migrations => self.object_of::<VirtualMachineMigration>(object, reading),
@@ -298,6 +325,8 @@ impl Source {
             What::Accounts => self.event_of::<ServiceAccount>(line, reading),
             What::Policies => self.event_of::<KubernetesNetworkPolicy>(line, reading),
             What::ClusterPolicies => self.event_of::<ClusterNetworkPolicy>(line, reading),
+            What::AdminPolicies => self.event_of::<AdminNetworkPolicy>(line, reading),
+            What::BaselinePolicies => self.event_of::<BaselineAdminNetworkPolicy>(line, reading),
             What::Services => self.event_of::<Service>(line, reading),
             What::Slices => self.event_of::<EndpointSlice>(line, reading),
             What::Migrations => self.event_of::<VirtualMachineMigration>(line, reading),
@@ -357,7 +386,12 @@ fn of_kind(kind: Kind) -> Vec<What> {
         Kind::WorkloadEndpoint => vec![What::Pods],
         Kind::Profile => vec![What::Namespaces, What::Accounts],
         Kind::NetworkPolicy => vec![What::Custom(kind), What::Policies],
-        Kind::GlobalNetworkPolicy => vec![What::Custom(kind), What::ClusterPolicies],
+        Kind::GlobalNetworkPolicy => vec![
+            What::Custom(kind),
+            What::ClusterPolicies,
+            What::AdminPolicies,
+            What::BaselinePolicies,
+        ],
         Kind::KubernetesService => vec![What::Services],
         Kind::KubernetesEndpointSlice => vec![What::Slices],
         Kind::LiveMigration => vec![What::Migrations],
@@ -426,6 +460,28 @@ fn told<T>(source: &Source, meta: &KubernetesMeta, reading: &Reading, found: Con
     found.resource
 }
 
+/// A policy of the whole cluster, under the name that it has among Calico's own.
+fn cluster_wide(
+    source: &Source,
+    meta: &KubernetesMeta,
+    reading: &Reading,
+    prefix: &str,
+    found: Result<Converted<GlobalNetworkPolicy>, String>,
+) -> Read {
+    let name = format!("{prefix}{}", meta.name);
+    match found {
+        Ok(found) => {
+            let mut found = told(source, meta, reading, found);
+            found.metadata.name = name;
+            seen(source, meta, reading, found)
+        }
+        Err(reason) => {
+            let key = Some(Key::resource(Kind::GlobalNetworkPolicy, None, &name));
+            Read::Bad { path: source.path_from(meta, reading.group), reason, key }
+        }
+    }
+}
+
 macro_rules! typed {
     ($type:ty, $this:ident, $source:ident, $reading:ident => $read:expr) => {
         impl Object for $type {
@@ -470,18 +526,14 @@ typed!(KubernetesNetworkPolicy, this, source, reading => {
     seen(source, &this.metadata, reading, found)
 });
 typed!(ClusterNetworkPolicy, this, source, reading => {
-    match cluster_network_policy(&this) {
-        Ok(found) => {
-            let mut found = told(source, &this.metadata, reading, found);
-            found.metadata.name = format!("{CLUSTER_POLICY_PREFIX}{}", found.metadata.name);
-            seen(source, &this.metadata, reading, found)
-        }
-        Err(reason) => {
-            let name = format!("{CLUSTER_POLICY_PREFIX}{}", this.metadata.name);
-            let key = Some(Key::resource(Kind::GlobalNetworkPolicy, None, &name));
-            Read::Bad { path: source.path_from(&this.metadata, reading.group), reason, key }
-        }
-    }
+    cluster_wide(source, &this.metadata, reading, CLUSTER_POLICY_PREFIX, cluster_network_policy(&this))
+});
+typed!(AdminNetworkPolicy, this, source, reading => {
+    cluster_wide(source, &this.metadata, reading, ADMIN_POLICY_PREFIX, admin_network_policy(&this))
+});
+typed!(BaselineAdminNetworkPolicy, this, source, reading => {
+    let found = baseline_admin_network_policy(&this);
+    cluster_wide(source, &this.metadata, reading, BASELINE_POLICY_PREFIX, found)
 });
 typed!(Service, this, source, reading => {
     seen(source, &this.metadata, reading, kubernetes_service(&this))
@@ -592,6 +644,14 @@ mod tests {
         check(
             &format!("{V3}/globalnetworkpolicies/kcnp.web"),
             "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/web",
+        );
+        check(
+            &format!("{V3}/globalnetworkpolicies/kanp.adminnetworkpolicy.web"),
+            &format!("{V1ALPHA1}/adminnetworkpolicies/web"),
+        );
+        check(
+            &format!("{V3}/globalnetworkpolicies/kbanp.baselineadminnetworkpolicy.default"),
+            &format!("{V1ALPHA1}/baselineadminnetworkpolicies/default"),
         );
         check(&format!("{V3}/nodes/n1"), "/api/v1/nodes/n1");
         check(&format!("{V3}/profiles/kns.prod"), "/api/v1/namespaces/prod");

@@ -30,7 +30,10 @@ pub(super) async fn view(
     match (source.what, &write.value) {
         (What::Nodes, None) => return Err(unsupported(key, "delete the node in Kubernetes")),
         (What::Nodes | What::Pods, _) => {}
-        (What::Policies | What::ClusterPolicies, _) => {
+        (
+            What::Policies | What::ClusterPolicies | What::AdminPolicies | What::BaselinePolicies,
+            _,
+        ) => {
             return Err(unsupported(key, "change the policy in Kubernetes"));
         }
         (What::Services | What::Slices, _) => {

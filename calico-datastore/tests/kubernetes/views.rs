@@ -314,6 +314,7 @@ async fn cluster_policies_are_seen_where_the_cluster_has_them() {
     assert!(matches!(error, StoreError::BadObject { .. }), "{error}");
     let name = "clusternetworkpolicies.policy.networking.k8s.io";
     cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
+    turn.until(async || cluster.ask("GET", POLICIES, &Value::Null).await.is_err()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,7 +406,12 @@ async fn migrations_are_seen_where_the_cluster_has_them() {
     let path = format!("{MIGRATIONS}/move");
     let running = json!({"phase": "Running", "migrationState": {"sourcePod": "launcher-a"}});
     cluster.must("PATCH", &path, json!({"status": running})).await;
-    let WatchEvent::Put(entry) = about(&mut watch, &key).await else { panic!("it has begun") };
+    // That it is not there yet may be told, too.
+    let entry = loop {
+        if let WatchEvent::Put(entry) = about(&mut watch, &key).await {
+            break entry;
+        }
+    };
     let read: LiveMigration = entry.decode().unwrap();
     let source = read.spec.source.unwrap().workload.unwrap();
     assert_eq!(source.workload_id, "prod/launcher-a");
@@ -418,4 +424,38 @@ async fn migrations_are_seen_where_the_cluster_has_them() {
     );
     cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
     turn.until(async || cluster.ask("GET", MIGRATIONS, &Value::Null).await.is_err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_policies_of_older_clusters_are_seen() {
+    let Some(turn) = Turn::take(Etcd::Current) else { return };
+    turn.clear().await;
+    let cluster = turn.cluster;
+    const GROUP: &str = "policy.networking.k8s.io";
+    // One of the two kinds is enough for the version to be there.
+    let admin = definition(GROUP, "v1alpha1", "Cluster", "AdminNetworkPolicy");
+    let name = admin["metadata"]["name"].as_str().unwrap().to_owned();
+    cluster.must("POST", CRDS, admin).await;
+    const POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies";
+    turn.until(async || cluster.ask("GET", POLICIES, &Value::Null).await.is_ok()).await;
+    let store = turn.store(ApiGroup::Crd);
+    let mut watch = store.watch(Scope::Kind(Kind::GlobalNetworkPolicy), None);
+    assert_eq!(ready(&mut watch).await, []);
+    let rule = json!({"action": "Pass", "from": [{"namespaces": {}}]});
+    let body = json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": "AdminNetworkPolicy",
+        "metadata": {"name": "a"},
+        "spec": {"priority": 7, "subject": {"namespaces": {}}, "ingress": [rule]}});
+    cluster.must("POST", POLICIES, body).await;
+    let key = Key::resource(Kind::GlobalNetworkPolicy, None, "kanp.adminnetworkpolicy.a");
+    let WatchEvent::Put(entry) = about(&mut watch, &key).await else { panic!("a new policy") };
+    let read: GlobalNetworkPolicy = entry.decode().unwrap();
+    assert_eq!((read.spec.tier(), read.spec.order), ("adminnetworkpolicy", Some(7.0)));
+    assert_eq!(store.get(&key).await, Ok(entry));
+    let error = store.delete(key.clone(), None).await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Unsupported { what } if what.contains("policy in Kubernetes")),
+        "{error}"
+    );
+    cluster.must("DELETE", &format!("{CRDS}/{name}"), Value::Null).await;
+    turn.until(async || cluster.ask("GET", POLICIES, &Value::Null).await.is_err()).await;
 }
