@@ -193,4 +193,8 @@ fn what_belongs_to_the_system_is_left_alone() {
     assert!(prepare(Verb::Apply, vec![any("ClusterInformation", "default")], None).is_err());
     assert!(prepare(DELETE, vec![any("Tier", "default")], None).is_err());
     assert!(prepare(DELETE, vec![any("Tier", "mine")], None).is_ok());
+    for verb in [Verb::Create { skip_exists: false }, Verb::Apply, Verb::Replace, DELETE] {
+        let refused = prepare(verb, vec![any("KubernetesService", "web")], None).unwrap_err();
+        assert!(refused.to_string().contains("says of itself; change it there"), "{refused}");
+    }
 }

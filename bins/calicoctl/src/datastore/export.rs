@@ -55,7 +55,11 @@ pub(crate) async fn export(store: &dyn Datastore, kubernetes: bool) -> Result<St
 fn collect(entries: Vec<Entry>) -> Result<Contents, Failure> {
     let mut contents = Contents::default();
     for entry in entries {
-        if matches!(entry.key, Key::Resource { .. }) {
+        if let Key::Resource { kind, .. } = &entry.key {
+            // Who runs the workloads says it anew wherever the data goes (upstream leaves it out).
+            if kind.is_internal() {
+                continue;
+            }
             let mut resource: AnyResource = entry.decode()?;
             // Of this datastore only; some keep it in the text, some do not.
             resource.metadata.resource_version.clear();

@@ -7,7 +7,9 @@ use calico_core::datastore::Write;
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, Tier};
-use calico_datastore::conversion::{CLUSTER_POLICY_PREFIX, NETWORK_POLICY_PREFIX};
+use calico_datastore::conversion::{
+    ADMIN_POLICY_PREFIX, BASELINE_POLICY_PREFIX, CLUSTER_POLICY_PREFIX, NETWORK_POLICY_PREFIX,
+};
 
 use super::file::Contents;
 use crate::cluster::Cluster;
@@ -146,8 +148,13 @@ fn is_view(key: &Key) -> bool {
         Key::IpamHost(_) => true,
         Key::Resource { kind, name, .. } => match kind {
             Kind::Node | Kind::Profile | Kind::WorkloadEndpoint => true,
+            kind if kind.is_internal() => true,
             Kind::NetworkPolicy => name.starts_with(NETWORK_POLICY_PREFIX),
-            Kind::GlobalNetworkPolicy => name.starts_with(CLUSTER_POLICY_PREFIX),
+            Kind::GlobalNetworkPolicy => {
+                [CLUSTER_POLICY_PREFIX, ADMIN_POLICY_PREFIX, BASELINE_POLICY_PREFIX]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+            }
             _ => false,
         },
         _ => false,

@@ -87,6 +87,20 @@ async fn everything_arrives_as_it_left() {
 }
 
 #[tokio::test]
+async fn what_orchestrators_say_of_themselves_stays_behind() {
+    let store = cluster().await;
+    lock(&*store).await.unwrap();
+    let before = exported(&*store, false).await;
+    let key = Key::resource(Kind::KubernetesService, Some("default"), "web");
+    store.create(key, r#"{"metadata": {"name": "web"}}"#.into()).await.unwrap();
+    let after = exported(&*store, false).await;
+    assert_eq!(
+        std::fs::read_to_string(before.path()).unwrap(),
+        std::fs::read_to_string(after.path()).unwrap()
+    );
+}
+
+#[tokio::test]
 async fn for_kubernetes_nodes_get_their_names_there() {
     let store = cluster().await;
     lock(&*store).await.unwrap();
