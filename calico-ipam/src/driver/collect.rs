@@ -243,7 +243,7 @@ impl Ipam {
             _ => {}
         }
         let marked = match self.store.write(writes).await {
-            Ok(done) => claim.and(done.first().copied()),
+            Ok(done) => claim.and_then(|_| done.first().copied()),
             Err(failed) if is_race(&failed.error) => return Deed::Changed,
             Err(failed) => return Deed::Failed(failed.error.into()),
         };

@@ -225,7 +225,7 @@ impl SpareBlocks {
     ) -> Vec<IpNet> {
         let mut empty: Vec<IpNet> = blocks.iter().filter(|(_, e)| *e).map(|(b, _)| *b).collect();
         empty.sort_unstable();
-        self.suspicions.look(empty.iter().copied().collect(), now, settings.gap);
+        self.suspicions.look(empty.clone(), now, settings.gap);
         let mut spare = Vec::new();
         for family in Family::BOTH {
             let of_family = |block: &IpNet| Family::of_net(block) == family;

@@ -183,7 +183,7 @@ impl Decision {
         let and = match (&self.verdict, &self.subject) {
             (Verdict::Keep(reason), _) => return format!("node {node} is gone, but {reason}"),
             (_, Subject::Addresses { .. }) => "no endpoint has the address, container or pod",
-            (_, Subject::Claim { .. }) => "it has no endpoints and no addresses",
+            (_, Subject::Claim { .. }) => "it has no endpoints, and no address of it is in use",
         };
         let (seconds, looks) = (self.suspect_for.as_secs(), self.looks);
         let looks = if looks == 1 { "1 look".to_owned() } else { format!("{looks} looks") };
