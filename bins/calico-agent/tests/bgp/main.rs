@@ -7,5 +7,6 @@
 mod common;
 mod export;
 mod passwords;
+mod services;
 mod status;
 mod stays;
