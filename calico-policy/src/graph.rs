@@ -66,6 +66,8 @@ pub struct Graph {
     profiles: HashMap<Arc<str>, ProfileState>,
     tiers: BTreeMap<Arc<str>, TierState>,
     host: Host,
+    /// Whether workloads may use foreign source addresses that their endpoint names.
+    spoofing: bool,
     warnings: Vec<Warning>,
     /// Whether it was said that packets are not marked.
     dscp_noted: bool,

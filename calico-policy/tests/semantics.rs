@@ -277,7 +277,8 @@ fn namespaces_and_accounts_are_selected_by_inherited_labels() {
 
 #[test]
 fn spoofed_sources_are_dropped_unless_they_were_allowed() {
-    let mut inputs = support::inputs("pod a/x 10.0.0.1 10.0.0.1 !projectcalico-default-allow");
+    let pod = "pod a/x 10.0.0.1 10.0.0.1 !projectcalico-default-allow";
+    let mut inputs = support::inputs(pod);
     let Some(calico_policy::Input::Put(calico_policy::Object::WorkloadEndpoint(endpoint))) =
         inputs.first_mut()
     else {
@@ -285,16 +286,27 @@ fn spoofed_sources_are_dropped_unless_they_were_allowed() {
     };
     let allowed = "10.7.0.1/16".parse().expect("a prefix");
     endpoint.spec.allow_spoofed_source_prefixes.push(allowed);
+    let spoofed = "10.7.9.9@a/x -> 9.9.9.9 tcp/1";
+    let rig = support::Rig::of(&inputs);
+    let denied = "denied by the check of source addresses (out)";
+    assert_eq!(
+        support::outcome(&support::explain(&rig.desired, spoofed)),
+        denied,
+        "the endpoint asks for it, and the settings do not allow it"
+    );
+    let settings = serde_json::json!({"apiVersion": "projectcalico.org/v3",
+        "kind": "FelixConfiguration", "metadata": {"name": "default"},
+        "spec": {"workloadSourceSpoofing": "Any"}});
+    let settings = serde_json::from_value(settings).expect("settings");
+    let settings = calico_policy::Object::FelixConfiguration(Box::new(settings));
+    inputs.push(calico_policy::Input::Put(settings));
     let rig = support::Rig::of(&inputs);
     for (flow, expected) in [
         (
             "10.0.0.1@a/x -> 9.9.9.9 tcp/1",
             "allowed by Profile projectcalico-default-allow egress rule 0",
         ),
-        (
-            "10.7.9.9@a/x -> 9.9.9.9 tcp/1",
-            "allowed by Profile projectcalico-default-allow egress rule 0",
-        ),
+        (spoofed, "allowed by Profile projectcalico-default-allow egress rule 0"),
         ("10.8.9.9@a/x -> 9.9.9.9 tcp/1", "denied by the check of source addresses (out)"),
     ] {
         assert_eq!(support::outcome(&support::explain(&rig.desired, flow)), expected, "{flow}");

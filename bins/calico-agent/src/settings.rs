@@ -58,6 +58,7 @@ pub const IN_FORCE: &[&str] = &[
     "vxlanMTUV6",
     "vxlanPort",
     "vxlanVNI",
+    "workloadSourceSpoofing",
 ];
 
 /// What the host says itself: in the file at `path`, which need not be there, and in the

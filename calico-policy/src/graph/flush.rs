@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use calico_core::dataplane::{DefaultAction, EndpointId, TierPolicies, Update, WorkloadEndpoint};
-use calico_core::resource::TierAction;
+use calico_core::resource::{SourceSpoofing, TierAction};
 
 use super::endpoints::Local;
 use super::policies::Policy;
@@ -77,7 +77,20 @@ impl Graph {
         self.apply_members(&changes);
     }
 
+    /// Whether workloads may use foreign source addresses that their endpoint names
+    /// (`workloadSourceSpoofing`); those that do are looked at when it changes.
+    fn flush_spoofing(&mut self) {
+        let settings = self.host.effective(self.node.as_deref());
+        let allowed = settings.spec.workload_source_spoofing == Some(SourceSpoofing::Any);
+        if self.spoofing != allowed {
+            self.spoofing = allowed;
+            let concerned = self.locals.iter().filter(|(_, it)| !it.allowed_sources.is_empty());
+            self.dirty.endpoints.extend(concerned.map(|(id, _)| id.clone()));
+        }
+    }
+
     fn flush_endpoints(&mut self) -> (Vec<Update>, Vec<Update>) {
+        self.flush_spoofing();
         let (mut changed, mut removed) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut self.dirty.endpoints) {
             let Some(local) = self.locals.get(&id) else {
@@ -101,7 +114,10 @@ impl Graph {
             id: id.clone(),
             interface: Arc::clone(&local.interface),
             addresses: local.addresses.clone(),
-            allowed_sources: local.allowed_sources.clone(),
+            allowed_sources: match self.spoofing {
+                true => local.allowed_sources.clone(),
+                false => Vec::new(),
+            },
             limits: local.limits,
             tiers: self.tiers_of(self.residents.queries_of(local.item), |_| true),
             profiles: local.profiles.clone(),
