@@ -128,12 +128,13 @@ impl Task {
         {
             return Ok(None);
         }
+        let usual = Settings::default().grace;
         let Some(entry) = find(Kind::KubeControllersConfiguration).await? else {
-            return Ok(Some(Settings::default().grace));
+            return Ok(Some(usual));
         };
         let controllers = entry.decode::<KubeControllersConfiguration>()?.spec.controllers;
         let configured = controllers.node.and_then(|node| node.leak_grace_period);
-        Ok(Some(configured.map_or(Settings::default().grace, |grace| grace.0)))
+        Ok(Some(configured.map_or(usual, |grace| grace.0)))
     }
 
     /// Whether those before this node had the time to clean up, and did not. The first begins at
