@@ -19,6 +19,17 @@ pub(crate) fn read(
     skip_empty: bool,
     stdin: &mut dyn Read,
 ) -> Result<Vec<AnyResource>, Failure> {
+    read_with(path, recursive, skip_empty, stdin, &mut parse)
+}
+
+/// As [`read`], where `parse` says what is in the text of a file.
+pub(crate) fn read_with(
+    path: &Path,
+    recursive: bool,
+    skip_empty: bool,
+    stdin: &mut dyn Read,
+    parse: &mut dyn FnMut(&Path, &str) -> Result<Vec<AnyResource>, Failure>,
+) -> Result<Vec<AnyResource>, Failure> {
     let mut resources = Vec::new();
     if path == Path::new("-") {
         resources = parse(path, &bounded(path, stdin)?)?;
@@ -54,7 +65,8 @@ fn bounded(path: &Path, from: &mut dyn Read) -> Result<String, Failure> {
     })
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<AnyResource>, Failure> {
+/// What is in a file of resources.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<AnyResource>, Failure> {
     read_manifest(text, Mode::Strict)
         .map_err(|errors| Failure::Manifest { path: path.to_owned(), errors })
 }

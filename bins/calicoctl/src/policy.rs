@@ -3,6 +3,7 @@
 mod diff;
 mod ends;
 mod explain;
+mod foreign;
 mod log;
 mod names;
 mod state;
@@ -13,7 +14,6 @@ use calico_core::dataplane::Verdict;
 
 use crate::cli::{PolicyCommand, StateArgs, VerdictName};
 use crate::failure::Failure;
-use crate::input;
 use crate::run::{Open, Said};
 use crate::stored::place;
 use state::State;
@@ -39,11 +39,13 @@ pub(crate) async fn run(
         }
         PolicyCommand::Diff { filename, recursive, namespace, state } => {
             let format = format(&state.output)?;
-            let mut changes = input::read(&filename, recursive, false, stdin)?;
-            for resource in &mut changes {
+            let mut changes = foreign::read(&filename, recursive, false, stdin)?;
+            for resource in &mut changes.resources {
                 place(resource, namespace.as_deref())?;
             }
-            diff::run(load(store, &state).await?, &changes, format)
+            let mut state = load(store, &state).await?;
+            state.warnings.extend(changes.notes);
+            diff::run(state, &changes.resources, format)
         }
         PolicyCommand::Log { follow, pod, policy, verdict, output, control_socket } => {
             let verdicts = verdict.into_iter().map(Verdict::from).collect();
@@ -58,8 +60,10 @@ pub(crate) async fn run(
 async fn load(store: Open<'_>, args: &StateArgs) -> Result<State, Failure> {
     match &args.offline {
         Some(directory) => {
-            let resources = input::read(directory, true, true, &mut std::io::empty())?;
-            State::of_files(resources)
+            let found = foreign::read(directory, true, true, &mut std::io::empty())?;
+            let mut state = State::of_files(found.resources)?;
+            state.warnings.extend(found.notes);
+            Ok(state)
         }
         None => State::of_store(&*store()?).await,
     }

@@ -183,6 +183,50 @@ prod/web -> prod/db: TCP 5432
     assert_eq!(found["changes"][0]["traffic"], json!([ports]));
 }
 
+/// The same cluster as `kubectl get -o yaml` shows it, with what has no say in policy.
+const KUBERNETES: &str = "
+apiVersion: v1
+kind: List
+items:
+- { apiVersion: v1, kind: Namespace, metadata: { name: prod, labels: { team: shop } } }
+- apiVersion: v1
+  kind: Pod
+  metadata: { name: web, namespace: prod, labels: { app: web } }
+  spec: { nodeName: n1, containers: [] }
+  status: { phase: Running, podIPs: [{ ip: 10.65.0.1 }] }
+- apiVersion: v1
+  kind: Pod
+  metadata: { name: db, namespace: prod, labels: { app: db } }
+  spec: { nodeName: n2, containers: [{ ports: [{ name: sql, containerPort: 5432 }] }] }
+  status: { phase: Running, podIPs: [{ ip: 10.65.0.2 }] }
+- { apiVersion: v1, kind: Pod, metadata: { name: waits, namespace: prod }, spec: {} }
+- { apiVersion: apps/v1, kind: Deployment, metadata: { name: web, namespace: prod } }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: db, namespace: prod }
+spec:
+  podSelector: { matchLabels: { app: db } }
+  ingress: [{ from: [{ podSelector: { matchLabels: { app: web } } }], ports: [{ port: sql }] }]
+";
+
+#[test]
+fn objects_of_kubernetes_count_in_files_as_they_do_in_a_cluster() {
+    let output = offline_output(&[KUBERNETES], "policy explain --from prod/web --to prod/db:sql");
+    let (text, notes) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+    let text = String::from_utf8(text).unwrap();
+    let by = "NetworkPolicy prod/knp.default.db ingress rule 0, in tier default";
+    assert!(text.starts_with(&format!("prod/web -> prod/db: allowed by {by}\n")), "{text}");
+    assert_eq!(notes, "left out: Pod prod/waits: is on no node, or in the node's network\n");
+    let output = offline_output(&[KUBERNETES], "policy explain --from prod/web --to prod/db:22");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("prod/web -> prod/db: denied by the end of tier default"), "{text}");
+    let wrong = KUBERNETES.to_owned() + "---\n{apiVersion: projectcalico.org/v3, kind: Tier}\n";
+    let output = offline_output(&[&wrong], "policy explain --from prod/web --to prod/db:22");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("metadata"), "{error}");
+}
+
 #[test]
 fn mistakes_are_told() {
     for (arguments, part) in [
