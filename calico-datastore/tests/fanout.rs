@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use calico_core::Datastore;
-use calico_core::datastore::{Revision, WatchEvent, WatchStream};
+use calico_core::datastore::{
+    Entry, Listing, Revision, StoreError, WatchEvent, WatchStream, Write, WriteFailed,
+};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
 use calico_core::memory::MemoryStore;
@@ -22,8 +24,8 @@ use calico_datastore::fanout::Fanout;
 use calico_datastore::remote::{
     Counters, LocalListener, RemoteStore, Server, TlsAddress, TlsListener,
 };
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -330,4 +332,58 @@ async fn a_client_that_takes_nothing_is_dropped_and_the_others_are_not() {
         );
         server.abort();
     }
+}
+
+/// A store that says what it is told to say; its revisions come in no order.
+#[derive(Debug)]
+struct Scripted(std::sync::Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<WatchEvent>>>);
+
+#[async_trait::async_trait]
+impl Datastore for Scripted {
+    async fn get(&self, key: &Key) -> Result<Entry, StoreError> {
+        Err(StoreError::NotFound { key: key.clone() })
+    }
+
+    async fn list(&self, _: &Scope) -> Result<Listing, StoreError> {
+        Ok(Listing::default())
+    }
+
+    async fn write(&self, _: Vec<Write>) -> Result<Vec<Revision>, WriteFailed> {
+        Ok(Vec::new())
+    }
+
+    fn watch(&self, _: Scope, _: Option<Revision>) -> WatchStream {
+        let mut events = self.0.lock().unwrap().take().expect("one watch");
+        Box::pin(futures_util::stream::poll_fn(move |context| events.poll_recv(context)))
+    }
+}
+
+#[tokio::test]
+async fn clients_go_on_where_they_were_though_revisions_come_in_no_order() {
+    let (say, events) = tokio::sync::mpsc::unbounded_channel();
+    let fanout = Fanout::start(Arc::new(Scripted(std::sync::Mutex::new(Some(events)))));
+    say.send(WatchEvent::Begin).unwrap();
+    say.send(WatchEvent::Ready(Revision(100))).unwrap();
+    let mut watch = fanout.watch(Scope::All, None);
+    assert_eq!(next(&mut watch).await, WatchEvent::Begin);
+    assert_eq!(next(&mut watch).await, WatchEvent::Ready(Revision(100)));
+    let put = |number: u64| {
+        let (key, value) = (node(&format!("n{number}")), "{}".into());
+        WatchEvent::Put(Entry { key, value, revision: Revision(number) })
+    };
+    const NUMBERS: [u64; 5] = [120, 105, 130, 110, 140];
+    for number in NUMBERS {
+        say.send(put(number)).unwrap();
+        assert_eq!(next(&mut watch).await, put(number));
+    }
+    for (at, number) in NUMBERS.into_iter().enumerate() {
+        let mut again = fanout.watch(Scope::All, Some(Revision(number)));
+        for missed in &NUMBERS[at + 1..] {
+            assert_eq!(next(&mut again).await, put(*missed), "after {number}");
+        }
+        assert!(again.next().now_or_never().is_none(), "after {number}");
+    }
+    // Nobody was shown this one here.
+    let mut other = fanout.watch(Scope::All, Some(Revision(115)));
+    assert_eq!(next(&mut other).await, WatchEvent::Begin);
 }
