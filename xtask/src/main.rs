@@ -15,7 +15,8 @@ use run::{Failure, Step};
 const USAGE: &str = "\
 usage: cargo xtask <chore>
 
-  demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`
+  demo [ARGS]   install what the demo needs, build, and run `calico-lab demo ARGS`, such as
+                --store etcd, --store kubernetes, or --topology rr
   test [ARGS]   install what the tests need, build once, and run `cargo test --workspace ARGS`
   vm [ARGS]     run the tests that need Debian's kernel (IP-in-IP) in a virtual machine
   kills [N]     as the tests: N agents (100) are killed under traffic; nothing is lost or let in
@@ -61,9 +62,15 @@ fn main() -> ExitCode {
 fn demo(args: &[String]) -> Result<(), Failure> {
     run::require_root("the demo")?;
     packages::install(packages::DEMO)?;
+    let names = |store: &str| args.iter().any(|arg| arg.trim_start_matches("--store=") == store);
+    if names("etcd") {
+        packages::install(packages::DEMO_ETCD)?;
+    }
     build("--bins")?;
     let lab = run::target_dir()?.join("debug/calico-lab");
-    Step::new("demo", lab).arg("demo").args(args).deadline(Duration::from_secs(300)).run()
+    // The first lab on Kubernetes builds kube-apiserver.
+    let minutes = if names("kubernetes") { 45 } else { 5 };
+    Step::new("demo", lab).arg("demo").args(args).deadline(Duration::from_secs(60 * minutes)).run()
 }
 
 fn test(args: &[String]) -> Result<(), Failure> {

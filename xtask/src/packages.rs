@@ -12,6 +12,9 @@ use crate::run::{Failure, Step};
 pub(crate) const DEMO: &[&str] =
     &["bird2", "containernetworking-plugins", "iproute2", "iptables", "iputils-ping", "nftables"];
 
+/// What a demo runs besides whose datastore is etcd.
+pub(crate) const DEMO_ETCD: &[&str] = &["etcd-server"];
+
 /// What the tests run besides: two container runtimes, what their containers hold, etcd, the BGP
 /// daemons of docs/bgp-interop.md, and a virtual machine.
 pub(crate) const TEST: &[&str] = &[

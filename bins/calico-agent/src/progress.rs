@@ -1,13 +1,20 @@
 //! How far the agent is, for those who wait for it: the CNI service and the control service.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use calico_control::EndpointStatus;
+use calico_core::Datastore;
 use calico_core::dataplane::EndpointId;
 use calico_core::datastore::Revision;
+use calico_core::key::Key;
+use calico_core::kind::Kind;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// Between two looks whether the datastore answers again.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// A snapshot of how far the agent is.
 #[derive(Debug, Clone, Default)]
@@ -178,9 +185,35 @@ impl Watcher {
     }
 }
 
+/// Looks whether the datastore answers again while it is said not to: a watch that goes on where it
+/// was has nothing to tell until something changes, and a quiet cluster would never be ready.
+pub async fn follow_recovery(store: Arc<dyn Datastore>, progress: watch::Sender<Progress>) {
+    let watcher = Watcher::new(progress.subscribe());
+    let key = Key::resource(Kind::ClusterInformation, None, "default");
+    loop {
+        watcher.until(|progress| progress.store_error.is_some()).await;
+        tokio::time::sleep(PROBE).await;
+        if store.find(&key).await.is_ok() {
+            progress.send_if_modified(|progress| progress.store_error.take().is_some());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use calico_core::memory::MemoryStore;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_datastore_that_answers_again_is_noticed() {
+        let (progress, watcher) = watch::channel(Progress::default());
+        let watcher = Watcher::new(watcher);
+        tokio::spawn(follow_recovery(Arc::new(MemoryStore::new()), progress.clone()));
+        progress.send_modify(|progress| progress.store_error = Some("it is away".to_owned()));
+        let again = watcher.until(|progress| progress.store_error.is_none());
+        tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
+    }
 
     fn endpoint() -> EndpointId {
         EndpointId { namespace: "default".into(), name: "web".into() }

@@ -31,7 +31,7 @@ use crate::node::Node;
 use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
 use crate::probes::Probes;
-use crate::progress::{Progress, Watcher};
+use crate::progress::{Progress, Watcher, follow_recovery};
 use crate::router::Router;
 use crate::startup::{Startup, condition};
 use crate::workload_addresses::WorkloadAddresses;
@@ -101,6 +101,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     services.spawn(initialize(Arc::clone(&store)));
     let recovery = watcher.clone();
+    services.spawn(follow_recovery(Arc::clone(&store), progress.clone()));
     let kubernetes = match (&config.startup, config.store()?) {
         (Some(_), DatastoreConfig::Kubernetes(settings)) => {
             Some(KubernetesStore::connect(&settings)?)

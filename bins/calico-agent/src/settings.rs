@@ -166,7 +166,10 @@ impl Unsupported {
         let mut news = News::default();
         for (name, value, source) in settings.changed() {
             let support = Support::of(name);
-            if support == Support::InForce || !self.told.insert(name.to_owned()) {
+            // Zero: nothing is reported to the datastore, and nothing is. Upstream's nodes and this
+            // agent write it into every cluster.
+            let no_reports = name == "reportingInterval" && *value == "0s";
+            if support == Support::InForce || no_reports || !self.told.insert(name.to_owned()) {
                 continue;
             }
             match support {

@@ -59,7 +59,7 @@ pub(crate) async fn collect(
     let mut bundle = Bundle::new(&into, "calico-diagnostics", now);
     let mut kinds: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for entry in store.list(&Scope::All).await?.entries {
-        let kind = entry.key.kind().map_or_else(|| "Other".to_owned(), |kind| kind.to_string());
+        let kind = entry.key.kind().map_or_else(|| "IPAM".to_owned(), |kind| kind.to_string());
         let value = serde_json::from_str(&entry.value).unwrap_or_else(|_| json!(&*entry.value));
         let key = entry.key.to_string();
         let revision = entry.revision.to_string();

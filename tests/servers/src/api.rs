@@ -190,6 +190,15 @@ pub fn code_of(error: &kube::Error) -> Option<u16> {
     }
 }
 
+/// What a server answered, in its own words, or why it did not.
+#[must_use]
+pub fn words_of(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

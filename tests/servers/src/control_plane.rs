@@ -113,6 +113,7 @@ impl ControlPlane {
         }
         let fixed = [
             "--authorization-mode=RBAC",
+            "--allow-privileged=true",
             "--disable-admission-plugins=ServiceAccount",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--etcd-compaction-interval=0",

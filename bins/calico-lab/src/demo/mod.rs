@@ -12,7 +12,7 @@ use crate::error::LabError;
 use crate::lab::{Lab, RunningPod};
 use crate::probe::{self, Outcome};
 use crate::screen::{Look, Screen, table};
-use crate::store::MEMBER;
+use crate::store::{Client, MEMBER};
 use crate::topology::{Pod, RouterKind, StoreKind, Topology};
 
 /// How often a service address is connected to.
@@ -55,10 +55,13 @@ pub async fn run(topology: Topology, text: &str, keep: bool) -> Result<(), LabEr
 
     let name = lab.topology().name.clone();
     if keep {
+        let client = lab.client();
         lab.keep()?;
         screen.line(Look::Plain, format_args!("\nLab {name} stays. Look around in it, such as:"));
         screen.item(format_args!("calico-lab exec {} -- ip route", cast.server.node));
         screen.item(format_args!("calico-lab exec {} -- ip address", cast.client.name));
+        let client = lab_client(&client);
+        screen.item(format_args!("{client}calicoctl get workloadendpoints"));
         screen.item(format_args!("calico-lab down {name}"));
     } else {
         let Removed { processes, namespaces } = lab.remove()?;
@@ -67,6 +70,16 @@ pub async fn run(topology: Topology, text: &str, keep: bool) -> Result<(), LabEr
     }
     screen.line(Look::Title, format_args!("Demo finished in {:.1} s.", screen.elapsed()));
     Ok(())
+}
+
+/// What stands before a client's command line, so that it finds the lab's datastore.
+fn lab_client(client: &Client) -> String {
+    let variables = client.environment.iter().map(|(name, value)| format!("{name}={value} "));
+    let variables: String = variables.collect();
+    match client.namespace {
+        Some(_) => format!("calico-lab exec {MEMBER} -- env {variables}"),
+        None => variables,
+    }
 }
 
 /// Who plays: a client, and on another node a server with two TCP ports.

@@ -11,6 +11,7 @@ use crate::error::LabError;
 use crate::lab::Lab;
 use crate::probe;
 use crate::screen::{Look, Screen};
+use crate::topology::StoreKind;
 use crate::wait::{Pending, until};
 
 /// How long to wait for an answer that must not come.
@@ -46,6 +47,41 @@ pub(super) async fn play(screen: &mut Screen, lab: &Lab, cast: &Cast) -> Result<
         let outcome = probe::tcp(client.namespace(), to, SILENCE).await?;
         expect(screen, client, &format!("tcp {to}"), &outcome, false)?;
         show_reason(screen, &mut verdicts, to).await?;
+    }
+    if lab.topology().store == StoreKind::Kubernetes {
+        kubernetes(screen, lab, cast, &addresses, &mut verdicts).await?;
+    }
+    Ok(())
+}
+
+/// The other port alone, by a policy of Kubernetes' own instead of Calico's.
+async fn kubernetes(
+    screen: &mut Screen,
+    lab: &Lab,
+    cast: &Cast,
+    addresses: &[IpAddr],
+    verdicts: &mut Verdicts,
+) -> Result<(), LabError> {
+    let client = lab.pod(&cast.client.id())?;
+    screen.step(&format!("Port {} alone, by Kubernetes' NetworkPolicy: kubectl apply", cast.shut));
+    let yaml = kubernetes_policy(cast);
+    for line in yaml.lines() {
+        screen.item(screen.paint(Look::Dim, line));
+    }
+    lab.kubectl_apply(&yaml)?;
+    let namespace = format!("--namespace={}", cast.server.namespace);
+    let name = format!("protect-{}", cast.server.name);
+    lab.calicoctl(&["delete", "networkpolicy", &name, &namespace]).await?;
+    enforced(lab, cast, addresses[0], cast.shut, true).await?;
+    enforced(lab, cast, addresses[0], cast.open, false).await?;
+    for &address in addresses {
+        let to = SocketAddr::from((address, cast.shut));
+        let outcome = probe::tcp(client.namespace(), to, ANSWER).await?;
+        expect(screen, client, &format!("tcp {to}"), &outcome, true)?;
+        let to = SocketAddr::from((address, cast.open));
+        let outcome = probe::tcp(client.namespace(), to, SILENCE).await?;
+        expect(screen, client, &format!("tcp {to}"), &outcome, false)?;
+        show_reason(screen, verdicts, to).await?;
     }
     Ok(())
 }
@@ -137,6 +173,24 @@ fn policy(cast: &Cast, rules: &str) -> String {
         cast.server.name,
         cast.server.namespace,
         selector(&cast.server),
+    )
+}
+
+fn kubernetes_policy(cast: &Cast) -> String {
+    let labels = |pod: &crate::topology::Pod| {
+        let pairs = pod.labels.iter().map(|(key, value)| format!("{key}: {value:?}"));
+        pairs.collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{ name: only-{port}, namespace: {namespace} }}\n\
+         spec:\n  podSelector: {{ matchLabels: {{ {server} }} }}\n  policyTypes: [Ingress]\n  \
+         ingress:\n  - from: [{{ podSelector: {{ matchLabels: {{ {client} }} }} }}]\n    \
+         ports: [{{ protocol: TCP, port: {port} }}]\n",
+        port = cast.shut,
+        namespace = cast.server.namespace,
+        server = labels(&cast.server),
+        client = labels(&cast.client),
     )
 }
 

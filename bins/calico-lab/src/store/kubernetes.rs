@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use calico_test_servers::api::{Api, code_of};
+use calico_test_servers::api::{Api, code_of, words_of};
 use calico_test_servers::control_plane::ControlPlane;
 use calico_test_servers::programs::{self, Programs};
 use calico_test_servers::{ADMIN, workspace};
@@ -201,7 +201,7 @@ impl Kubernetes {
             "gracePeriodSeconds": grace});
         let gone =
             self.ask_with(async |api: &Api| match api.ask("DELETE", &path(pod), &options).await {
-                Err(error) if code_of(&error) != Some(404) => Err(error.to_string()),
+                Err(error) if code_of(&error) != Some(404) => Err(words_of(&error)),
                 _ => Ok(()),
             });
         gone.map(drop)
@@ -209,10 +209,11 @@ impl Kubernetes {
 
     /// Makes an object or changes it to this, as `kubectl apply` does.
     pub(crate) fn apply(&self, object: &Value) -> Result<(), LabError> {
-        let what = format!("{} {}", object["kind"], object["metadata"]["name"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let what = format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"]));
         self.ask_with(async |api: &Api| {
             let made = api.apply(object).await;
-            made.map(drop).map_err(|error| format!("kubectl apply of {what}: {error}"))
+            made.map(drop).map_err(|error| format!("kubectl apply of {what}: {}", words_of(&error)))
         })
     }
 
@@ -225,7 +226,7 @@ impl Kubernetes {
     pub(crate) fn must(&self, method: &str, path: &str, body: &Value) -> Result<Value, LabError> {
         self.ask_with(async |api: &Api| {
             let answer = api.ask(method, path, body).await;
-            answer.map_err(|error| format!("{method} {path}: {error}"))
+            answer.map_err(|error| format!("{method} {path}: {}", words_of(&error)))
         })
     }
 
