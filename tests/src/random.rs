@@ -134,6 +134,7 @@ pub fn resource() -> impl Strategy<Value = String> {
         }),
         1 => "FelixConfiguration default \\{\\} \\{(vxlanPort: 53|allowVXLANPacketsFromWorkloads: true|\
               allowIPIPPacketsFromWorkloads: true)\\}",
+        2 => "FelixConfiguration node\\.n1 \\{\\} \\{workloadSourceSpoofing: (Any|Any|Disabled)\\}",
         2 => (failsafe(), failsafe(), "Drop|Accept|Return").prop_map(|(inbound, outbound, action)| {
             format!("FelixConfiguration default {{}} {{defaultEndpointToHostAction: {action}, \
                      failsafeInboundHostPorts: {inbound}, failsafeOutboundHostPorts: {outbound}}}")
