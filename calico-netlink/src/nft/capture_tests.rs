@@ -77,7 +77,7 @@ table inet t {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Node {
     Leaf(u16, Vec<u8>),
-    Nest(u16, Vec<Node>),
+    Nest(u16, Vec<Self>),
 }
 
 /// The attributes in any order, but those of one type in theirs.
