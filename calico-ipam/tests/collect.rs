@@ -454,7 +454,7 @@ async fn live(seed: u64, totals: &mut World) {
 #[tokio::test]
 async fn no_living_address_is_ever_freed() {
     let mut totals = World::default();
-    for seed in 0..60 {
+    for seed in 0..30 {
         live(seed, &mut totals).await;
     }
     let World { freed, containers, came_back, moved, renamed, .. } = totals;
