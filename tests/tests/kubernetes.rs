@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use calico_tests::cluster::{Cluster, Labels, NAMESPACES, PODS};
 use calico_tests::lab::Lab;
@@ -180,6 +180,8 @@ fn kernel_does_what_the_tables_say() {
                     Err(error) => error,
                 };
                 if !difference.is_empty() {
+                    // It is known that something is missing; how much, is soon told.
+                    rig.set_patience(Duration::from_millis(500));
                     let (name, does) = (&case.name, &step.does);
                     writeln!(failures, "{name}, step {number} {does}:\n{difference}").unwrap();
                 }

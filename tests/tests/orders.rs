@@ -123,7 +123,7 @@ fn the_kernel_has_the_same_whatever_the_way_to_it() {
         // Two walks: in the table's order, and in one that mixes it (7 has no divisor in common
         // with the number of states, so that each comes once).
         let walks = (0..STATES.len()).chain((0..STATES.len()).map(|n| n * 7 % STATES.len()));
-        assert!(STATES.len() % 7 != 0);
+        assert!(!STATES.len().is_multiple_of(7));
         for (step, number) in walks.enumerate() {
             let (title, text) = STATES[number];
             let inputs = state(text);

@@ -508,7 +508,8 @@ What has been written to the datastore before is waited for, what has been delet
 /// Which cluster is looked at, and how the answer is written.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StateArgs {
-    /// Take resources from files in this directory and below, not from the datastore
+    /// Take resources, and Kubernetes' own objects, from files in this directory and below, not
+    /// from the datastore
     #[arg(long, value_name = "DIR")]
     pub(crate) offline: Option<PathBuf>,
     /// text or json

@@ -22,13 +22,16 @@ pub(crate) fn read(
     read_with(path, recursive, skip_empty, stdin, &mut parse)
 }
 
+/// The resources in the text of a file.
+pub(crate) type Parsed = Result<Vec<AnyResource>, Failure>;
+
 /// As [`read`], where `parse` says what is in the text of a file.
 pub(crate) fn read_with(
     path: &Path,
     recursive: bool,
     skip_empty: bool,
     stdin: &mut dyn Read,
-    parse: &mut dyn FnMut(&Path, &str) -> Result<Vec<AnyResource>, Failure>,
+    parse: &mut dyn FnMut(&Path, &str) -> Parsed,
 ) -> Result<Vec<AnyResource>, Failure> {
     let mut resources = Vec::new();
     if path == Path::new("-") {
@@ -66,7 +69,7 @@ fn bounded(path: &Path, from: &mut dyn Read) -> Result<String, Failure> {
 }
 
 /// What is in a file of resources.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Vec<AnyResource>, Failure> {
+pub(crate) fn parse(path: &Path, text: &str) -> Parsed {
     read_manifest(text, Mode::Strict)
         .map_err(|errors| Failure::Manifest { path: path.to_owned(), errors })
 }
