@@ -446,3 +446,33 @@ fn policies_of_older_clusters_have_their_tiers_without_a_resource() {
         ",
     );
 }
+
+#[test]
+fn settings_follow_the_labels_of_their_node_alone() {
+    let mut graph = calico_policy::Graph::for_node("n1");
+    let mut put = |object| {
+        graph.handle(calico_policy::Input::Put(object)).expect("it is valid");
+        graph.flush();
+        graph.settings().spec.vxlan_port
+    };
+    let object = |kind: &str, name: &str, labels: serde_json::Value, spec: serde_json::Value| {
+        serde_json::json!({"apiVersion": "projectcalico.org/v3", "kind": kind,
+            "metadata": {"name": name, "labels": labels}, "spec": spec})
+    };
+    let spec = serde_json::json!({"nodeSelector": "has(rack)", "vxlanPort": 7});
+    let config = object("FelixConfiguration", "racks", serde_json::json!({}), spec);
+    let config = serde_json::from_value(config).expect("settings");
+    assert_eq!(put(calico_policy::Object::FelixConfiguration(Box::new(config))), None);
+    for (node, labels, port) in [
+        ("n1", serde_json::json!({}), None),
+        ("n2", serde_json::json!({"rack": "a"}), None),
+        ("n1", serde_json::json!({"rack": "a"}), Some(7)),
+        ("n2", serde_json::json!({}), Some(7)),
+        ("n1", serde_json::json!({"tray": "a"}), None),
+    ] {
+        let spec = serde_json::json!({"bgp": {"ipv4Address": "192.0.2.1/24"}});
+        let known = serde_json::from_value(object("Node", node, labels.clone(), spec));
+        let known = calico_policy::Object::Node(Box::new(known.expect("a node")));
+        assert_eq!(put(known), port, "{node} {labels}");
+    }
+}

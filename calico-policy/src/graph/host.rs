@@ -23,6 +23,8 @@ pub(super) struct Host {
     layers: Layers,
     /// What the layers come to, since one of them or this node's labels changed.
     effective: Option<Settings>,
+    /// The node whose settings these are; empty if it is none.
+    own: Option<Box<str>>,
     sent_pools: Option<Vec<Pool>>,
     sent_settings: Option<HostSettings>,
     services: BTreeSet<IpNet>,
@@ -50,13 +52,16 @@ impl Host {
     pub(super) fn put_node(&mut self, node: &Node) {
         let addresses = node.spec.own_addresses().collect();
         let known = KnownNode { addresses, labels: node.metadata.labels.clone() };
-        let same = self.nodes.get(node.name()) == Some(&known);
+        let before = self.nodes.get(node.name());
+        let labels_changed = before.is_none_or(|before| before.labels != known.labels);
+        let same = before == Some(&known);
         self.nodes.insert(node.name().to_owned(), known);
-        if !same {
-            // Its labels may be what settings select.
+        // The labels of one node may be what settings select.
+        let is_own = self.own.as_deref().is_none_or(|own| own == node.name());
+        if labels_changed && is_own {
             self.effective = None;
-            self.clean = false;
         }
+        self.clean &= same;
     }
 
     /// Those of `default` count, as upstream's.
@@ -181,8 +186,11 @@ impl Host {
 
     /// The settings that hold on `node`.
     pub(super) fn effective(&mut self, node: Option<&str>) -> &Settings {
+        let name = node.unwrap_or_default();
+        if self.own.as_deref() != Some(name) {
+            self.own = Some(name.into());
+        }
         self.effective.get_or_insert_with(|| {
-            let name = node.unwrap_or_default();
             self.layers.effective(name, self.nodes.get(name).map(|node| &node.labels))
         })
     }
