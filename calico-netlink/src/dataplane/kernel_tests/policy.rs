@@ -265,18 +265,32 @@ fn every_clause_matches_as_it_says() {
             assert_eq!(applied.failed, []);
             let c = &client.host;
             // All at once: each one that is dropped takes its time.
-            let seen = std::thread::scope(|scope| {
-                let probes: [Box<dyn Fn() -> bool + Send>; 6] = [
-                    Box::new(|| c.pings(server.v4)),
-                    Box::new(|| c.pings(server.v6)),
-                    Box::new(|| c.connects(server.v4, 80)),
-                    Box::new(|| c.connects(server.v6, 80)),
-                    Box::new(|| c.connects(server.v4, 443)),
-                    Box::new(|| c.connects(server.v6, 443)),
-                ];
-                probes.map(|probe| scope.spawn(probe)).map(|probe| probe.join().unwrap())
-            });
-            let seen: String = seen.map(|open| if open { '1' } else { '0' }).iter().collect();
+            let look = || {
+                let seen = std::thread::scope(|scope| {
+                    let probes: [Box<dyn Fn() -> bool + Send>; 6] = [
+                        Box::new(|| c.pings(server.v4)),
+                        Box::new(|| c.pings(server.v6)),
+                        Box::new(|| c.connects(server.v4, 80)),
+                        Box::new(|| c.connects(server.v6, 80)),
+                        Box::new(|| c.connects(server.v4, 443)),
+                        Box::new(|| c.connects(server.v6, 443)),
+                    ];
+                    probes.map(|probe| scope.spawn(probe)).map(|probe| probe.join().unwrap())
+                });
+                seen.map(|open| if open { '1' } else { '0' }).iter().collect::<String>()
+            };
+            // What is dropped never passes, however often it is tried; what passes may be too late
+            // on a busy machine.
+            let late = |seen: &str| {
+                seen != *expected && seen.chars().zip(expected.chars()).all(|(s, e)| s <= e)
+            };
+            let mut seen = look();
+            for _ in 0..10 {
+                if !late(&seen) {
+                    break;
+                }
+                seen = look();
+            }
             assert_eq!(
                 &seen,
                 expected,
@@ -529,6 +543,9 @@ fn tunnelled_packets_of_a_workload_are_dropped() {
         for (port, passes) in [(4788, true), (4789, false), (4790, true)] {
             for (from, to) in [(client.v4, server.v4), (client.v6, server.v6)] {
                 let receiver = server.host.udp(to, port);
+                if passes {
+                    receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                }
                 client.host.udp(from, 0).send_to(b"x", (to, port)).unwrap();
                 assert_eq!(receiver.recv_from(&mut [0; 8]).is_ok(), passes, "{to} port {port}");
             }
