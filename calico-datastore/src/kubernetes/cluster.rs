@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn the_pods_range_of_kubeadm() {
-        let text = "networking:\n  dnsDomain: cluster.local\n  podSubnet: 10.244.0.0/16,fd00::/48\n";
+        let text =
+            "networking:\n  dnsDomain: cluster.local\n  podSubnet: 10.244.0.0/16,fd00::/48\n";
         let map = json!({"data": {"ClusterConfiguration": text}});
         assert_eq!(pod_subnets(&map).as_deref(), Some("10.244.0.0/16,fd00::/48"));
         assert_eq!(pod_subnets(&json!({"data": {"ClusterConfiguration": "x: y"}})), None);
