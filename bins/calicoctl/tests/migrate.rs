@@ -565,7 +565,17 @@ fn by_way_of_etcd_and_kubernetes() {
         // For the next case.
         Backend::kubernetes(&cluster, group).with_store(async |store| {
             for entry in store.list(&Scope::All).await.unwrap().entries {
-                if !matches!(entry.key.kind(), Some(Kind::Node | Kind::Profile)) {
+                // The API server has a service of its own.
+                let kept = matches!(
+                    entry.key.kind(),
+                    Some(
+                        Kind::Node
+                            | Kind::Profile
+                            | Kind::KubernetesService
+                            | Kind::KubernetesEndpointSlice
+                    )
+                );
+                if !kept {
                     store.delete(entry.key, None).await.unwrap();
                 }
             }
