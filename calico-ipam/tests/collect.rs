@@ -424,9 +424,6 @@ async fn live(seed: u64, totals: &mut World) {
     let listing = store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap();
     let endpoints = listing.entries.iter().map(|entry| entry.decode::<WorkloadEndpoint>().unwrap());
     let busy: BTreeSet<String> = endpoints.map(|endpoint| endpoint.spec.node).collect();
-    let listing = store.list(&Scope::Kind(Kind::WorkloadEndpoint)).await.unwrap();
-    let endpoints = listing.entries.iter().map(|entry| entry.decode::<WorkloadEndpoint>().unwrap());
-    let busy: BTreeSet<String> = endpoints.map(|endpoint| endpoint.spec.node).collect();
     let blocks = ipam.blocks().await.unwrap();
     let allocations = || blocks.iter().flat_map(|block| &block.allocations);
     let node = |a: &Allocation| a.attributes.secondary["node"].clone();

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-/// A packet between two namespaces of one kernel takes microseconds; one not there by then was
-/// dropped, however busy the machine is.
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+/// A packet between two namespaces of one kernel takes microseconds. One not there by then was
+/// dropped, however busy the machine is. Less than the second after which a SYN is sent again: counts
+/// of rules would differ.
+pub(super) const PATIENCE: Duration = Duration::from_millis(900);
 
 /// A namespace that lives as long as its process.
 #[derive(Debug)]
