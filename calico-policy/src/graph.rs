@@ -269,6 +269,12 @@ impl Graph {
         self.sets.describe()
     }
 
+    /// Whether this workload endpoint is one of this node, with its policy in the rules.
+    #[must_use]
+    pub fn is_local(&self, endpoint: &EndpointId) -> bool {
+        self.locals.contains_key(endpoint)
+    }
+
     /// How much there is.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -43,6 +43,9 @@ pub struct Work {
     pub endpoints: Vec<EndpointId>,
     /// Endpoints of this node that go.
     pub gone: Vec<EndpointId>,
+    /// Endpoints of this node that the datastore told of, each with its own revision, whether or
+    /// not anything follows from it.
+    pub heard: Vec<(EndpointId, Revision)>,
 }
 
 /// The node's view of the cluster.
@@ -62,6 +65,7 @@ pub struct Brain {
     told_in_sync: bool,
     told_learned: bool,
     revision: u64,
+    heard: Vec<(EndpointId, Revision)>,
 }
 
 impl Brain {
@@ -82,6 +86,7 @@ impl Brain {
             told_in_sync: false,
             told_learned: false,
             revision: 0,
+            heard: Vec::new(),
         }
     }
 
@@ -154,7 +159,8 @@ impl Brain {
         if !self.in_sync() {
             return None;
         }
-        let mut work = Work { store: self.mirror.revision(), ..Work::default() };
+        let heard = std::mem::take(&mut self.heard);
+        let mut work = Work { store: self.mirror.revision(), heard, ..Work::default() };
         let updates = &mut work.transaction.updates;
         updates.extend(self.graph.flush());
         for warning in self.graph.take_warnings() {
@@ -243,7 +249,13 @@ impl Brain {
         }
         self.overlay.put(entry)?;
         self.peering_dirty |= self.peering.put(entry)?;
-        self.graph.handle_entry(entry)
+        self.graph.handle_entry(entry)?;
+        if let Some(id) = endpoint(&entry.key)
+            && self.graph.is_local(&id)
+        {
+            self.heard.push((id, entry.revision));
+        }
+        Ok(())
     }
 
     fn gone(&mut self, key: &Key) {
@@ -255,6 +267,19 @@ impl Brain {
         self.overlay.gone(key);
         self.peering_dirty |= self.peering.gone(key);
         self.graph.handle_gone(key);
+        if let Some(id) = endpoint(key) {
+            self.heard.retain(|(heard, _)| *heard != id);
+        }
+    }
+}
+
+/// The workload endpoint that a key names.
+fn endpoint(key: &Key) -> Option<EndpointId> {
+    match key {
+        Key::Resource { kind: Kind::WorkloadEndpoint, namespace: Some(namespace), name } => {
+            Some(EndpointId { namespace: namespace.as_str().into(), name: name.as_str().into() })
+        }
+        _ => None,
     }
 }
 
@@ -301,6 +326,7 @@ mod tests {
         put(&mut brain, key.clone(), &endpoint);
         let work = brain.flush().unwrap();
         assert_eq!(work.endpoints.len(), 1);
+        assert_eq!(work.heard, [(work.endpoints[0].clone(), Revision(9))]);
         assert_eq!(work.store, Revision(9));
         let has = |wanted: fn(&Update) -> bool| work.transaction.updates.iter().any(wanted);
         assert!(has(|update| matches!(update, Update::Endpoint(_))));

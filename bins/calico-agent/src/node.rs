@@ -68,6 +68,7 @@ struct Pending {
     store: Revision,
     endpoints: Vec<EndpointId>,
     gone: Vec<EndpointId>,
+    heard: Vec<(EndpointId, Revision)>,
     revision: u64,
     /// When to try again, and how long after that.
     retry: Option<(Instant, Duration)>,
@@ -95,6 +96,7 @@ impl Node {
             store: Revision::default(),
             endpoints: Vec::new(),
             gone: Vec::new(),
+            heard: Vec::new(),
             revision: 0,
             retry: None,
         };
@@ -197,6 +199,8 @@ impl Node {
         pending.endpoints.retain(|id| !work.gone.contains(id));
         pending.endpoints.extend(work.endpoints);
         pending.gone.extend(work.gone);
+        pending.heard.retain(|(id, _)| !pending.gone.contains(id));
+        pending.heard.extend(work.heard);
         if !work.transaction.updates.is_empty() || pending.retry.is_some() {
             self.apply(work.transaction, pending).await;
         }
@@ -266,14 +270,18 @@ impl Node {
     fn acknowledge(&self, pending: &mut Pending) {
         self.progress.send_if_modified(|progress| {
             let first = !progress.programmed;
-            let moved = progress.store != pending.store || progress.dataplane != pending.revision;
+            let moved = progress.store != pending.store
+                || progress.dataplane != pending.revision
+                || !pending.heard.is_empty();
             progress.programmed = true;
             progress.dataplane_error = None;
             progress.store = pending.store;
             progress.dataplane = pending.revision;
             for id in pending.gone.drain(..) {
                 progress.endpoints.remove(&id);
+                progress.heard.remove(&id);
             }
+            progress.heard.extend(pending.heard.drain(..));
             for id in pending.endpoints.drain(..) {
                 let status = EndpointStatus { programmed: true, error: None };
                 progress.endpoints.insert(id, status);

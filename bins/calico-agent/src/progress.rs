@@ -29,6 +29,9 @@ pub struct Progress {
     pub dataplane: u64,
     /// Endpoints of this node.
     pub endpoints: BTreeMap<EndpointId, EndpointStatus>,
+    /// Endpoints of this node as the datastore told of them, each with its own revision, up to
+    /// which it is in force.
+    pub heard: BTreeMap<EndpointId, Revision>,
     /// Why the dataplane does not follow now, if so.
     pub dataplane_error: Option<String>,
     /// Why the datastore does not answer now, if so.
@@ -152,7 +155,9 @@ impl Watcher {
         self.until(|progress| progress.store_error.is_none()).await;
     }
 
-    /// Waits until what the datastore said up to `written` about `endpoint` is in force.
+    /// Waits until `endpoint` as it was written with revision `written` is in force. The revision
+    /// of the datastore as a whole would not do: where its collections are watched one by one, as
+    /// on Kubernetes, another may be further, and a pod be taken for one of the same name before it.
     ///
     /// # Errors
     ///
@@ -166,7 +171,7 @@ impl Watcher {
         let mut progress = self.0.clone();
         let reached = progress.wait_for(|progress| {
             progress.programmed
-                && progress.store >= written
+                && progress.heard.get(endpoint).is_some_and(|heard| *heard >= written)
                 && progress.endpoints.contains_key(endpoint)
         });
         match tokio::time::timeout(timeout, reached).await {
@@ -227,13 +232,14 @@ mod tests {
 
         sender.send_modify(|progress| {
             progress.programmed = true;
-            progress.store = Revision(4);
+            progress.store = Revision(7);
+            progress.heard.insert(endpoint(), Revision(4));
             progress.endpoints.insert(endpoint(), EndpointStatus::default());
         });
         let early = waiter.wait_programmed(&id, written, timeout).await;
         assert!(matches!(early, Err(WaitError::TimedOut { .. })), "an older state is not enough");
 
-        sender.send_modify(|progress| progress.store = Revision(5));
+        sender.send_modify(|progress| progress.heard.extend([(endpoint(), Revision(5))]));
         assert_eq!(waiter.wait_programmed(&id, written, timeout).await, Ok(()));
     }
 
@@ -244,6 +250,7 @@ mod tests {
             progress.programmed = true;
             let status = EndpointStatus { programmed: false, error: Some("no such thing".into()) };
             progress.endpoints.insert(endpoint(), status);
+            progress.heard.insert(endpoint(), Revision(0));
         });
         let result = Watcher::new(receiver)
             .wait_programmed(&endpoint(), Revision(0), Duration::from_secs(1))

@@ -24,6 +24,8 @@ pub struct Mirror {
     /// Of the objects known before the listing now under way, those it has not shown yet.
     unseen: Option<HashSet<Key>>,
     revision: Revision,
+    /// The latest object of the listing now under way.
+    listed: Revision,
     in_sync: bool,
 }
 
@@ -69,17 +71,19 @@ impl Mirror {
         match event {
             WatchEvent::Begin => {
                 self.unseen = Some(self.known.clone());
+                self.listed = Revision::default();
                 Vec::new()
             }
             WatchEvent::Item(entry) => {
                 if let Some(unseen) = &mut self.unseen {
                     unseen.remove(&entry.key);
                 }
+                self.listed = self.listed.max(entry.revision);
                 self.learn(&entry.key);
                 vec![Change::Put(entry)]
             }
             WatchEvent::Ready(revision) => {
-                self.revision = revision;
+                self.revision = revision.max(self.listed);
                 self.in_sync = true;
                 let gone = self.unseen.take().unwrap_or_default();
                 for key in &gone {
