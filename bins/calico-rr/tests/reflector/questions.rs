@@ -144,7 +144,7 @@ fn only_root_may_ask() {
     nobody("permission denied; run as root");
     // Even one who can connect is asked who it is.
     std::fs::set_permissions(lab.socket(), PermissionsExt::from_mode(0o666)).unwrap();
-    nobody("only root and the user that it runs as may ask");
+    nobody("it answers only root and the user that it runs as");
     lab.ask("bgp peers");
 }
 
