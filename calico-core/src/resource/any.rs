@@ -169,19 +169,21 @@ impl AnyResource {
         if self.kind != S::KIND {
             return Err(FieldError::new("kind", format!("is {}, not {}", self.kind, S::KIND)));
         }
-        let mut value = self.fields.clone();
-        let metadata = self.metadata.clone();
-        super::object::take(&mut value, "metadata");
-        let mut resource: Resource<S> =
-            serde_json::from_value(Value::Object(value)).map_err(|error| {
-                let text = error.to_string();
-                match text.split_once(": ") {
-                    Some((path, message)) => FieldError::new(path, message),
-                    None => FieldError::new("document", text),
-                }
-            })?;
-        resource.metadata = metadata;
+        let mut resource = Resource::from_fields(&self.fields)?;
+        resource.metadata = self.metadata.clone();
         Ok(resource)
+    }
+
+    /// The text of a document that was read already, in canonical order and spelling; see
+    /// [`Resource::to_json`].
+    ///
+    /// # Errors
+    /// Another kind, or the first value that the type cannot hold.
+    pub fn canonical_json(
+        kind: Kind,
+        document: &Map<String, Value>,
+    ) -> Result<Arc<str>, FieldError> {
+        with_spec!(kind, S => Resource::<S>::from_fields(document).map(|found| found.to_json()))
     }
 
     /// The same resource after a round through its type: canonical order and spelling.

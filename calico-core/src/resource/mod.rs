@@ -203,41 +203,51 @@ impl<S: Spec> Serialize for Resource<S> {
 impl<'de, S: Spec> Deserialize<'de> for Resource<S> {
     /// Tolerant: `kind` and `apiVersion` may be missing, but must be right when present.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
-        for (key, wanted) in [("kind", S::KIND.as_str()), ("apiVersion", API_VERSION)] {
-            match object::take(&mut fields, key) {
-                Some(Value::String(found)) if found == wanted => {}
-                None => {}
-                Some(found) => {
-                    return Err(D::Error::custom(format!("{key} is {found}, not {wanted:?}")));
-                }
-            }
-        }
-        fn take<T: Field + Default, E: serde::de::Error>(
-            fields: &mut Map<String, Value>,
-            key: &'static str,
-        ) -> Result<T, E> {
-            let Some(value) = object::take(fields, key).filter(|value| !value.is_null()) else {
-                return Ok(T::default());
-            };
-            T::deserialize(&value).map_err(|first| {
-                // The walk names the place, which the plain error does not.
-                let mut errors = Errors::default();
-                T::check(&value, &Path::Root.key(key), &mut errors);
-                let typed = errors.into_result().err().into_iter().flatten();
-                match typed.into_iter().find(|e| !e.message.starts_with("unknown field")) {
-                    Some(error) => E::custom(error),
-                    None => E::custom(format!("{key}: {first}")),
-                }
-            })
-        }
-        let metadata = take(&mut fields, "metadata")?;
-        let spec = take(&mut fields, "spec")?;
-        let status = take(&mut fields, "status")?;
+        let fields = Map::<String, Value>::deserialize(deserializer)?;
+        Self::from_fields(&fields).map_err(D::Error::custom)
+    }
+}
+
+impl<S: Spec> Resource<S> {
+    /// As [`Deserialize`] reads it, from a document that was read already.
+    fn from_fields(fields: &Map<String, Value>) -> Result<Self, FieldError> {
         let mut unknown = Unknown::default();
         for (key, value) in fields {
-            unknown.insert(key, value);
+            let wanted = match key.as_str() {
+                "kind" => S::KIND.as_str(),
+                "apiVersion" => API_VERSION,
+                "metadata" | "spec" | "status" => continue,
+                _ => {
+                    unknown.insert(key.clone(), value.clone());
+                    continue;
+                }
+            };
+            if value != wanted {
+                return Err(FieldError::new(key.as_str(), format!("is {value}, not {wanted:?}")));
+            }
         }
-        Ok(Self { metadata, spec, status, unknown })
+        Ok(Self {
+            metadata: field(fields, "metadata")?,
+            spec: field(fields, "spec")?,
+            status: field(fields, "status")?,
+            unknown,
+        })
     }
+}
+
+fn field<T: Field + Default>(
+    fields: &Map<String, Value>,
+    key: &'static str,
+) -> Result<T, FieldError> {
+    let Some(value) = fields.get(key).filter(|value| !value.is_null()) else {
+        return Ok(T::default());
+    };
+    T::deserialize(value).map_err(|first| {
+        // The walk names the place, which the plain error does not.
+        let mut errors = Errors::default();
+        T::check(value, &Path::Root.key(key), &mut errors);
+        let typed = errors.into_result().err().into_iter().flatten();
+        let mut typed = typed.filter(|error| !error.message.starts_with("unknown field"));
+        typed.next().unwrap_or_else(|| FieldError::new(key, first.to_string()))
+    })
 }

@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use calico_core::key::Key;
 use calico_core::kind::{API_VERSION, Kind};
-use calico_core::resource::{AnyResource, Mode};
+use calico_core::resource::AnyResource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -233,7 +234,7 @@ fn other_uid(owner: &Value) -> Value {
 /// # Errors
 ///
 /// What is wrong with the object.
-pub fn from_custom(group: ApiGroup, kind: Kind, object: Value) -> Result<(Key, String), String> {
+pub fn from_custom(group: ApiGroup, kind: Kind, object: Value) -> Result<(Key, Arc<str>), String> {
     let Value::Object(fields) = object else { return Err("it is no JSON object".to_owned()) };
     let mut outer = Map::new();
     let mut rest = Map::new();
@@ -266,16 +267,10 @@ pub fn from_custom(group: ApiGroup, kind: Kind, object: Value) -> Result<(Key, S
     out.insert("apiVersion".to_owned(), API_VERSION.into());
     out.insert("metadata".to_owned(), metadata.into());
     out.extend(rest);
-    Ok((key, in_order(Value::Object(out))))
-}
-
-/// The text in the order and spelling that every other store has: the API server sorts fields by
-/// their names. What its type cannot hold stays as it is, for readers to report.
-fn in_order(object: Value) -> String {
-    let text = object.to_string();
-    let read = AnyResource::from_value(object, Mode::Tolerant).ok();
-    let read = read.and_then(|resource| resource.normalised().ok());
-    read.map_or(text, |resource| resource.to_value().to_string())
+    // In the order and spelling that every other store has: the API server sorts fields by their
+    // names. What its type cannot hold stays as it is, for readers to report.
+    let text = AnyResource::canonical_json(kind, &out);
+    Ok((key, text.unwrap_or_else(|_unreadable| Value::Object(out).to_string().into())))
 }
 
 /// The metadata of a resource in the older group.

@@ -1,5 +1,7 @@
 //! Which collections of the API hold a [`Scope`], and what their objects say.
 
+use std::sync::Arc;
+
 use calico_core::datastore::{Entry, Revision};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
@@ -570,7 +572,7 @@ impl Object for Value {
                     let reason = format!("{key} cannot be the name of an object");
                     return Read::Bad { path, reason, key: None };
                 }
-                Read::Object(Entry { key, value: value.into(), revision })
+                Read::Object(Entry { key, value, revision })
             }
             Err(reason) => Read::Bad { path, reason, key: None },
         }
@@ -582,7 +584,7 @@ fn custom(
     source: &Source,
     reading: &Reading,
     object: Value,
-) -> Result<(Key, String, bool), String> {
+) -> Result<(Key, Arc<str>, bool), String> {
     let resource = |kind, object| {
         from_custom(reading.group, kind, object).map(|(key, value)| (key, value, false))
     };
@@ -593,9 +595,8 @@ fn custom(
         {
             resource(kind, object)
         }
-        What::Ipam(kind) => {
-            ipam::from_custom(kind, &object).map(|found| (found.key, found.value, found.deleted))
-        }
+        What::Ipam(kind) => ipam::from_custom(kind, &object)
+            .map(|found| (found.key, found.value.into(), found.deleted)),
         What::Custom(kind) => resource(kind, object),
         _ => Err("it is no custom resource".to_owned()),
     }
