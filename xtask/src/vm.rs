@@ -79,7 +79,6 @@ fn init(tests: &[PathBuf], args: &[String]) -> String {
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev\n\
          mount -t tmpfs tmpfs /run\n\
-         mount -t tmpfs tmpfs /tmp\n\
          ip link set lo up\n\
          passed=y\n",
         own = image::PROGRAMS,
