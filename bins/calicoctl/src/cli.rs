@@ -443,14 +443,8 @@ pub(crate) enum PolicyCommand {
         /// text, or json: one object in a line
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: String,
-        /// Unix socket of the agent's control service
-        #[arg(
-            long,
-            env = "CALICO_CONTROL_SOCKET",
-            value_name = "PATH",
-            default_value = crate::node::CONTROL_SOCKET
-        )]
-        control_socket: PathBuf,
+        #[command(flatten)]
+        agent: AgentArgs,
     },
 }
 
@@ -488,14 +482,8 @@ pub(crate) enum EndpointCommand {
         /// Do not say on the standard error what is waited for
         #[arg(short, long)]
         quiet: bool,
-        /// Unix socket of the agent's control service
-        #[arg(
-            long,
-            env = "CALICO_CONTROL_SOCKET",
-            value_name = "PATH",
-            default_value = crate::node::CONTROL_SOCKET
-        )]
-        control_socket: PathBuf,
+        #[command(flatten)]
+        agent: AgentArgs,
     },
 }
 
@@ -585,20 +573,27 @@ pub(crate) enum ClusterCommand {
     Diags(crate::cluster_diags::DiagsArgs),
 }
 
+/// How this host's agent is asked.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Unix socket of the agent's control service
+    #[arg(
+        long,
+        env = "CALICO_CONTROL_SOCKET",
+        value_name = "PATH",
+        default_value = crate::node::CONTROL_SOCKET
+    )]
+    pub(crate) control_socket: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Run the agent of this host in the foreground, by upstream's flags
     Run(Box<crate::node::run::RunArgs>),
     /// Show the agent and the BGP sessions of this node
     Status {
-        /// Unix socket of the agent's control service
-        #[arg(
-            long,
-            env = "CALICO_CONTROL_SOCKET",
-            value_name = "PATH",
-            default_value = crate::node::CONTROL_SOCKET
-        )]
-        control_socket: PathBuf,
+        #[command(flatten)]
+        agent: AgentArgs,
     },
     /// Check that the kernel has what Calico needs
     Checksystem {

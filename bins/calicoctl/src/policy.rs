@@ -47,11 +47,11 @@ pub(crate) async fn run(
             state.warnings.extend(changes.notes);
             diff::run(state, &changes.resources, format)
         }
-        PolicyCommand::Log { follow, pod, policy, verdict, output, control_socket } => {
+        PolicyCommand::Log { follow, pod, policy, verdict, output, agent } => {
             let verdicts = verdict.into_iter().map(Verdict::from).collect();
             let filter = log::Filter { pods: pod, policies: policy, verdicts };
             let format = format(&output)?;
-            let request = log::Request { follow, filter, format, socket: control_socket };
+            let request = log::Request { follow, filter, format, socket: agent.control_socket };
             log::run(store, &request).await.map(|()| Said::default())
         }
     }

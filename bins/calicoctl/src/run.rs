@@ -246,14 +246,14 @@ async fn ipam(store: Open<'_>, command: IpamCommand) -> Result<String, Failure> 
 }
 
 async fn endpoint(store: Open<'_>, command: EndpointCommand) -> Result<String, Failure> {
-    let EndpointCommand::Wait { names, namespace, timeout, quiet, control_socket, .. } = command;
+    let EndpointCommand::Wait { names, namespace, timeout, quiet, agent, .. } = command;
     let patience: GoDuration =
         timeout.parse().map_err(|error| Failure::Usage(format!("--timeout {timeout}: {error}")))?;
     let wait = endpoint::Wait {
         names,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         patience: patience.0,
-        socket: control_socket,
+        socket: agent.control_socket,
     };
     let mut say = |text: &str| {
         if !quiet {
@@ -269,8 +269,8 @@ async fn node(store: &StoreArgs, command: NodeCommand) -> Result<String, Failure
             let store = settings::datastore(store, |name| std::env::var(name).ok())?;
             node::run::run(&args, &store)
         }
-        NodeCommand::Status { control_socket } => {
-            node::status(&control_socket, SystemTime::now()).await
+        NodeCommand::Status { agent } => {
+            node::status(&agent.control_socket, SystemTime::now()).await
         }
         NodeCommand::Checksystem { kernel_config } => {
             match node::system::check(&node::system::Kernel::running(kernel_config)?)? {

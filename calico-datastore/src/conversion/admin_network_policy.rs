@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 
 use calico_core::resource::{
-    Action, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, ObjectMeta, PolicyType, Port,
-    Protocol, Rule, RuleMetadata,
+    Action, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, PolicyType, Port, Protocol,
+    Rule,
 };
 use serde::Deserialize;
 
-use super::cluster_network_policy::{ClusterPeer, NAME_ANNOTATION, PortRange, network_entities};
+use super::cluster_network_policy::{
+    ClusterPeer, PortRange, each_way, network_entities, rule_metadata, subject,
+};
 use super::meta::KubernetesMeta;
 use super::network_policy::PortsOf;
-use super::selector::LabelSelector;
 use super::{Converted, calico_uid};
 
 /// Before the name of an AdminNetworkPolicy where it stands among Calico's own.
@@ -152,18 +153,7 @@ fn convert(
     order: f64,
     known: &[(&str, Action)],
 ) -> Result<Converted<GlobalNetworkPolicy>, String> {
-    let (selector, namespace_selector) = match &spec.subject {
-        ClusterPeer { namespaces: Some(namespaces), .. } => {
-            (LabelSelector::default().of_pods(), namespaces.of_others())
-        }
-        ClusterPeer { pods: Some(pods), .. } => {
-            (pods.pod_selector.of_pods(), pods.namespace_selector.of_others())
-        }
-        _ => return Err("spec.subject has neither namespaces nor pods".to_owned()),
-    };
-    let wrong = |problem| format!("spec.subject: {problem}");
-    let (selector, namespace_selector) =
-        (selector.map_err(wrong)?, namespace_selector.map_err(wrong)?);
+    let (selector, namespace_selector) = subject(&spec.subject)?;
     let mut problems = Vec::new();
     let ingress = rules(&spec.ingress, PolicyType::Ingress, known, &mut problems);
     let egress = rules(&spec.egress, PolicyType::Egress, known, &mut problems);
@@ -171,7 +161,7 @@ fn convert(
     let directions = [(PolicyType::Ingress, &ingress), (PolicyType::Egress, &egress)];
     let types = directions.into_iter().filter(|(_, rules)| !rules.is_empty());
     let types = types.map(|(direction, _)| direction).collect();
-    let metadata = ObjectMeta { ..meta.view(meta.name.clone(), calico_uid(&meta.uid)) };
+    let metadata = meta.view(meta.name.clone(), calico_uid(&meta.uid));
     let spec = GlobalNetworkPolicySpec {
         tier: tier.to_owned(),
         order: Some(order),
@@ -215,23 +205,9 @@ fn rules(
 fn one(rule: &AdminRule, action: Action, direction: PolicyType) -> Result<Vec<Rule>, String> {
     let peers = rule.from.iter().map(|peer| entities(peer, direction));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
-    let metadata = (!rule.name.is_empty()).then(|| RuleMetadata {
-        annotations: BTreeMap::from([(NAME_ANNOTATION.to_owned(), rule.name.clone())]),
-        ..RuleMetadata::default()
-    });
-    let mut out = Vec::new();
-    for (protocol, ports) in protocols(rule.ports.as_deref().unwrap_or_default())? {
-        for other in peers.iter().flatten() {
-            let mut made = Rule { protocol, metadata: metadata.clone(), ..Rule::new(action) };
-            match direction {
-                PolicyType::Ingress => made.source = other.clone(),
-                PolicyType::Egress => made.destination = other.clone(),
-            }
-            made.destination.ports.clone_from(&ports);
-            out.push(made);
-        }
-    }
-    Ok(out)
+    let rule_of_all = Rule { metadata: rule_metadata(&rule.name), ..Rule::new(action) };
+    let protocols = protocols(rule.ports.as_deref().unwrap_or_default())?;
+    Ok(each_way(&rule_of_all, direction, protocols, &peers.concat()))
 }
 
 /// The other end. Namespaces alone select endpoints of any orchestrator (upstream).

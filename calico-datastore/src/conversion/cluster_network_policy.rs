@@ -16,7 +16,7 @@ use super::{Converted, calico_uid};
 pub const CLUSTER_POLICY_PREFIX: &str = "kcnp.";
 
 /// Where a rule's name is kept.
-pub(super) const NAME_ANNOTATION: &str = "name";
+const NAME_ANNOTATION: &str = "name";
 
 /// A ClusterNetworkPolicy of `policy.networking.k8s.io/v1alpha2`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -157,18 +157,7 @@ pub fn cluster_network_policy(
     };
     let priority = spec.priority.filter(|priority| (0..=1000).contains(priority));
     let priority = priority.ok_or("spec.priority is not from 0 to 1000")?;
-    let (selector, namespace_selector) = match &spec.subject {
-        ClusterPeer { namespaces: Some(namespaces), .. } => {
-            (LabelSelector::default().of_pods(), namespaces.of_others())
-        }
-        ClusterPeer { pods: Some(pods), .. } => {
-            (pods.pod_selector.of_pods(), pods.namespace_selector.of_others())
-        }
-        _ => return Err("spec.subject has neither namespaces nor pods".to_owned()),
-    };
-    let wrong = |problem| format!("spec.subject: {problem}");
-    let (selector, namespace_selector) =
-        (selector.map_err(wrong)?, namespace_selector.map_err(wrong)?);
+    let (selector, namespace_selector) = subject(&spec.subject)?;
     let mut problems = Vec::new();
     let ingress = rules(&spec.ingress, PolicyType::Ingress, &mut problems);
     let egress = rules(&spec.egress, PolicyType::Egress, &mut problems);
@@ -206,7 +195,7 @@ fn rules(rules: &[ClusterRule], direction: PolicyType, problems: &mut Vec<String
             "Pass" => Action::Pass,
             other => {
                 problems.push(format!("{place}: action {other:?} is not known; it denies all"));
-                out.push(named(Rule::new(Action::Deny), rule));
+                out.push(named(rule, Action::Deny));
                 continue;
             }
         };
@@ -217,19 +206,15 @@ fn rules(rules: &[ClusterRule], direction: PolicyType, problems: &mut Vec<String
             }
             Err(problem) => {
                 problems.push(format!("{place}: {problem}; it matches everything"));
-                out.push(named(Rule::new(action), rule));
+                out.push(named(rule, action));
             }
         }
     }
     out
 }
 
-fn named(mut out: Rule, rule: &ClusterRule) -> Rule {
-    if !rule.name.is_empty() {
-        let annotations = BTreeMap::from([(NAME_ANNOTATION.to_owned(), rule.name.clone())]);
-        out.metadata = Some(RuleMetadata { annotations, ..RuleMetadata::default() });
-    }
-    out
+fn named(rule: &ClusterRule, action: Action) -> Rule {
+    Rule { metadata: rule_metadata(&rule.name), ..Rule::new(action) }
 }
 
 fn convert(rule: &ClusterRule, action: Action, direction: PolicyType) -> Result<Vec<Rule>, String> {
@@ -237,19 +222,50 @@ fn convert(rule: &ClusterRule, action: Action, direction: PolicyType) -> Result<
         return Err("it has no peer".to_owned());
     }
     let peers = rule.from.iter().map(entities).collect::<Result<Vec<_>, _>>()?;
-    let mut out = Vec::new();
-    for (protocol, ports) in protocols(&rule.protocols)? {
-        for other in peers.iter().flatten() {
-            let mut made = Rule { protocol, ..Rule::new(action) };
+    Ok(each_way(&named(rule, action), direction, protocols(&rule.protocols)?, &peers.concat()))
+}
+
+/// Endpoints that a policy is about, as its selector and its namespace selector.
+pub(super) fn subject(subject: &ClusterPeer) -> Result<(String, String), String> {
+    let (pods, namespaces) = match subject {
+        ClusterPeer { namespaces: Some(namespaces), .. } => {
+            (LabelSelector::default().of_pods(), namespaces.of_others())
+        }
+        ClusterPeer { pods: Some(pods), .. } => {
+            (pods.pod_selector.of_pods(), pods.namespace_selector.of_others())
+        }
+        _ => return Err("spec.subject has neither namespaces nor pods".to_owned()),
+    };
+    let wrong = |problem| format!("spec.subject: {problem}");
+    Ok((pods.map_err(wrong)?, namespaces.map_err(wrong)?))
+}
+
+/// Where a rule's name is kept; nowhere without one.
+pub(super) fn rule_metadata(name: &str) -> Option<RuleMetadata> {
+    let annotations = BTreeMap::from([(NAME_ANNOTATION.to_owned(), name.to_owned())]);
+    (!name.is_empty()).then(|| RuleMetadata { annotations, ..RuleMetadata::default() })
+}
+
+/// `rule` for each protocol and each of the other ends.
+pub(super) fn each_way(
+    rule: &Rule,
+    direction: PolicyType,
+    protocols: Vec<PortsOf>,
+    others: &[EntityRule],
+) -> Vec<Rule> {
+    let mut out = Vec::with_capacity(protocols.len() * others.len());
+    for (protocol, ports) in protocols {
+        for other in others {
+            let mut made = Rule { protocol, ..rule.clone() };
             match direction {
                 PolicyType::Ingress => made.source = other.clone(),
                 PolicyType::Egress => made.destination = other.clone(),
             }
-            made.destination.ports = ports.clone();
-            out.push(named(made, rule));
+            made.destination.ports.clone_from(&ports);
+            out.push(made);
         }
     }
-    Ok(out)
+    out
 }
 
 /// The other end.

@@ -8,7 +8,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::set_request;
-use crate::rtnl::Request;
+use crate::rtnl::{Request, attribute};
 
 /// `NLA_F_NESTED`
 const NESTED: u16 = 0x8000;
@@ -56,13 +56,4 @@ pub(crate) fn proxy_at_once_request(index: u32) -> Request {
         NeighbourTableAttribute::Other(DefaultNla::new(PARMS | NESTED, parms)),
     ];
     Request::new(RouteNetlinkMessage::SetNeighbourTable(message), 0)
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }

@@ -3,6 +3,8 @@
 use calico_core::dataplane::Bandwidth;
 use netlink_packet_core::NlasIterator;
 
+use crate::rtnl::attribute;
+
 /// Ethernet's header, with a VLAN tag.
 const HEADER: u64 = 18;
 /// How long a packet may wait besides the time that a burst takes. Upstream and `tc`'s manual: 25 ms.
@@ -129,15 +131,6 @@ impl Seen {
         let seen = seen?;
         Some(Self { rate: rate.unwrap_or(seen.rate), peak: peak.unwrap_or(seen.peak), ..seen })
     }
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 fn bytes_in(rate: u64, ns: u64) -> u64 {

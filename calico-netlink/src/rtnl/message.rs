@@ -42,6 +42,16 @@ impl Request {
     }
 }
 
+/// An attribute that no type of `netlink-packet-route` writes, with what aligns the next one.
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub(super) sequence: u32,

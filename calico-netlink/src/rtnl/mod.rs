@@ -19,6 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 pub use error::{Refusal, RtnlError};
+pub(crate) use message::attribute;
 pub use message::{CREATE, REPLACE, Request};
 
 use message::Answer;
