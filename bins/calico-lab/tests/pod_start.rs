@@ -9,10 +9,8 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -22,6 +20,7 @@ use calico_lab::topology::Topology;
 use calico_lab::{Lab, programs};
 use calico_netlink::netns::Netns;
 use calico_netlink::testing::TestNet;
+use common::plugin::{Sandbox, start};
 use common::{assert_gone, eventually, lab_name, turn};
 use serde_json::{Value, json};
 
@@ -204,7 +203,7 @@ struct Elsewhere {
 impl Elsewhere {
     fn start(plugin: &Plugin) -> Self {
         let net = TestNet::new("else").unwrap();
-        let sandbox = Sandbox::new(&net, "elsewhere", "flood");
+        let sandbox = sandbox(&net, "elsewhere", "flood");
         let mut added = Value::Null;
         eventually("a pod elsewhere", || {
             plugin.call("ADD", &sandbox).is_ok_and(|reply| {
@@ -238,7 +237,7 @@ impl Elsewhere {
 /// A pod from beginning to end; whether it was attached.
 fn live(plugin: &Plugin, number: u64, targets: &[IpAddr], heard: &Arc<Heard>) -> bool {
     let net = TestNet::new("start").unwrap();
-    let sandbox = Sandbox::new(&net, "default", &format!("pod-{number}"));
+    let sandbox = sandbox(&net, "default", &format!("pod-{number}"));
     // Before it has an interface.
     let talk = net.run(|| Talk::start(targets.to_vec(), heard));
     let added = plugin.call("ADD", &sandbox);
@@ -250,20 +249,11 @@ fn live(plugin: &Plugin, number: u64, targets: &[IpAddr], heard: &Arc<Heard>) ->
     added.is_ok()
 }
 
-/// One container, as calls name it.
-struct Sandbox {
-    id: String,
-    netns: PathBuf,
-    args: String,
-}
-
-impl Sandbox {
-    fn new(net: &TestNet, namespace: &str, pod: &str) -> Self {
-        Self {
-            id: format!("{namespace}-{pod}-{}", net.name()),
-            netns: net.netns().path().to_owned(),
-            args: format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod}"),
-        }
+fn sandbox(net: &TestNet, namespace: &str, pod: &str) -> Sandbox {
+    Sandbox {
+        id: format!("{namespace}-{pod}-{}", net.name()),
+        netns: net.netns().path().to_owned(),
+        args: format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod}"),
     }
 }
 
@@ -287,19 +277,7 @@ impl Plugin {
 
     /// To be called in the node's namespace.
     fn call(&self, verb: &str, sandbox: &Sandbox) -> Result<Value, String> {
-        let mut child = Command::new(&self.program)
-            .env_clear()
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", &sandbox.id)
-            .env("CNI_NETNS", &sandbox.netns)
-            .env("CNI_ARGS", &sandbox.args)
-            .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One that fails early does not read its input.
-        let _ = child.stdin.take().unwrap().write_all(self.config.to_string().as_bytes());
+        let child = start(&self.program, &self.config, verb, sandbox);
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         if !output.status.success() {

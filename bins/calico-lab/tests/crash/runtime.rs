@@ -1,9 +1,9 @@
 //! A container runtime that kills the plugins it starts.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use calico_lab::{Lab, programs};
 use calico_netlink::netns::Netns;
 use calico_netlink::testing::TestNet;
 use serde_json::{Value, json};
+
+use crate::common::plugin::{Sandbox, start};
 
 /// Random choices by seed (splitmix64).
 pub(crate) struct Chance(u64);
@@ -35,13 +37,6 @@ impl Chance {
     fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
-}
-
-/// One container, as a call names it.
-struct Sandbox {
-    id: String,
-    netns: PathBuf,
-    args: String,
 }
 
 /// How a call ended.
@@ -140,7 +135,7 @@ impl Runtime {
 
     /// Waits until ADDs can be served.
     pub(crate) fn wait_for_agent(&self, node: &str) {
-        let nobody = Sandbox { id: String::new(), netns: PathBuf::new(), args: String::new() };
+        let nobody = Sandbox::default();
         let node = Netns::named(node).unwrap();
         super::super::common::eventually("the agent answers", || {
             let end = node.run(|| self.call("STATUS", &nobody, None)).unwrap();
@@ -152,7 +147,7 @@ impl Runtime {
     pub(crate) fn collect(&self, node: &str) {
         let mut config = self.config.clone();
         config["cni.dev/valid-attachments"] = json!([]);
-        let nobody = Sandbox { id: String::new(), netns: PathBuf::new(), args: String::new() };
+        let nobody = Sandbox::default();
         let work = || self.run(&config, "GC", &nobody, None);
         let end = Netns::named(node).unwrap().run(work).unwrap();
         let End::Answered { failed, text } = end else { unreachable!("nobody killed it") };
@@ -192,19 +187,7 @@ impl Runtime {
         sandbox: &Sandbox,
         kill_after: Option<Duration>,
     ) -> End {
-        let mut child = Command::new(&self.program)
-            .env_clear()
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", &sandbox.id)
-            .env("CNI_NETNS", &sandbox.netns)
-            .env("CNI_ARGS", &sandbox.args)
-            .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One that fails early does not read its input.
-        let _ = child.stdin.take().unwrap().write_all(config.to_string().as_bytes());
+        let mut child = start(&self.program, config, verb, sandbox);
         if let Some(after) = kill_after
             && !ends_within(&mut child, after)
         {
