@@ -10,6 +10,7 @@ mod commit;
 mod confirm;
 mod host;
 mod job;
+mod machine;
 mod owners;
 mod release;
 mod report;

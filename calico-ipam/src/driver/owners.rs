@@ -48,7 +48,7 @@ pub struct OwnerChange {
     pub if_second: Option<OwnerAttributes>,
 }
 
-enum Change {
+pub(super) enum Change {
     /// Write these owners.
     To {
         first: OwnerAttributes,
@@ -232,7 +232,7 @@ impl Ipam {
         self.decide_owners(ip, handle, decide).await
     }
 
-    async fn decide_owners(
+    pub(super) async fn decide_owners(
         &self,
         ip: IpAddr,
         handle: &str,
