@@ -13,6 +13,9 @@ use crate::kind::{API_VERSION, Kind};
 pub enum Mode {
     /// Input from people: an unknown field is an error.
     Strict,
+    /// Input from people that is to be stored: as [`Strict`](Self::Strict), and with its
+    /// defaults it must pass [`AnyResource::validate`]. All of it is reported at once.
+    Valid,
     /// Data from stores: unknown fields are kept.
     Tolerant,
 }
@@ -104,13 +107,19 @@ impl AnyResource {
         };
         let metadata =
             super::object::take(&mut fields, "metadata").filter(|value| !value.is_null());
-        if mode == Mode::Strict {
+        if mode != Mode::Tolerant {
             let mut errors = Errors::default();
             if let Some(metadata) = &metadata {
                 ObjectMeta::check(metadata, &Path::Root.key("metadata"), &mut errors);
             }
             with_spec!(kind, S => check_fields::<S>(&fields, &mut errors));
-            errors.into_result()?;
+            if let Err(mut found) = errors.into_result() {
+                if mode == Mode::Valid {
+                    let rest = rest::mistakes(kind, metadata, fields, &found);
+                    found.extend(rest);
+                }
+                return Err(found);
+            }
         }
         let metadata = match metadata {
             Some(value) => {
@@ -119,9 +128,13 @@ impl AnyResource {
             None => ObjectMeta::default(),
         };
         let any = Self { kind, metadata, fields };
-        if mode == Mode::Strict {
+        if mode != Mode::Tolerant {
             // Whatever the walk accepts must be readable.
-            any.normalised().map_err(|error| vec![error])?;
+            let mut complete = any.normalised().map_err(|error| vec![error])?;
+            if mode == Mode::Valid {
+                complete.apply_defaults().map_err(|error| vec![error])?;
+                complete.validate()?;
+            }
         }
         Ok(any)
     }

@@ -3,7 +3,8 @@
 //! Every kind is a [`Resource`] of its spec, for example [`IpPool`] = `Resource<IpPoolSpec>`.
 //! Reading has two modes. Plain `serde` is *tolerant*, for data from stores: unknown fields
 //! are kept in `unknown` and written back. [`AnyResource::from_value`] with
-//! [`Mode::Strict`] is for input from people: it reports every problem with its path.
+//! [`Mode::Strict`] or [`Mode::Valid`] is for input from people: it reports every problem with its
+//! path.
 //!
 //! ```
 //! # #[cfg(feature = "yaml")] {
@@ -45,6 +46,7 @@ mod policy;
 mod pool;
 mod profile;
 mod qos;
+mod rest;
 mod rule;
 pub mod schema;
 mod service;
