@@ -38,6 +38,7 @@ mod connect;
 mod failure;
 mod feed;
 mod listing;
+mod machines;
 mod pods;
 mod server;
 mod source;
@@ -59,6 +60,7 @@ use calico_core::resource::Profile;
 
 use self::failure::{Failure, FailureKind};
 use self::listing::Pages;
+pub use self::machines::MachineMeta;
 pub use self::pods::PodMeta;
 use self::server::Server;
 use self::source::{Read, Reading, Source, What};

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::KubernetesStore;
 use super::failure::{Failure, FailureKind};
+use super::machines::MachineMeta;
 use crate::conversion::{KubernetesMeta, Pod, workload_endpoint};
 
 /// A pod and its namespace.
@@ -32,6 +33,8 @@ pub struct PodMeta {
     pub namespace_annotations: BTreeMap<String, String>,
     /// Labels of its namespace.
     pub namespace_labels: BTreeMap<String, String>,
+    /// The virtual machine that it runs.
+    pub machine: Option<MachineMeta>,
 }
 
 #[derive(Deserialize)]
@@ -50,15 +53,17 @@ impl KubernetesStore {
             return Ok(None);
         }
         let namespaces = format!("/api/v1/namespaces/{namespace}");
-        let Some(pod) = self.object::<Pod>(format!("{namespaces}/pods/{name}")).await? else {
-            return Ok(None);
-        };
+        let path = format!("{namespaces}/pods/{name}");
+        let Some(text) = self.text(&path).await? else { return Ok(None) };
+        let pod: Pod = read(&path, &text)?;
+        let machine = self.machine_of(&pod.metadata, &read(&path, &text)?).await?;
         let namespace = self.object::<Namespace>(namespaces).await?;
         let namespace = namespace.map(|namespace| namespace.metadata).unwrap_or_default();
         let prefix = self.inner.server.settings.interface_prefix();
         let endpoint = workload_endpoint(&pod, prefix).map(|converted| converted.resource);
         let endpoint = endpoint.unwrap_or_default();
         Ok(Some(PodMeta {
+            machine,
             uid: pod.metadata.uid,
             annotations: pod.metadata.annotations,
             labels: endpoint.metadata.labels,
@@ -70,20 +75,32 @@ impl KubernetesStore {
         }))
     }
 
-    async fn object<T: DeserializeOwned>(&self, path: String) -> Result<Option<T>, StoreError> {
-        match self.inner.server.get(path.clone()).await {
-            Ok(text) => match serde_json::from_str::<T>(&text) {
-                Ok(object) => Ok(Some(object)),
-                Err(error) => Err(StoreError::BadObject { path, reason: error.to_string() }),
-            },
+    pub(super) async fn object<T: DeserializeOwned>(
+        &self,
+        path: String,
+    ) -> Result<Option<T>, StoreError> {
+        match self.text(&path).await? {
+            Some(text) => read(&path, &text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn text(&self, path: &str) -> Result<Option<String>, StoreError> {
+        match self.inner.server.get(path.to_owned()).await {
+            Ok(text) => Ok(Some(text)),
             Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
             Err(failure) => Err(Failure::into_error(failure)),
         }
     }
 }
 
+fn read<T: DeserializeOwned>(path: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::BadObject { path: path.to_owned(), reason: error.to_string() })
+}
+
 /// Whether it can be a part of a path: names of pods are subdomains (RFC 1123).
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
