@@ -4,6 +4,7 @@
 //! kernel (or a map, or a mock) equal to the sum of them. Values are free of any backend: no
 //! chains, no handles, no interface indexes.
 
+mod dscp;
 mod endpoint;
 mod host;
 mod limits;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ipnet::IpNet;
 
+pub use dscp::{Dscp, Marking};
 pub use endpoint::{
     DefaultAction, EndpointId, EndpointToHostAction, HostSettings, LogLimit, OutgoingNat, Pool,
     ServiceLoop, TierPolicies, Translation, WorkloadEndpoint,
@@ -80,6 +82,8 @@ pub enum Update {
     Pools(Vec<Pool>),
     /// Every floating address of workloads of this host.
     Translations(Vec<Translation>),
+    /// Every address of this host whose packets carry a code point when they leave the cluster.
+    Markings(Vec<Marking>),
     /// Settings of the host.
     Host(HostSettings),
     /// The desired state is complete from here on: what is ours and not described may go, but

@@ -63,6 +63,10 @@ impl fmt::Display for Update {
                 f.write_str(if all.is_empty() { "floating: none" } else { "floating:" })?;
                 all.iter().try_for_each(|one| write!(f, " {} -> {}", one.external, one.internal))
             }
+            Self::Markings(all) => {
+                f.write_str(if all.is_empty() { "dscp: none" } else { "dscp:" })?;
+                all.iter().try_for_each(|one| write!(f, " {} {}", one.source, one.dscp))
+            }
             Self::Host(host) => {
                 let (prefix, nodes) = (&host.interface_prefix, host.node_addresses.len());
                 write!(f, "host: workloads on {prefix}*, {nodes} node addresses")
@@ -88,13 +92,14 @@ impl fmt::Display for Route {
     /// As `ip route` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            RouteTarget::Workload(interface) => write!(f, "{} dev {interface}", self.destination),
+            RouteTarget::Workload(interface) => write!(f, "{} dev {interface}", self.destination)?,
             RouteTarget::Via(hops) => {
                 self.destination.fmt(f)?;
-                hops.iter().try_for_each(|hop| write!(f, " {hop}"))
+                hops.iter().try_for_each(|hop| write!(f, " {hop}"))?;
             }
-            RouteTarget::Blackhole => write!(f, "blackhole {}", self.destination),
+            RouteTarget::Blackhole => write!(f, "blackhole {}", self.destination)?,
         }
+        self.metric.iter().try_for_each(|metric| write!(f, " metric {metric}"))
     }
 }
 
@@ -156,12 +161,15 @@ mod tests {
     #[test]
     fn routes_read_as_in_iproute2() {
         let route =
-            |target| Update::Route(Route { destination: "10.65.0.0/26".parse().unwrap(), target });
+            |target| Update::Route(Route::new("10.65.0.0/26".parse().unwrap(), target));
         let hop = |gateway: &str, interface: Option<&str>| NextHop {
             gateway: gateway.parse().unwrap(),
             interface: interface.map(Into::into),
         };
         check(&route(RouteTarget::Blackhole), "route blackhole 10.65.0.0/26");
+        let mut preferred = Route::new("10.0.0.0/8".parse().unwrap(), RouteTarget::Blackhole);
+        preferred.metric = Some(512);
+        check(&Update::Route(preferred), "route blackhole 10.0.0.0/8 metric 512");
         check(&route(RouteTarget::Workload("cali1".into())), "route 10.65.0.0/26 dev cali1");
         let hops = vec![hop("192.0.2.1", None), hop("192.0.2.2", Some("eth1"))];
         check(
