@@ -19,6 +19,9 @@ pub(crate) enum Failure {
     /// A manifest has mistakes; each is a line.
     #[error("{}", lines(path, errors))]
     Manifest { path: PathBuf, errors: Vec<ManifestError> },
+    /// Several files, each with its mistakes.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Self>),
     /// There is nothing to do.
     #[error("no resources in {path}; use --skip-empty if that is right", path = path.display())]
     Empty { path: PathBuf },

@@ -12,14 +12,15 @@ use crate::failure::Failure;
 const MAX_DEPTH: usize = 32;
 
 /// Reads `path`: a file, a directory (its `.yaml`, `.yml` and `.json` files, in order of name), or
-/// `-` for `stdin`. Every mistake of a file is reported at once.
+/// `-` for `stdin`. Every mistake of every file is reported at once; `mode` says what counts as one.
 pub(crate) fn read(
     path: &Path,
     recursive: bool,
     skip_empty: bool,
+    mode: Mode,
     stdin: &mut dyn Read,
 ) -> Result<Vec<AnyResource>, Failure> {
-    read_with(path, recursive, skip_empty, stdin, &mut parse)
+    read_with(path, recursive, skip_empty, stdin, &mut |path, text| parse(path, text, mode))
 }
 
 /// The resources in the text of a file.
@@ -42,9 +43,21 @@ pub(crate) fn read_with(
             true => collect(path, recursive, MAX_DEPTH, &mut files)?,
             false => files.push(path.to_owned()),
         }
+        let mut mistakes = Vec::new();
         for file in files {
             let mut open = fs::File::open(&file).map_err(|source| failed(&file, source))?;
-            resources.extend(parse(&file, &bounded(&file, &mut open)?)?);
+            match parse(&file, &bounded(&file, &mut open)?) {
+                Ok(found) => resources.extend(found),
+                Err(failure) => mistakes.push(failure),
+            }
+        }
+        if let Some(last) = mistakes.pop() {
+            return Err(if mistakes.is_empty() {
+                last
+            } else {
+                mistakes.push(last);
+                Failure::Several(mistakes)
+            });
         }
     }
     if resources.is_empty() && !skip_empty {
@@ -69,9 +82,8 @@ fn bounded(path: &Path, from: &mut dyn Read) -> Result<String, Failure> {
 }
 
 /// What is in a file of resources.
-pub(crate) fn parse(path: &Path, text: &str) -> Parsed {
-    read_manifest(text, Mode::Strict)
-        .map_err(|errors| Failure::Manifest { path: path.to_owned(), errors })
+pub(crate) fn parse(path: &Path, text: &str, mode: Mode) -> Parsed {
+    read_manifest(text, mode).map_err(|errors| Failure::Manifest { path: path.to_owned(), errors })
 }
 
 fn collect(
@@ -132,7 +144,8 @@ mod tests {
         ] {
             fs::write(dir.path().join(file), text).unwrap();
         }
-        let read = |recursive| read(dir.path(), recursive, false, &mut std::io::empty());
+        let read =
+            |recursive| read(dir.path(), recursive, false, Mode::Valid, &mut std::io::empty());
         assert_eq!(names(read(false)), ["a1", "a2", "b"]);
         assert_eq!(names(read(true)), ["a1", "a2", "b", "d"]);
     }
@@ -140,21 +153,31 @@ mod tests {
     #[test]
     fn standard_input_and_nothing_at_all() {
         let dash = Path::new("-");
-        assert_eq!(names(read(dash, false, false, &mut pool("x").as_bytes())), ["x"]);
-        assert_eq!(names(read(dash, false, true, &mut &b""[..])), [""; 0]);
-        assert!(matches!(read(dash, false, false, &mut &b""[..]), Err(Failure::Empty { .. })));
+        assert_eq!(names(read(dash, false, false, Mode::Valid, &mut pool("x").as_bytes())), ["x"]);
+        assert_eq!(names(read(dash, false, true, Mode::Valid, &mut &b""[..])), [""; 0]);
+        assert!(matches!(
+            read(dash, false, false, Mode::Valid, &mut &b""[..]),
+            Err(Failure::Empty { .. })
+        ));
     }
 
     #[test]
-    fn mistakes_are_named_with_file_line_and_field() {
+    fn mistakes_of_all_files_are_named_with_file_line_and_field() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pool.yaml");
         let text = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: x}\nspec:\n  \
-                    cidr: 10.0.0.0/16\n  natOutgoin: true\n";
-        fs::write(&file, text).unwrap();
-        let error = read(&file, false, false, &mut std::io::empty()).unwrap_err().to_string();
-        for part in ["pool.yaml", "line 6", "spec.natOutgoin", "did you mean `natOutgoing`?"] {
-            assert!(error.contains(part), "{error}");
-        }
+                    cidr: 10.0.0.0/16\n";
+        fs::write(dir.path().join("a.yaml"), format!("{text}  natOutgoin: true\n")).unwrap();
+        fs::write(dir.path().join("b.yaml"), format!("{text}  blockSize: 33\n")).unwrap();
+        let said = |mode| {
+            let found = read(dir.path(), false, false, mode, &mut std::io::empty());
+            let text = found.unwrap_err().to_string();
+            text.replace(&dir.path().display().to_string(), "dir")
+        };
+        let unknown = "dir/a.yaml: document 1, line 6 (IPPool x): spec.natOutgoin: unknown field; \
+                       did you mean `natOutgoing`?";
+        assert_eq!(said(Mode::Strict), unknown);
+        let size = "dir/b.yaml: document 1, line 6 (IPPool x): spec.blockSize: is 33; allowed are \
+                    20 to 32";
+        assert_eq!(said(Mode::Valid), format!("{unknown}\n{size}"));
     }
 }

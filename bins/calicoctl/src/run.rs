@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use calico_core::Datastore;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{AnyResource, GoDuration, ObjectMeta, UnknownWord};
+use calico_core::resource::{AnyResource, GoDuration, Mode, ObjectMeta, UnknownWord};
 use calico_datastore::DatastoreConfig;
 use serde_json::Map;
 
@@ -74,7 +74,7 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
             return write(&store, Verb::Replace, &input, dry, stdin).await;
         }
         Command::Diff { input } => {
-            let resources = input::read(&input.filename, input.recursive, input.skip_empty, stdin)?;
+            let resources = of_input(&input, stdin)?;
             let items = change::prepare(Verb::Apply, resources, input.namespace.as_deref())?;
             let (stamp, colour) = (Stamp::of_system(), Colour::of_stdout());
             let text = diff::of(&*store()?, &items, &stamp, colour).await?;
@@ -302,12 +302,16 @@ async fn write(
     dry: DryArgs,
     stdin: &mut dyn Read,
 ) -> Result<Said, Failure> {
-    let resources = input::read(&args.filename, args.recursive, args.skip_empty, stdin)?;
+    let resources = of_input(args, stdin)?;
     let warnings = change::doubts(&resources, args.namespace.as_deref());
     let items = change::prepare(verb, resources, args.namespace.as_deref())?;
     let store = dry.wrap(store()?);
     let said = change::carry_out(&*store, verb, &items, &Stamp::of_system()).await?;
     Ok(Said { out: dry.line(said), warnings })
+}
+
+fn of_input(args: &InputArgs, stdin: &mut dyn Read) -> Result<Vec<AnyResource>, Failure> {
+    input::read(&args.filename, args.recursive, args.skip_empty, Mode::Valid, stdin)
 }
 
 async fn delete(
@@ -319,7 +323,8 @@ async fn delete(
     stdin: &mut dyn Read,
 ) -> Result<String, Failure> {
     let resources = match &args.filename {
-        Some(path) => input::read(path, args.recursive, skip_empty, stdin)?,
+        // What is invalid by now, or by another version's rules, can go all the same.
+        Some(path) => input::read(path, args.recursive, skip_empty, Mode::Strict, stdin)?,
         None => named(args)?,
     };
     if resources.is_empty() && !skip_empty {
@@ -367,7 +372,7 @@ fn query(args: &SelectArgs, all: bool, stdin: &mut dyn Read) -> Result<Query, Fa
     let namespace = args.namespace.as_deref();
     if let Some(path) = &args.filename {
         let mut keys = Vec::new();
-        for mut resource in input::read(path, args.recursive, false, stdin)? {
+        for mut resource in input::read(path, args.recursive, false, Mode::Strict, stdin)? {
             keys.push(place(&mut resource, namespace)?);
         }
         return Ok(Query::Named(keys));
@@ -406,7 +411,7 @@ fn refuse_namespace(kind: Kind, namespace: Option<&str>) -> Result<(), Failure> 
 }
 
 fn validate(args: &InputArgs, stdin: &mut dyn Read) -> Result<Said, Failure> {
-    let resources = input::read(&args.filename, args.recursive, args.skip_empty, stdin)?;
+    let resources = of_input(args, stdin)?;
     let warnings = change::doubts(&resources, args.namespace.as_deref());
     let items = change::prepare(Verb::Replace, resources, args.namespace.as_deref())?;
     let source = if args.filename == Path::new("-") {

@@ -35,7 +35,7 @@ pub(super) fn read(
     let mut notes = Vec::new();
     let resources = input::read_with(path, recursive, skip_empty, stdin, &mut |path, text| {
         // Mistakes in files of ours are told with their lines.
-        input::parse(path, text)
+        input::parse(path, text, Mode::Valid)
             .or_else(|mistakes| parse(text, &mut notes).unwrap_or(Err(mistakes)))
     })?;
     Ok(Found { resources, notes })
@@ -53,7 +53,7 @@ fn parse(text: &str, notes: &mut Vec<String>) -> Option<Result<Vec<AnyResource>,
         true => Ok(convert(object, notes)),
         false => {
             let name = name_of(&object);
-            let own = AnyResource::from_value(object, Mode::Strict);
+            let own = AnyResource::from_value(object, Mode::Valid);
             own.map(Some).map_err(|errors| Failure::Invalid { name, errors })
         }
     };
