@@ -110,9 +110,15 @@ pub fn read_manifest(text: &str, mode: Mode) -> Result<Vec<AnyResource>, Vec<Man
     // Lines are looked up in a second pass, which a correct manifest never pays for.
     let lines: Vec<Spanned<Lines>> =
         serde_saphyr::from_multiple_with_options(text, options()).unwrap_or_default();
-    let errors = mistakes.into_iter().map(|(index, place, subject, error)| {
-        let line = lines.get(index).map(|lines| line_of(lines, &place));
-        ManifestError::Resource { document: index + 1, line, subject, error }
+    let mut found: Vec<_> = mistakes
+        .into_iter()
+        .map(|(index, place, subject, error)| {
+            (index + 1, lines.get(index).map(|lines| line_of(lines, &place)), subject, error)
+        })
+        .collect();
+    found.sort_by_key(|(document, line, ..)| (*document, *line));
+    let errors = found.into_iter().map(|(document, line, subject, error)| {
+        ManifestError::Resource { document, line, subject, error }
     });
     Err(errors.collect())
 }
