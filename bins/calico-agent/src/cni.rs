@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use calico_cni::engine::{Engine, Journal, Options, Parts, PolicyGate, ResidentPods, Verdict};
 use calico_cni::facts::PodSource;
 use calico_core::Datastore;
-use calico_core::dataplane::EndpointId;
+use calico_core::dataplane::{EndpointId, Limits};
 use calico_core::datastore::Revision;
 use calico_ipam::Ipam;
+use calico_netlink::dataplane::check_limits;
 use tracing::{debug, info, warn};
 
 use crate::config::Reconcile;
@@ -36,6 +37,14 @@ impl PolicyGate for Watcher {
         Self::wait_programmed(self, endpoint, written, patience)
             .await
             .map_err(|error| error.to_string())
+    }
+
+    async fn check_limits(&self, host_interface: &str, limits: &Limits) -> Result<(), String> {
+        match check_limits(host_interface, limits).await {
+            Ok(None) => Ok(()),
+            Ok(Some(different)) => Err(different),
+            Err(error) => Err(format!("cannot look at the limits of traffic: {error}")),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use calico_cni::facts::{NoPods, PodInfo, PodSource};
+use calico_cni::facts::{Machine, NoPods, PodInfo, PodSource};
 use calico_cni::spec::{CniError, Code};
 use calico_core::datastore::StoreError;
 use calico_datastore::KubernetesStore;
@@ -44,6 +44,12 @@ impl PodSource for KubernetesPods {
                 profiles: found.profiles,
                 service_account: found.service_account,
                 ports: found.ports,
+                machine: found.machine.map(|machine| Machine {
+                    name: machine.name,
+                    uid: machine.uid,
+                    vm_uid: machine.vm_uid,
+                    migration: machine.migration,
+                }),
             })),
             None => {
                 let error = CniError::new(
@@ -53,5 +59,9 @@ impl PodSource for KubernetesPods {
                 Err(error.details("it was deleted, or CNI_ARGS names another"))
             }
         }
+    }
+
+    async fn machine_ends(&self, namespace: &str, name: &str) -> Result<bool, CniError> {
+        Ok(self.0.machine_ends(namespace, name).await?)
     }
 }

@@ -7,6 +7,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{EndpointName, container_interface_name, pod_interface_name};
 
+use crate::facts::Machine;
 use crate::spec::{Call, NetConf};
 
 /// Prefix of the host's interfaces.
@@ -33,6 +34,8 @@ pub struct Identity {
     pub labels: BTreeMap<String, String>,
     /// What the addresses are assigned under.
     pub handle: String,
+    /// The virtual machine whose addresses they are, once that is known.
+    pub machine: Option<Machine>,
 }
 
 impl Identity {
@@ -61,6 +64,7 @@ impl Identity {
                     profile: format!("kns.{namespace}"),
                     labels,
                     handle,
+                    machine: None,
                 }
             }
             None => {
@@ -74,6 +78,7 @@ impl Identity {
                     profile: conf.name.clone(),
                     labels,
                     handle,
+                    machine: None,
                 }
             }
         }

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calico_core::dataplane::{Direction, TrafficLimits, WorkloadEndpoint};
+use calico_core::dataplane::{DataplaneError, Direction, Limits, TrafficLimits, WorkloadEndpoint};
 
 use super::endpoint::{Rendered, then};
 use super::matches;
 use super::state::{DIRECTIONS, State};
-use crate::nft::wire::{CmpOp, Expr, RejectKind, Verdict};
-use crate::nft::{ChainDef, RuleDef};
+use crate::nft::wire::{CmpOp, Expr, Family, RejectKind, Verdict};
+use crate::nft::{ChainDef, RuleDef, Socket};
 
 /// What is limited by rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,40 @@ impl Limited {
         let identity = format!("beyond the limit of {identity} {direction}");
         Some(RuleDef { identity, expressions })
     }
+}
+
+/// Sees in the kernel whether a workload's limits of packets and connections are in force, by the
+/// name of its interface; says which is not. Bandwidth is [`qos::check`](crate::qos::check)'s.
+///
+/// # Errors
+///
+/// If the kernel does not answer.
+pub async fn check_limits(
+    interface: &str,
+    limits: &Limits,
+) -> Result<Option<String>, DataplaneError> {
+    let wanted: Vec<_> = kinds()
+        .filter_map(|(direction, limited)| {
+            let limits = match direction {
+                Direction::Ingress => &limits.ingress,
+                Direction::Egress => &limits.egress,
+            };
+            let rule = limited.rule(limits, direction)?;
+            Some((limited.chain(direction, interface), rule))
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let mut socket = Socket::open().map_err(super::linux::failed)?;
+    for (chain, rule) in wanted {
+        let rules = socket.rules(Family::Inet, super::TABLE, &chain).await;
+        if rules.map_err(super::linux::failed)? != [rule.clone()] {
+            let what = rule.identity.trim_start_matches("beyond the ");
+            return Ok(Some(format!("the {what} of {interface} is not in force ({chain})")));
+        }
+    }
+    Ok(None)
 }
 
 /// IANA's number.

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use super::causes::Causes;
 use super::check;
 use super::guard::Guard;
-use super::interfaces;
+use super::interfaces::{self, Exclusion};
 use super::names;
 use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
@@ -214,6 +214,17 @@ impl LinuxDataplane {
     pub async fn allows(&self, packet: &crate::nft::Tuple) -> bool {
         let inner = self.inner.lock().await;
         inner.state.allows(&inner.state.address_owners(), packet)
+    }
+
+    /// Passes over these interfaces from now on when a host endpoint is found by its addresses
+    /// (upstream's `interfaceExclude`).
+    ///
+    /// # Errors
+    /// When the kernel cannot be read, or refuses what follows.
+    pub async fn exclude_interfaces(&self, excluded: Exclusion) -> Result<(), DataplaneError> {
+        let mut inner = self.inner.lock().await;
+        inner.lister.excluded = excluded;
+        inner.interfaces_changed().await
     }
 
     /// Removes our table and our routes; policy is no longer enforced. Removing what is not
@@ -482,7 +493,7 @@ fn next(Generation(id): Generation) -> Generation {
     Generation(id.wrapping_add(1).max(1))
 }
 
-fn failed(error: Error) -> DataplaneError {
+pub(super) fn failed(error: Error) -> DataplaneError {
     match error {
         Error::Refused(refusals) => match refusals.first() {
             Some(first) => {

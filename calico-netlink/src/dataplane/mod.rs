@@ -60,6 +60,8 @@ mod kernel_tests;
 #[cfg(test)]
 mod state_tests;
 
+pub use limits::check_limits;
+pub use interfaces::Exclusion;
 pub use linux::{LinuxDataplane, Settings, SourceCounter, TABLE};
 pub use names::{GROUP_EGRESS, GROUP_INGRESS};
 pub use routes::{NoRoutes, RouteProgrammer};

@@ -26,14 +26,9 @@ impl Counts {
         if !rule.expressions.iter().any(counts) {
             return;
         }
-        let zeroed = rule.expressions.iter().map(|expression| match expression {
-            Expr::Counter { .. } => Expr::COUNTER,
-            other => other.clone(),
-        });
-        let identity = rule.userdata.identity;
-        let definition = RuleDef { identity, expressions: zeroed.collect() };
-        let counted = Counted { rule: definition, expressions: rule.expressions };
-        self.0.entry(rule.chain).or_default().push(counted);
+        let (chain, expressions) = (rule.chain.clone(), rule.expressions.clone());
+        let counted = Counted { rule: RuleDef::without_counts(rule), expressions };
+        self.0.entry(chain).or_default().push(counted);
     }
 
     /// Identity, packets and bytes of the rules of a chain that counted anything.
@@ -49,6 +44,17 @@ impl Counts {
 
     pub(super) fn of_chain(&self, chain: &str) -> OfChain<'_> {
         OfChain(self.0.get(chain).into_iter().flatten().collect())
+    }
+}
+
+impl RuleDef {
+    /// A rule of the kernel as it was made, before it counted anything.
+    pub(super) fn without_counts(rule: Rule) -> Self {
+        let zeroed = rule.expressions.into_iter().map(|expression| match expression {
+            Expr::Counter { .. } => Expr::COUNTER,
+            other => other,
+        });
+        Self { identity: rule.userdata.identity, expressions: zeroed.collect() }
     }
 }
 

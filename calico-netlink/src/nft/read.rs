@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::counts::Counts;
 use super::error::Error;
-use super::ruleset::Ruleset;
+use super::ruleset::{RuleDef, Ruleset};
 use super::socket::Socket;
 use super::wire::{Expr, Family, Generation, Object, msg};
 
@@ -79,6 +79,38 @@ impl Socket {
                 Err(Error::GenerationChanged) => {}
                 Err(error) => return Err(error),
             }
+        }
+        Err(Error::GenerationChanged)
+    }
+
+    /// The rules of a chain, without what they counted; none if there is no such chain.
+    ///
+    /// # Errors
+    /// See [`Socket::read_table`].
+    pub async fn rules(
+        &mut self,
+        family: Family,
+        table: &str,
+        chain: &str,
+    ) -> Result<Vec<RuleDef>, Error> {
+        for _ in 0..ATTEMPTS {
+            let of_chain = |w: &mut super::wire::Writer| {
+                w.string(1, table);
+                w.string(2, chain);
+            };
+            let objects = match self.dump(msg::GET_RULE, family, of_chain).await {
+                Err(Error::GenerationChanged) => continue,
+                read => read?,
+            };
+            let mut rules = Vec::new();
+            for object in objects {
+                let Object::Rule(rule) = object else { continue };
+                // A kernel that does not narrow the dump tells of all chains.
+                if rule.chain == chain && rule.table == table {
+                    rules.push(RuleDef::without_counts(rule));
+                }
+            }
+            return Ok(rules);
         }
         Err(Error::GenerationChanged)
     }

@@ -11,10 +11,11 @@ use super::{PodError, inside, outside};
 use crate::address;
 use crate::link::{self, Link};
 use crate::netns::Netns;
+use crate::qos;
 use crate::rtnl::{Connection, Request};
 
 /// Checks that the network of a pod is as [`setup`](super::setup) makes it: both ends up and
-/// connected to each other, addresses and routes in place. Changes nothing.
+/// connected to each other, addresses and routes in place, bandwidth limited. Changes nothing.
 ///
 /// # Errors
 ///
@@ -40,9 +41,12 @@ pub fn check(spec: &PodSpec) -> Result<PodInterfaces, PodError> {
         }
     }
     require_routes(&mut pod, far.index, &inside::routes(spec, far.index), &far.name)?;
-    let routes: Vec<_> =
-        spec.addresses.iter().map(|address| outside::route(*address, near.index)).collect();
+    let routes: Vec<_> = spec.routed().map(|address| outside::route(address, near.index)).collect();
     require_routes(&mut host, near.index, &routes, &near.name)?;
+    let limits = qos::check(&mut host, &near.name, &spec.limits);
+    if let Some(different) = limits.step(|| "look at the limits of bandwidth".into())? {
+        return Err(incomplete(different));
+    }
     Ok(PodInterfaces { host: describe(&near)?, container: describe(&far)? })
 }
 

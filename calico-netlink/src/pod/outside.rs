@@ -65,8 +65,8 @@ pub(super) fn connect(
         requests.push(link::proxy_at_once_request(index));
         steps.push(format!("let {name} answer for others at once"));
     }
-    for address in &spec.addresses {
-        let message = RouteNetlinkMessage::NewRoute(route(*address, index));
+    for address in spec.routed() {
+        let message = RouteNetlinkMessage::NewRoute(route(address, index));
         // A route that an earlier owner of the address left behind gives way.
         requests.push(Request::new(message, REPLACE));
         steps.push(format!("route {address} to {name}"));

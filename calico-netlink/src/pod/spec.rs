@@ -50,6 +50,9 @@ pub struct PodSpec {
     pub allow_spoofing: bool,
     /// Number of transmit and receive queues of both ends; 0: the kernel's choice.
     pub queues: u32,
+    /// Whether its addresses are used elsewhere yet, by a virtual machine that is about to move
+    /// here: the host gets no routes to them.
+    pub arriving: bool,
     /// Limits of its traffic. Only bandwidths concern the interface; one that the kernel cannot
     /// limit is logged.
     pub limits: Limits,
@@ -75,6 +78,11 @@ impl PodSpec {
             }
         }
         Ok(())
+    }
+
+    /// Addresses that the host has a route to.
+    pub(super) fn routed(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().copied().filter(|_| !self.arriving)
     }
 
     pub(super) fn has_v4(&self) -> bool {

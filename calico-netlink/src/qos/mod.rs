@@ -91,6 +91,41 @@ pub fn apply(
     Ok(true)
 }
 
+/// Sees whether the bandwidths among the limits are in force, and no others of ours; says what is
+/// not. Changes nothing.
+///
+/// # Errors
+///
+/// See [`RtnlError`].
+pub fn check(
+    connection: &mut Connection,
+    interface: &str,
+    limits: &Limits,
+) -> Result<Option<String>, RtnlError> {
+    let _turn = turn();
+    let Some(link) = link::by_name(connection, interface)? else {
+        return Ok(Some(format!("there is no interface {interface}")));
+    };
+    let different = |what: &str, wanted: Option<&Bandwidth>| {
+        let wanted = wanted.map_or_else(|| "unlimited".into(), |b| format!("{} bit/s", b.rate));
+        Ok(Some(format!("the bandwidth {what} {interface} is not as wanted ({wanted})")))
+    };
+    if !has_bucket(connection, &link, limits.ingress.bandwidth.as_ref())? {
+        return different("to the workload behind", limits.ingress.bandwidth.as_ref());
+    }
+    let wanted = limits.egress.bandwidth.as_ref();
+    let redirected = kernel::redirections(connection, link.index)?;
+    let device = link::by_name(connection, &ifb_name(interface))?;
+    let there = match (wanted, device) {
+        (None, device) => !device.is_some_and(|device| redirected.contains(&device.index)),
+        (Some(_), None) => false,
+        (Some(_), Some(device)) => {
+            device.up && redirected == [device.index] && has_bucket(connection, &device, wanted)?
+        }
+    };
+    if there { Ok(None) } else { different("from the workload behind", wanted) }
+}
+
 /// Removes what an interface that is gone has left.
 ///
 /// # Errors
@@ -122,6 +157,19 @@ pub fn sweep(connection: &mut Connection) -> Result<Vec<String>, RtnlError> {
         removed.push(device.name.clone());
     }
     Ok(removed)
+}
+
+fn has_bucket(
+    connection: &mut Connection,
+    link: &Link,
+    wanted: Option<&Bandwidth>,
+) -> Result<bool, RtnlError> {
+    let seen = kernel::bucket(connection, link.index)?;
+    Ok(match (wanted.map(|bandwidth| Bucket::new(bandwidth, link.mtu)), seen) {
+        (Some(wanted), Some(seen)) => wanted.is(&seen),
+        (None, None) => true,
+        _ => false,
+    })
 }
 
 fn set_bucket(

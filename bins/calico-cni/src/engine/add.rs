@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{Engine, Gone, gates, log, still_there};
-use crate::facts::{PodFacts, PodInfo};
+use crate::facts::{Machine, PodFacts, PodInfo};
 use crate::naming::{Identity, mac};
 use crate::spec::{Call, CniError, CniResult, Code, Interface, IpConfig, NetConf};
 
@@ -33,6 +33,8 @@ struct Made {
     /// The attachment existed before: nothing of it is ours to undo.
     repeated: bool,
     interface: bool,
+    /// The pod runs this machine, whose addresses it has.
+    machine: Option<Machine>,
 }
 
 /// An endpoint but for its addresses.
@@ -137,7 +139,8 @@ impl Engine {
         }
         self.ensure_profile(id).await?;
         let (facts, info) = self.facts(conf, call, id).await?;
-        let mut id = id.clone();
+        let mut id = self.as_machine(conf, id.clone(), info.as_ref()).await?;
+        made.machine.clone_from(&id.machine);
         let mut info = info.unwrap_or_default();
         for (key, value) in std::mem::take(&mut info.labels) {
             id.labels.entry(key).or_insert(value);
@@ -171,6 +174,7 @@ impl Engine {
             mac: Some(mac),
             routes: routes_of(conf, conf.ipam_result.as_ref())?,
             allow_spoofing: !facts.spoofed.is_empty(),
+            arriving: id.machine.as_ref().is_some_and(|machine| machine.migration.is_some()),
             limits: facts.qos.as_ref().map(Limits::from).unwrap_or_default(),
             ..self.pod_spec(conf, call, id, &addresses)
         };
@@ -292,7 +296,7 @@ impl Engine {
                 }
             }
             if made.addresses {
-                self.addresses.release_by_handle(&id.handle).await?;
+                self.give_up(conf, call, id, made.machine).await?;
             }
             Ok(())
         };

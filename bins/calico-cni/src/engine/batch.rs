@@ -1,16 +1,11 @@
-//! Calls that come at the same time share one write to the store: whoever is first serves all that
-//! have come by then.
+//! Calls that come at the same time share one write to the store.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use calico_core::datastore::Write;
 use calico_ipam::{Allocator, AssignRequest, Ending, IpamError, Outcome};
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
-/// Requests served together at most; bounds the size of one write.
-const MAX_BATCH: usize = 256;
+use super::turns::{Item, Turns};
 
 /// What is written along with the addresses of a request.
 pub(super) type Along = Box<dyn Fn(&[IpAddr]) -> Vec<Write> + Send + Sync>;
@@ -49,17 +44,6 @@ impl Queue {
     }
 }
 
-/// What can be served together.
-trait Item: Sized {
-    type Answer;
-
-    /// Answers in the order of the items.
-    fn serve(
-        batch: Vec<Self>,
-        allocator: &Allocator,
-    ) -> impl Future<Output = Vec<Self::Answer>> + Send;
-}
-
 struct Assignment {
     request: AssignRequest,
     along: Along,
@@ -67,6 +51,7 @@ struct Assignment {
 
 impl Item for Assignment {
     type Answer = Outcome;
+    type With = Allocator;
 
     async fn serve(batch: Vec<Self>, allocator: &Allocator) -> Vec<Outcome> {
         let (requests, along): (Vec<_>, Vec<_>) =
@@ -83,6 +68,7 @@ struct Releases(Vec<Ending>);
 
 impl Item for Releases {
     type Answer = Result<(), IpamError>;
+    type With = Allocator;
 
     async fn serve(batch: Vec<Self>, allocator: &Allocator) -> Vec<Self::Answer> {
         let count = batch.len();
@@ -95,58 +81,4 @@ impl Item for Releases {
 fn broken_off(what: &str) -> IpamError {
     let what = format!("{what} addresses together with a call that broke off");
     IpamError::Contention { what, attempts: 1 }
-}
-
-type Waiting<T> = (T, oneshot::Sender<<T as Item>::Answer>);
-
-/// Items that wait to be served, all that are there at a time.
-struct Turns<T: Item> {
-    waiting: Mutex<Vec<Waiting<T>>>,
-    turn: AsyncMutex<()>,
-}
-
-impl<T: Item> Default for Turns<T> {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), turn: AsyncMutex::default() }
-    }
-}
-
-impl<T: Item> fmt::Debug for Turns<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turns").finish_non_exhaustive()
-    }
-}
-
-impl<T: Item> Turns<T> {
-    /// Has `item` served, here or by another call; `None` if that one was dropped meanwhile.
-    async fn take(&self, item: T, allocator: &Allocator) -> Option<T::Answer> {
-        let (answer, mut mine) = oneshot::channel();
-        self.waiting().push((item, answer));
-        loop {
-            let turn = self.turn.lock().await;
-            // Served by whoever had the turn before?
-            match mine.try_recv() {
-                Ok(answer) => return Some(answer),
-                Err(oneshot::error::TryRecvError::Closed) => return None,
-                Err(oneshot::error::TryRecvError::Empty) => {}
-            }
-            let batch: Vec<Waiting<T>> = {
-                let mut waiting = self.waiting();
-                waiting.retain(|(_, answer)| !answer.is_closed());
-                let count = waiting.len().min(MAX_BATCH);
-                waiting.drain(..count).collect()
-            };
-            let (items, askers): (Vec<T>, Vec<_>) = batch.into_iter().unzip();
-            for (asker, answer) in askers.into_iter().zip(T::serve(items, allocator).await) {
-                // Whoever no longer waits was dropped: the runtime's DEL finds what it was given.
-                let _ = asker.send(answer);
-            }
-            drop(turn);
-        }
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting<T>>> {
-        // A panic elsewhere cannot leave the list half changed.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

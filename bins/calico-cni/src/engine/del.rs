@@ -197,7 +197,7 @@ impl Engine {
             ending.first.extend(first);
         }
         if self.queue.release(&self.addresses, endings).await.is_ok() {
-            return self.release_shared(conf, call).await;
+            return self.release_shared(conf, call, id).await;
         }
         while let Some(revision) = expected {
             match self.store.delete(id.key(), Some(revision)).await {

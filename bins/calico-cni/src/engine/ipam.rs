@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use calico_core::datastore::Revision;
+use calico_core::resource::machine_handle;
 use calico_ipam::plan::time::rfc3339;
 use calico_ipam::{AssignIp, AssignRequest, Release};
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use tracing::warn;
 
 use super::batch::Along;
 use super::{Engine, Gone, still_there};
-use crate::facts::{PodFacts, PodInfo};
+use crate::facts::{Machine, PodFacts, PodInfo};
 use crate::naming::{FIRST_INTERFACE, Identity, container_handle};
 use crate::protocol::Request;
 use crate::spec::{Call, CniError, CniResult, Code, IpConfig, NetConf};
@@ -48,10 +49,16 @@ impl Engine {
         if !facts.addresses_no_ipam.is_empty() {
             return Ok((facts.addresses_no_ipam.clone(), None));
         }
+        let families = facts.families.unwrap_or((conf.ipam.assign_ipv4, conf.ipam.assign_ipv6));
+        if let Some(machine) = &id.machine
+            && let Some(addresses) = self.machine_starts(call, id, machine, families).await?
+        {
+            return Ok((addresses, None));
+        }
         if !facts.addresses.is_empty() {
             return Ok((self.assign_particular(call, id, &facts.addresses).await?, None));
         }
-        let (v4, v6) = facts.families.unwrap_or((conf.ipam.assign_ipv4, conf.ipam.assign_ipv6));
+        let (v4, v6) = families;
         let mut request =
             AssignRequest::new(&self.node).handle(&id.handle).v4(v4.into()).v6(v6.into()).reuse();
         request.attributes = self.attributes(call, id);
@@ -68,7 +75,8 @@ impl Engine {
             Ok(_) => Ok((addresses, outcome.also.and_then(|revisions| revisions.last().copied()))),
             Err(short) => {
                 // One family without the other is of no use: upstream gives it back as well.
-                if let Err(error) = self.addresses.release_by_handle(&id.handle).await {
+                let given_up = self.give_up(conf, call, id, id.machine.clone()).await;
+                if let Err(error) = given_up {
                     warn!(%error, handle = id.handle, "addresses of a failed ADD stay assigned");
                 }
                 Err(short.into())
@@ -104,8 +112,24 @@ impl Engine {
         Ok(wanted.to_vec())
     }
 
+    /// Gives back what an ADD got that failed.
+    pub(super) async fn give_up(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+        machine: Option<Machine>,
+    ) -> Result<(), CniError> {
+        if let Some(machine) = machine {
+            let handle = machine_handle(&conf.name, &id.namespace, &machine.name);
+            return self.machine_gives_up(call, &Identity { handle, ..id.clone() }).await;
+        }
+        self.addresses.release_by_handle(&id.handle).await?;
+        Ok(())
+    }
+
     /// What is recorded with an address.
-    fn attributes(&self, call: &Call, id: &Identity) -> BTreeMap<String, String> {
+    pub(super) fn attributes(&self, call: &Call, id: &Identity) -> BTreeMap<String, String> {
         let mut attributes = BTreeMap::new();
         let mut note = |key: &str, value: &str| attributes.insert(key.to_owned(), value.to_owned());
         note("node", &self.node);
@@ -120,6 +144,14 @@ impl Engine {
         note(NETNS, &call.netns.display().to_string());
         if let Some(uid) = call.args.get("K8S_POD_UID") {
             note(POD_UID, uid);
+        }
+        if let Some(machine) = &id.machine {
+            note("vmi-name", &machine.name);
+            note("vmi-uid", &machine.uid);
+            let more = [("vm-uid", &machine.vm_uid), ("vmim-uid", &machine.migration)];
+            more.into_iter().for_each(|(key, uid)| {
+                uid.iter().for_each(|uid| drop(note(key, uid)));
+            });
         }
         attributes
     }
@@ -154,12 +186,16 @@ impl Engine {
         let _lock = self.locks.lock(&id.lock_name()).await;
         still_there(gone)?;
         self.settle(conf, call, &id).await?;
-        let (facts, _) = self.facts(conf, call, &id).await?;
+        let (facts, info) = self.facts(conf, call, &id).await?;
+        let id = self.as_machine(conf, id, info.as_ref()).await?;
         let (addresses, _) = self.assign(conf, call, &id, &facts, Box::new(|_| Vec::new())).await?;
         let nets: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
         let ip = |net: &IpNet| IpConfig { address: *net, gateway: None, interface: None };
         let ips = nets.iter().map(ip).collect();
-        Ok(CniResult { interfaces: Vec::new(), ips, routes: nets })
+        // Where a machine is about to arrive, the host has no route to it yet.
+        let arriving = id.machine.as_ref().is_some_and(|machine| machine.migration.is_some());
+        let routes = if arriving { Vec::new() } else { nets };
+        Ok(CniResult { interfaces: Vec::new(), ips, routes })
     }
 
     pub(super) async fn del_addresses(
@@ -188,12 +224,19 @@ impl Engine {
         for handle in handles(call, id) {
             self.addresses.release_by_handle(&handle).await?;
         }
-        self.release_shared(conf, call).await
+        self.release_shared(conf, call, id).await
     }
 
-    /// Releases what upstream assigned to a further interface, under the handle of all of the
+    /// Releases what the attachment shares with others: a machine's addresses with its other pods;
+    /// and what upstream assigned to a further interface, under the handle of all of the
     /// container's interfaces. What we assigned under it is `eth0`'s.
-    pub(super) async fn release_shared(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    pub(super) async fn release_shared(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+    ) -> Result<(), CniError> {
+        self.machine_stops(conf, call, id).await?;
         if call.ifname == FIRST_INTERFACE {
             return Ok(());
         }
@@ -212,7 +255,8 @@ impl Engine {
         call: &Call,
     ) -> Result<(), CniError> {
         let id = self.identity(conf, call);
-        let found = self.addresses.ipam().addresses_by_handle(&id.handle).await?;
+        let handle = self.current_handle(conf, call, &id).await?;
+        let found = self.addresses.ipam().addresses_by_handle(&handle).await?;
         let previous = conf.prev_result()?.unwrap_or_default();
         let ours: Vec<IpAddr> = previous.addresses().collect();
         match ours.iter().find(|ip| !found.contains(ip)) {
@@ -220,9 +264,22 @@ impl Engine {
             missing => {
                 let which = missing.map_or_else(|| "any address".into(), ToString::to_string);
                 Err(CniError::new(Code::Network, "the attachment is not as it was made")
-                    .details(format!("handle {} does not have {which}", id.handle)))
+                    .details(format!("handle {handle} does not have {which}")))
             }
         }
+    }
+}
+
+impl Engine {
+    /// The handle that an attachment has its addresses under: its own, or its machine's.
+    pub(super) async fn current_handle(
+        &self,
+        conf: &NetConf,
+        call: &Call,
+        id: &Identity,
+    ) -> Result<String, CniError> {
+        let machine = self.machine_handle(conf, call, id).await?;
+        Ok(machine.map_or_else(|| id.handle.clone(), |(handle, _)| handle))
     }
 }
 

@@ -15,10 +15,12 @@ mod gc;
 mod ipam;
 mod journal;
 mod locks;
+mod machine;
 mod netlink;
 mod reconcile;
 mod resident;
 mod traits;
+mod turns;
 
 use std::fmt;
 use std::path::PathBuf;

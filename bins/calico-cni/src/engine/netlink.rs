@@ -17,16 +17,7 @@ pub struct NetlinkPods;
 impl PodNetwork for NetlinkPods {
     async fn setup(&self, spec: PodSpec) -> Result<PodInterfaces, NetworkError> {
         // Blocks for about a millisecond, and must not stop half-way if this future is dropped.
-        blocking(move || {
-            if is_own(&spec.netns) {
-                return Err(NetworkError::Invalid(format!(
-                    "{} is the network namespace of this host, not of a container",
-                    spec.netns.display()
-                )));
-            }
-            Ok(pod::setup(&spec)?)
-        })
-        .await
+        blocking(move || Ok(pod::setup(&spec)?)).await
     }
 
     async fn teardown(
@@ -109,9 +100,10 @@ impl From<PodError> for NetworkError {
             PodError::Netns(NetnsError::Gone { .. } | NetnsError::NotANamespace { .. }) => {
                 Self::NetnsGone(chain(&error))
             }
-            PodError::InterfaceName { .. } | PodError::NoAddress | PodError::Address { .. } => {
-                Self::Invalid(chain(&error))
-            }
+            PodError::InterfaceName { .. }
+            | PodError::NoAddress
+            | PodError::Address { .. }
+            | PodError::HostNamespace { .. } => Self::Invalid(chain(&error)),
             other => Self::Failed(chain(&other)),
         }
     }
@@ -134,16 +126,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(broke_off(&error)))
 }
 
-/// What became of a removal.
-pub(super) async fn joined(
-    removal: tokio::task::JoinHandle<Result<bool, PodError>>,
-) -> Result<(), NetworkError> {
-    match removal.await {
-        Ok(removed) => Ok(removed.map(drop)?),
-        Err(error) => Err(broke_off(&error)),
-    }
-}
-
-fn broke_off(error: &tokio::task::JoinError) -> NetworkError {
+pub(super) fn broke_off(error: &tokio::task::JoinError) -> NetworkError {
     NetworkError::Failed(format!("the work broke off: {error}"))
 }

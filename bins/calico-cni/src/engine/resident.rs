@@ -3,48 +3,60 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use calico_netlink::pod::{self, PodInterfaces, PodSpec};
-use tokio::sync::Mutex;
+use calico_netlink::pod::{self, PodInterfaces, PodSpec, Workers};
+use tokio::task::spawn_blocking;
 
-use super::netlink::{NetlinkPods, blocking, joined};
+use super::netlink::{NetlinkPods, blocking, broke_off};
 use super::traits::{NetworkError, PodNetwork};
+use super::turns::{Item, Turns};
 
-/// [`NetlinkPods`] for a program that stays: pods that go at the same time are removed together,
-/// and nobody waits until the kernel has freed their memory, which takes ten times as long as
-/// everything else. What else a deletion has to do is done meanwhile, as a pod is cut off first.
+/// [`NetlinkPods`] for a program that stays: it has threads for pods, those that go at the same
+/// time are removed together, and nobody waits until the kernel has freed their memory, which takes
+/// ten times as long as everything else. What else a deletion has to do is done meanwhile, as a pod
+/// is cut off first.
 ///
 /// What a crash leaves of a removal is marked in the kernel, carries no packets, and is removed by
 /// the next [`remove_all_cut_off`](PodNetwork::remove_all_cut_off).
 #[derive(Debug, Clone, Default)]
 pub struct ResidentPods {
     kernel: NetlinkPods,
-    /// Held by who removes, or sees whether another's removal has removed his own.
-    turn: Arc<Mutex<()>>,
+    workers: Arc<Workers>,
+    removals: Arc<Turns<Removal>>,
 }
 
-impl ResidentPods {
-    async fn remove(&self, name: &str) -> Result<(), NetworkError> {
-        let _turn = self.turn.lock().await;
-        let names = [name.to_owned()];
-        let look = names.clone();
-        if blocking(move || Ok(pod::wait_removed(&look, || true)?)).await? {
-            // By the removal before, which took all that were cut off by then.
-            return Ok(());
-        }
-        let removal = tokio::task::spawn_blocking(pod::remove_cut_off);
-        let end = removal.abort_handle();
-        if blocking(move || Ok(pod::wait_removed(&names, || end.is_finished())?)).await? {
-            return Ok(());
-        }
-        joined(removal).await?;
-        Err(NetworkError::Failed(format!("{name} is still there after its removal")))
+/// A host's interface that is cut off.
+struct Removal(String);
+
+impl Item for Removal {
+    type Answer = Result<(), NetworkError>;
+    type With = ();
+
+    async fn serve(batch: Vec<Self>, (): &()) -> Vec<Self::Answer> {
+        let names: Vec<String> = batch.into_iter().map(|removal| removal.0).collect();
+        let count = names.len();
+        vec![remove(names).await; count]
     }
+}
+
+/// Removes all that is cut off, and waits until these are out of sight.
+async fn remove(names: Vec<String>) -> Result<(), NetworkError> {
+    let removal = spawn_blocking(pod::remove_cut_off);
+    let end = removal.abort_handle();
+    let text = names.join(", ");
+    if blocking(move || Ok(pod::wait_removed(&names, || end.is_finished())?)).await? {
+        return Ok(());
+    }
+    match removal.await {
+        Ok(removed) => drop(removed?),
+        Err(error) => return Err(broke_off(&error)),
+    }
+    Err(NetworkError::Failed(format!("{text} is still there after its removal")))
 }
 
 #[async_trait]
 impl PodNetwork for ResidentPods {
     async fn setup(&self, spec: PodSpec) -> Result<PodInterfaces, NetworkError> {
-        self.kernel.setup(spec).await
+        Ok(self.workers.setup(spec).await?)
     }
 
     async fn teardown(
@@ -62,8 +74,7 @@ impl PodNetwork for ResidentPods {
         netns: Option<&Path>,
         ifname: &str,
     ) -> Result<(), NetworkError> {
-        let name = host_interface.to_owned();
-        if !blocking(move || Ok(pod::cut_off(&name)?)).await? {
+        if !self.workers.cut_off(host_interface.to_owned()).await? {
             // An unfinished ADD, or another's work: look inside, too.
             return self.kernel.teardown(Some(host_interface), netns, ifname).await;
         }
@@ -71,7 +82,9 @@ impl PodNetwork for ResidentPods {
     }
 
     async fn remove_cut_off(&self, host_interface: &str) -> Result<(), NetworkError> {
-        self.remove(host_interface).await
+        let removed = self.removals.take(Removal(host_interface.to_owned()), &()).await;
+        let broken = || NetworkError::Failed("a removal together with others broke off".to_owned());
+        removed.unwrap_or_else(|| Err(broken()))
     }
 
     async fn remove_all_cut_off(&self) -> Result<(), NetworkError> {

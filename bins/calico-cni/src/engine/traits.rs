@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use calico_core::dataplane::EndpointId;
+use calico_core::dataplane::{EndpointId, Limits};
 use calico_core::datastore::Revision;
 use calico_netlink::pod::{PodInterfaces, PodSpec};
 
@@ -119,6 +119,16 @@ pub trait PolicyGate: fmt::Debug + Send + Sync {
         written: Revision,
         patience: Duration,
     ) -> Result<(), String>;
+
+    /// Sees whether the limits of packets and connections of a workload are in force in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// What is not, in words.
+    async fn check_limits(&self, host_interface: &str, limits: &Limits) -> Result<(), String> {
+        let _ = (host_interface, limits);
+        Ok(())
+    }
 }
 
 /// Waits for nothing: for nodes whose policy somebody else enforces, or nobody.

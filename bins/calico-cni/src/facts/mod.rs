@@ -41,6 +41,21 @@ pub struct PodInfo {
     pub service_account: String,
     /// Ports that policies name.
     pub ports: Vec<WorkloadEndpointPort>,
+    /// The virtual machine that it runs.
+    pub machine: Option<Machine>,
+}
+
+/// A virtual machine (KubeVirt), whose addresses stay with it from pod to pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// Identity of the VirtualMachineInstance.
+    pub uid: String,
+    /// Identity of the VirtualMachine, if the instance has one.
+    pub vm_uid: Option<String>,
+    /// Identity of the migration that is to bring the machine here.
+    pub migration: Option<String>,
 }
 
 /// Knows the pods of the orchestrator.
@@ -52,6 +67,17 @@ pub trait PodSource: fmt::Debug + Send + Sync {
     ///
     /// If the orchestrator cannot be asked, or does not know the pod.
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<PodInfo>, CniError>;
+
+    /// Whether a virtual machine is gone or goes, so that nobody needs its addresses any more. Where
+    /// nobody knows, it stays.
+    ///
+    /// # Errors
+    ///
+    /// If the orchestrator cannot be asked.
+    async fn machine_ends(&self, namespace: &str, name: &str) -> Result<bool, CniError> {
+        let _ = (namespace, name);
+        Ok(false)
+    }
 }
 
 /// For stores that have no pods.
