@@ -74,7 +74,7 @@ impl Default for DatastoreConfig {
 ///
 /// # Errors
 ///
-/// As [`Options::open`], and [`StoreError::Unsupported`] for a type that is not built in or for
+/// As [`Options::open`], and [`StoreError::Settings`] for a type that is not built in or for
 /// settings that make no sense.
 pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> {
     match config {
@@ -106,8 +106,8 @@ pub fn open(config: &DatastoreConfig) -> Result<Arc<dyn Datastore>, StoreError> 
 
 #[cfg(not(all(feature = "etcd", feature = "kubernetes", feature = "tls")))]
 fn unsupported(name: &str) -> StoreError {
-    StoreError::Unsupported {
-        what: format!("datastore type {name:?}; this program has {}", built_in().join(", ")),
+    StoreError::Settings {
+        reason: format!("datastore type {name:?}; this program has {}", built_in().join(", ")),
     }
 }
 

@@ -81,7 +81,7 @@ impl EtcdStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unsupported`] for settings that make no sense, such as an endpoint that is
+    /// [`StoreError::Settings`] for settings that make no sense, such as an endpoint that is
     /// no URL.
     pub fn connect(config: EtcdConfig) -> Result<Self, StoreError> {
         Ok(Self { cluster: Arc::new(Cluster::new(config)?) })

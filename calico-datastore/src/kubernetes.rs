@@ -15,7 +15,7 @@
 //!   after it.
 //! - *Views* are written where upstream writes them: a node's annotations, and a pod's addresses.
 //!   What else belongs to Kubernetes is refused with what to do instead.
-//! - *Watches* list as a stream where the server can, else in pages of 500; they go on after lost
+//! - *Watches* list as a stream where the server can, else in pages of 50 to 500; they go on after lost
 //!   connections, and list anew, in brackets, after what the server has forgotten.
 //!
 //! ```no_run
@@ -193,7 +193,7 @@ impl KubernetesStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unsupported`] for settings that make no sense, such as an endpoint that is
+    /// [`StoreError::Settings`] for settings that make no sense, such as an endpoint that is
     /// no URL.
     pub fn connect(config: &KubernetesConfig) -> Result<Self, StoreError> {
         let server = Server::new(config.clone())?;

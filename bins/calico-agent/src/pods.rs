@@ -13,7 +13,7 @@ use calico_datastore::config::{DatastoreConfig, KubernetesConfig};
 ///
 /// # Errors
 ///
-/// [`StoreError::Unsupported`] for settings that make no sense.
+/// [`StoreError::Settings`] for settings that make no sense.
 pub fn source(
     store: &DatastoreConfig,
     besides: Option<&KubernetesConfig>,

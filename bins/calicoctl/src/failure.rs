@@ -43,6 +43,9 @@ pub(crate) enum Failure {
     /// Some resources were handled before one failed.
     #[error("Partial success: {done}\nHit error: {source}")]
     Partial { done: String, source: Box<Self> },
+    /// A part of the answer is known, and belongs on the standard output.
+    #[error("{source}")]
+    Rest { out: String, source: Box<Self> },
     /// `diff` found something: no failure, but another exit code.
     #[error("{0}")]
     Differs(String),

@@ -68,6 +68,10 @@ fn main() -> ExitCode {
             Err(_) => failed,
         },
         Err(failure) => {
+            let failure = match failure {
+                Failure::Rest { out, source } => print(&out).err().unwrap_or(*source),
+                other => other,
+            };
             eprintln!("{}", with_causes(&failure));
             if matches!(failure, Failure::NotInTime(_)) { NOT_IN_TIME.into() } else { failed }
         }

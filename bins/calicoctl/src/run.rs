@@ -135,7 +135,11 @@ pub(crate) async fn run(cli: Cli, stdin: &mut dyn Read) -> Result<Said, Failure>
                     (Err(_), Some(seconds)) => {
                         tokio::time::sleep(Duration::from_secs(seconds)).await
                     }
-                    (cluster, _) => break cluster?,
+                    (Err(error), None) => {
+                        let (out, source) = (version::client(), Box::new(error));
+                        return Err(Failure::Rest { out, source });
+                    }
+                    (Ok(cluster), _) => break cluster,
                 }
             };
             format!("{}{cluster}", version::client())

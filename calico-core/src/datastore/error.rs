@@ -57,6 +57,12 @@ pub enum StoreError {
         /// What is damaged, where, and what to do.
         reason: String,
     },
+    /// The settings that say how to reach the store make no sense.
+    #[error("the settings of the datastore: {reason}")]
+    Settings {
+        /// Which setting, what is wrong with it, and what to write.
+        reason: String,
+    },
     /// This backend cannot do that.
     #[error("not supported by this datastore: {what}")]
     Unsupported {

@@ -57,7 +57,7 @@ pub(super) struct WatchLine {
 impl Cluster {
     /// Checks the settings. Connects when it is first used.
     pub(super) fn new(config: EtcdConfig) -> Result<Self, StoreError> {
-        config.check().map_err(|what| StoreError::Unsupported { what })?;
+        config.check().map_err(|reason| StoreError::Settings { reason })?;
         let secure = config.ca.is_some() || config.certificate.is_some();
         let endpoints: Result<Vec<_>, _> =
             config.endpoints.iter().map(|text| Endpoint::new(text, secure)).collect();

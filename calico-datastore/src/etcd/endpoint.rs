@@ -67,8 +67,8 @@ pub(super) struct Line {
 impl Endpoint {
     /// Reads `http://host:port` or `https://host:port`; without a scheme, `secure` decides.
     pub(super) fn new(text: &str, secure: bool) -> Result<Self, StoreError> {
-        let wrong = |why: &str| StoreError::Unsupported {
-            what: format!(
+        let wrong = |why: &str| StoreError::Settings {
+            reason: format!(
                 "etcd endpoint {text:?}: {why}; write http://host:port or https://host:port"
             ),
         };

@@ -64,7 +64,7 @@ pub(super) struct Change<'a> {
 
 impl Server {
     pub(super) fn new(settings: KubernetesConfig) -> Result<Self, StoreError> {
-        settings.check().map_err(|what| StoreError::Unsupported { what })?;
+        settings.check().map_err(|reason| StoreError::Settings { reason })?;
         Ok(Self {
             settings,
             client: tokio::sync::Mutex::new(None),
