@@ -21,8 +21,8 @@ use ipnet::IpNet;
 
 pub use dscp::{Dscp, Marking};
 pub use endpoint::{
-    DefaultAction, EndpointId, EndpointToHostAction, HostSettings, LogLimit, OutgoingNat, Pool,
-    ServiceLoop, TierPolicies, Translation, WorkloadEndpoint,
+    DefaultAction, DenyAction, EndpointId, EndpointToHostAction, HostSettings, LogLimit,
+    OutgoingNat, Pool, ServiceLoop, TierPolicies, Translation, Tunnels, WorkloadEndpoint,
 };
 pub use host::{Failsafe, HostEndpoint, HostInterface};
 pub use limits::{Bandwidth, Limits, PacketRate, TrafficLimits};

@@ -69,8 +69,6 @@ pub struct Graph {
     /// Whether workloads may use foreign source addresses that their endpoint names.
     spoofing: bool,
     warnings: Vec<Warning>,
-    /// Whether it was said that packets are not marked.
-    dscp_noted: bool,
     /// What to look at in the next flush.
     dirty: Dirty,
     /// What the dataplane was told.

@@ -3,7 +3,9 @@
 mod support;
 
 use calico_core::dataplane::{EndpointToHostAction, Limits, Pool, Update};
-use calico_core::resource::QosControls;
+use calico_core::key::Key;
+use calico_core::kind::Kind;
+use calico_core::resource::{HostEndpoint, HostEndpointSpec, QosControls};
 use calico_policy::{Input, Object};
 use support::{Rig, inputs, render};
 
@@ -315,7 +317,7 @@ fn a_service_costs_its_changed_members_only() {
 }
 
 #[test]
-fn limits_reach_the_dataplane_and_marks_are_named_once() {
+fn limits_and_code_points_reach_the_dataplane() {
     let mut rig = Rig::of(&inputs("ns a\npod a/x 10.0.0.1"));
     rig.graph.flush();
     let mut pods = inputs("pod a/x 10.0.0.1");
@@ -327,15 +329,36 @@ fn limits_reach_the_dataplane_and_marks_are_named_once() {
         ..QosControls::default()
     };
     endpoint.spec.qos_controls = Some(qos.clone());
-    for _ in 0..2 {
-        rig.graph.handle((**endpoint).clone()).unwrap();
-    }
-    let warnings = rig.graph.take_warnings();
-    assert!(warnings.len() == 1 && warnings[0].to_string().contains("dscp"), "{warnings:?}");
+    rig.graph.handle((**endpoint).clone()).unwrap();
     let updates = rig.graph.flush();
+    let markings = |updates: &[Update]| {
+        updates.iter().find_map(|update| match update {
+            Update::Markings(all) => {
+                Some(all.iter().map(|m| format!("{} {}", m.source, m.dscp)).collect::<Vec<_>>())
+            }
+            _ => None,
+        })
+    };
+    assert_eq!(markings(&updates), Some(vec!["10.0.0.1 46".to_owned()]), "{updates:?}");
     let limits = updates.iter().find_map(|update| match update {
         Update::Endpoint(endpoint) => Some(endpoint.limits),
         _ => None,
     });
     assert_eq!(limits, Some(Limits::from(&qos)), "{updates:?}");
+
+    // One that cannot be read is named, and marks nothing.
+    endpoint.spec.qos_controls = Some(QosControls { dscp: Some("AF99".into()), ..qos });
+    rig.graph.handle((**endpoint).clone()).unwrap();
+    let warnings = rig.graph.take_warnings();
+    assert!(warnings.len() == 1 && warnings[0].to_string().contains("AF99"), "{warnings:?}");
+    assert_eq!(markings(&rig.graph.flush()), Some(Vec::new()));
+
+    let mut host = HostEndpoint::new("h", HostEndpointSpec::default());
+    host.metadata.annotations.insert("qos.projectcalico.org/dscp".into(), "cs1".into());
+    host.spec.node = "n1".into();
+    host.spec.expected_ips = vec!["192.0.2.1".parse().unwrap()];
+    rig.graph.handle(host).unwrap();
+    assert_eq!(markings(&rig.graph.flush()), Some(vec!["192.0.2.1 8".to_owned()]));
+    rig.graph.handle_gone(&Key::resource(Kind::HostEndpoint, None, "h"));
+    assert_eq!(markings(&rig.graph.flush()), Some(Vec::new()));
 }

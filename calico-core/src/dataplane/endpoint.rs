@@ -109,6 +109,27 @@ pub struct Translation {
     pub internal: IpAddr,
 }
 
+/// What happens to packets that policy denies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DenyAction {
+    /// They are dropped (upstream's default).
+    #[default]
+    Drop,
+    /// They are refused, with an answer: port unreachable.
+    Reject,
+}
+
+/// How packets between nodes may be wrapped; in others from outside they would pass policy unseen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Tunnels {
+    /// VXLAN over IPv4.
+    pub vxlan_v4: bool,
+    /// VXLAN over IPv6.
+    pub vxlan_v6: bool,
+    /// IP-in-IP.
+    pub ipip: bool,
+}
+
 /// Settings of the host that the dataplane needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostSettings {
@@ -142,6 +163,21 @@ pub struct HostSettings {
     /// Whether packets that connection tracking finds invalid meet policy as others do, and are
     /// not dropped before.
     pub invalid_meets_policy: bool,
+    /// What is wrapped so is taken from [nodes](Self::node_addresses) and from
+    /// [`external_nodes`](Self::external_nodes) only.
+    pub tunnels: Tunnels,
+    /// Where there are nodes of the cluster that have no Node resource.
+    pub external_nodes: Vec<IpNet>,
+    /// Bits of packets' and connections' marks that are ours; the default holds if they are fewer
+    /// than [`MARK_BITS`](Self::MARK_BITS). Upstream's default: 0xffff0000.
+    pub mark_mask: u32,
+    /// For packets from and to workloads that policy denies. Those of host endpoints are dropped.
+    pub deny: DenyAction,
+}
+
+impl HostSettings {
+    /// How many bits of marks a dataplane may need.
+    pub const MARK_BITS: u32 = 5;
 }
 
 /// How outgoing traffic of pools is translated: by default to the address of the interface by which
@@ -184,6 +220,10 @@ impl Default for HostSettings {
             outgoing_nat: OutgoingNat::default(),
             log_limit: None,
             invalid_meets_policy: false,
+            tunnels: Tunnels::default(),
+            external_nodes: Vec::new(),
+            mark_mask: 0xffff_0000,
+            deny: DenyAction::default(),
         }
     }
 }

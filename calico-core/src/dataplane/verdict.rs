@@ -38,6 +38,8 @@ pub enum VerdictCause {
     Spoofed,
     /// It carries another packet (VXLAN, IP-in-IP), which would pass policy unseen.
     Encapsulated,
+    /// It came in a tunnel (VXLAN, IP-in-IP), and not from a node.
+    ForeignTunnel,
     /// The port is one that stays open on host endpoints whatever policy says.
     Failsafe,
     /// No policy for packets that the host forwards decided, so it was let through.
@@ -55,6 +57,7 @@ impl fmt::Display for VerdictCause {
             Self::NoProfileMatch => "default: no profile allowed it",
             Self::Spoofed => "the check of source addresses",
             Self::Encapsulated => "the check for tunnels",
+            Self::ForeignTunnel => "the check of tunnels: it is not from a node",
             Self::Failsafe => "the list of failsafe ports",
             Self::NoForwardPolicy => "default: no policy for forwarded packets",
             Self::UnknownEndpoint => "default: the endpoint is unknown",

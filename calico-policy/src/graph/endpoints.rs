@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_core::dataplane::{EndpointId, Limits, Translation};
+use calico_core::dataplane::{Dscp, EndpointId, Limits, Marking, Translation};
 use calico_core::kind::Kind;
 use calico_core::resource::{
     FieldError, GlobalNetworkSet, IpNat, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
@@ -58,7 +58,7 @@ pub(super) struct Local {
 }
 
 impl ItemKey {
-    fn endpoint(&self) -> EndpointId {
+    pub(super) fn endpoint(&self) -> EndpointId {
         EndpointId { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
     }
 }
@@ -98,11 +98,6 @@ impl Graph {
             let message = format!("must have 1 to {MAX_INTERFACE_NAME} bytes");
             return Err(vec![FieldError::new("spec.interfaceName", message)]);
         }
-        let marked = spec.qos_controls.as_ref().is_some_and(|qos| qos.dscp.is_some());
-        if is_local && marked && !std::mem::replace(&mut self.dscp_noted, true) {
-            let message = "is not supported: packets of no endpoint are marked";
-            warnings.push(FieldError::new("spec.qosControls.dscp", message));
-        }
         let mut addresses: Vec<IpAddr> = Vec::with_capacity(spec.ip_networks.len());
         for address in spec.ip_networks.iter().map(|net| net.addr()) {
             if !addresses.contains(&address) {
@@ -131,6 +126,10 @@ impl Graph {
         };
         let floating = spec.ip_nats.iter().filter(|_| is_local).filter_map(translation).collect();
         self.host.set_floating(&key.endpoint(), floating);
+        let dscp = spec.qos_controls.as_ref().and_then(|qos| qos.dscp.as_ref());
+        let dscp = dscp.filter(|_| is_local).map(Dscp::of_value);
+        let markings = markings(dscp, &addresses, "spec.qosControls.dscp", warnings);
+        self.host.set_markings(&key.endpoint(), markings);
         let labels = || endpoint.selector_label_pairs();
         let contribution = Contribution::Endpoint { addresses: addresses.into(), ports };
         let role = if is_local { Role::Workload } else { Role::Remote };
@@ -283,6 +282,7 @@ impl Graph {
         self.apply_selections(&changes);
         self.touch(id);
         let Some(item) = &self.slots[id as usize] else { return };
+        self.host.set_markings(&item.key.endpoint(), Vec::new());
         let profiles = match role {
             Role::Host => self.local_hosts.remove(&item.key.name).map(|local| local.profiles),
             _ => {
@@ -297,6 +297,25 @@ impl Graph {
     fn release_ports(&mut self, contribution: &Contribution) {
         if let Contribution::Endpoint { ports, .. } = contribution {
             ports.iter().for_each(|port| self.names.release(port.name));
+        }
+    }
+}
+
+/// What packets from these addresses carry; nothing if the code point cannot be read.
+pub(super) fn markings(
+    dscp: Option<Result<Dscp, String>>,
+    addresses: &[IpAddr],
+    path: &str,
+    warnings: &mut Vec<FieldError>,
+) -> Vec<Marking> {
+    match dscp.transpose() {
+        Ok(None) => Vec::new(),
+        Ok(Some(dscp)) => {
+            addresses.iter().map(|source| Marking { source: *source, dscp }).collect()
+        }
+        Err(problem) => {
+            warnings.push(FieldError::new(path, format!("{problem}; it has no effect")));
+            Vec::new()
         }
     }
 }

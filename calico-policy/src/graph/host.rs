@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use calico_core::dataplane::{
-    EndpointId, EndpointToHostAction, Failsafe, HostSettings, LogLimit, OutgoingNat, Pool,
-    PortRange, ServiceLoop, Translation, Update,
+    DenyAction, EndpointId, EndpointToHostAction, Failsafe, HostSettings, LogLimit, Marking,
+    OutgoingNat, Pool, PortRange, ServiceLoop, Translation, Tunnels, Update,
 };
 use calico_core::felix::{Layers, Local, Settings};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    self, BgpConfiguration, FelixConfiguration, FieldError, IpPool, NatOutgoingExclusions, Node,
-    ProtoPort, Toggle,
+    self, BgpConfiguration, EncapMode, FelixConfiguration, FelixConfigurationSpec, FieldError,
+    IpPool, NatOutgoingExclusions, Node, ProtoPort, Toggle,
 };
 use ipnet::IpNet;
 
@@ -19,6 +19,8 @@ use ipnet::IpNet;
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pools: BTreeMap<String, Pool>,
+    /// How packets of each pool are wrapped.
+    wraps: BTreeMap<String, Tunnels>,
     nodes: BTreeMap<String, KnownNode>,
     layers: Layers,
     /// What the layers come to, since one of them or this node's labels changed.
@@ -30,6 +32,8 @@ pub(super) struct Host {
     services: BTreeSet<IpNet>,
     floating: BTreeMap<EndpointId, Vec<Translation>>,
     sent_floating: Vec<Translation>,
+    markings: BTreeMap<EndpointId, Vec<Marking>>,
+    sent_markings: Vec<Marking>,
     /// Nothing was put or removed since the last flush.
     clean: bool,
 }
@@ -47,6 +51,13 @@ impl Host {
         let pool_of = Pool { cidr: spec.cidr.trunc(), nat_outgoing: spec.nat_outgoing };
         let before = self.pools.insert(pool.name().to_owned(), pool_of);
         self.clean &= before == Some(pool_of);
+        let vxlan = spec.vxlan_mode() != EncapMode::Never;
+        let tunnels = Tunnels {
+            vxlan_v4: vxlan && !spec.is_ipv6(),
+            vxlan_v6: vxlan && spec.is_ipv6(),
+            ipip: spec.ipip_mode() != EncapMode::Never && !spec.is_ipv6(),
+        };
+        self.clean &= self.wraps.insert(pool.name().to_owned(), tunnels) == Some(tunnels);
     }
 
     pub(super) fn put_node(&mut self, node: &Node) {
@@ -94,6 +105,16 @@ impl Host {
         self.clean &= before == floating;
     }
 
+    /// Packets of an endpoint of this node carry these code points.
+    pub(super) fn set_markings(&mut self, id: &EndpointId, markings: Vec<Marking>) {
+        let before = if markings.is_empty() {
+            self.markings.remove(id).unwrap_or_default()
+        } else {
+            self.markings.insert(id.clone(), markings.clone()).unwrap_or_default()
+        };
+        self.clean &= before == markings;
+    }
+
     /// What this host says itself.
     pub(super) fn set_local(&mut self, local: Local) {
         self.layers.set_local(local);
@@ -121,6 +142,13 @@ impl Host {
         if !errors.is_empty() {
             return Err(errors);
         }
+        if let Some(bits) = spec.unknown.get("nftablesMarkMask").and_then(|value| value.as_u64()) {
+            let least = HostSettings::MARK_BITS;
+            if bits.count_ones() < least || bits > u64::from(u32::MAX) {
+                let message = format!("must be 32 bits, at least {least} of them set");
+                return Err(vec![FieldError::new("spec.nftablesMarkMask", message)]);
+            }
+        }
         warnings.extend(self.layers.put(config).map_err(|error| vec![error])?);
         self.effective = None;
         self.clean = false;
@@ -135,7 +163,10 @@ impl Host {
             return;
         }
         let known = match kind {
-            Kind::IpPool => self.pools.remove(name).is_some(),
+            Kind::IpPool => {
+                self.wraps.remove(name);
+                self.pools.remove(name).is_some()
+            }
             Kind::Node => self.nodes.remove(name).is_some(),
             _ => self.layers.remove(name),
         };
@@ -181,6 +212,14 @@ impl Host {
             updates.push(Update::Translations(floating.clone()));
             self.sent_floating = floating;
         }
+        let all = self.markings.values().flatten().rev();
+        let by_source: BTreeMap<IpAddr, Marking> =
+            all.map(|marking| (marking.source, *marking)).collect();
+        let markings: Vec<Marking> = by_source.into_values().collect();
+        if self.sent_markings != markings {
+            updates.push(Update::Markings(markings.clone()));
+            self.sent_markings = markings;
+        }
         updates
     }
 
@@ -199,6 +238,8 @@ impl Host {
         let addresses: BTreeSet<IpAddr> =
             self.nodes.values().flat_map(|node| &node.addresses).copied().collect();
         let service_cidrs = self.services.iter().copied().collect();
+        let asked = |of: fn(&Tunnels) -> bool| self.wraps.values().any(of);
+        let asked = [asked(|t| t.vxlan_v4), asked(|t| t.vxlan_v6), asked(|t| t.ipip)];
         let settings = self.effective(node);
         let service_loop = match text(settings, "serviceLoopPrevention").as_deref() {
             Some(text) if text.eq_ignore_ascii_case("Reject") => ServiceLoop::Reject,
@@ -231,6 +272,14 @@ impl Host {
             log_limit: log_limit(settings),
             invalid_meets_policy: text(settings, "disableConntrackInvalidCheck").as_deref()
                 == Some("true"),
+            tunnels: tunnels(spec, asked),
+            external_nodes: list(settings, "externalNodesList"),
+            mark_mask: bits(settings, "nftablesMarkMask")
+                .unwrap_or_else(|| HostSettings::default().mark_mask),
+            deny: match text(settings, "nftablesFilterDenyAction").as_deref() {
+                Some(text) if text.eq_ignore_ascii_case("Reject") => DenyAction::Reject,
+                _ => DenyAction::Drop,
+            },
         }
     }
 }
@@ -239,6 +288,31 @@ impl Host {
 fn text(settings: &Settings, name: &str) -> Option<String> {
     let (_, value, _) = settings.changed().find(|(field, ..)| *field == name)?;
     Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+}
+
+/// As pools ask for, unless the settings say otherwise. They say nothing of VXLAN over IPv6 without
+/// a pool.
+fn tunnels(spec: &FelixConfigurationSpec, [vxlan_v4, vxlan_v6, ipip]: [bool; 3]) -> Tunnels {
+    Tunnels {
+        vxlan_v4: spec.vxlan_enabled.unwrap_or(vxlan_v4),
+        vxlan_v6: vxlan_v6 && spec.vxlan_enabled != Some(false),
+        ipip: spec.ipip_enabled.unwrap_or(ipip),
+    }
+}
+
+/// Addresses and prefixes; those that cannot be read count as not said.
+fn list(settings: &Settings, name: &str) -> Vec<IpNet> {
+    let value = settings.changed().find(|(field, ..)| *field == name).map(|(_, value, _)| value);
+    let texts = value.and_then(|value| value.as_array()).into_iter().flatten();
+    let nets = texts.filter_map(|text| text.as_str()?.parse::<resource::Cidr>().ok());
+    nets.map(|net| net.0.trunc()).collect()
+}
+
+/// Bits of a mark, if they are enough of them.
+fn bits(settings: &Settings, name: &str) -> Option<u32> {
+    let (_, value, _) = settings.changed().find(|(field, ..)| *field == name)?;
+    let bits = u32::try_from(value.as_u64()?).ok()?;
+    (bits.count_ones() >= HostSettings::MARK_BITS).then_some(bits)
 }
 
 /// What cannot be read counts as not set; it was named at the door.
@@ -336,12 +410,54 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_tunnels_marks_and_denials_reach_the_dataplane() {
+        let settings = settings(&[
+            ("FELIX_VXLANENABLED", "true"),
+            ("FELIX_IPINIPENABLED", "true"),
+            ("FELIX_EXTERNALNODESCIDRLIST", "192.0.2.7,198.51.100.9/24"),
+            ("FELIX_NFTABLESMARKMASK", "0x1f00"),
+            ("FELIX_NFTABLESFILTERDENYACTION", "reject"),
+        ]);
+        let nets = ["192.0.2.7/32", "198.51.100.0/24"].map(|net| net.parse().unwrap());
+        let expected = HostSettings {
+            tunnels: Tunnels { vxlan_v4: true, vxlan_v6: false, ipip: true },
+            external_nodes: nets.into(),
+            mark_mask: 0x1f00,
+            deny: DenyAction::Reject,
+            ..HostSettings::default()
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn tunnels_are_those_that_pools_ask_for() {
+        let mut host = Host::default();
+        let mut of = |cidr: &str, vxlan, ipip| {
+            let mut pool = IpPool::new("p", resource::IpPoolSpec::default());
+            pool.spec.cidr = cidr.parse().unwrap();
+            (pool.spec.vxlan_mode, pool.spec.ipip_mode) = (vxlan, ipip);
+            host.put_pool(&pool);
+            let settings = host.settings(None).tunnels;
+            (settings.vxlan_v4, settings.vxlan_v6, settings.ipip)
+        };
+        let near = Some(EncapMode::CrossSubnet);
+        assert_eq!(of("10.0.0.0/16", None, None), (false, false, false));
+        assert_eq!(of("10.0.0.0/16", near, None), (true, false, false));
+        assert_eq!(of("10.0.0.0/16", None, near), (false, false, true));
+        assert_eq!(of("fd00::/48", near, None), (false, true, false));
+        host.remove(Kind::IpPool, "p");
+        assert_eq!(host.settings(None).tunnels, Tunnels::default());
+    }
+
+    #[test]
     fn what_makes_no_sense_counts_as_not_set() {
         for (name, value) in [
             ("FELIX_NATPORTRANGE", "0"),
             ("FELIX_NATPORTRANGE", "9:7"),
             ("FELIX_LOGACTIONRATELIMIT", "100/fortnight"),
             ("FELIX_NATOUTGOINGADDRESS", "fd00::1"),
+            ("FELIX_NFTABLESMARKMASK", "0xf0"),
+            ("FELIX_EXTERNALNODESCIDRLIST", "everywhere"),
         ] {
             assert_eq!(settings(&[(name, value)]), HostSettings::default(), "{name}={value}");
         }

@@ -9,11 +9,14 @@ use calico_core::kind::Kind;
 use calico_core::resource::{self, FieldError};
 
 use super::Graph;
-use super::endpoints::{MAX_INTERFACE_NAME, Role};
+use super::endpoints::{MAX_INTERFACE_NAME, Role, markings};
 use super::policies::Stage;
 use crate::index::{ItemId, pairs};
 use crate::input::Warning;
 use crate::sets::{Contribution, NamedPort};
+
+/// Says which code point packets of the host carry when they leave the cluster.
+const DSCP_ANNOTATION: &str = "qos.projectcalico.org/dscp";
 
 /// What upstream calls all interfaces.
 const ALL_INTERFACES: &str = "*";
@@ -49,6 +52,12 @@ impl Graph {
         let contribution =
             Contribution::Endpoint { ports: ports.collect(), addresses: addresses.into() };
         let key = self.item_key(Kind::HostEndpoint, "", endpoint.name());
+        let dscp = endpoint.metadata.annotations.get(DSCP_ANNOTATION).filter(|_| is_local);
+        let dscp = dscp.map(|text| text.parse());
+        // Without expected addresses nothing tells which packets are the endpoint's, as upstream.
+        let path = format!("metadata.annotations.{DSCP_ANNOTATION}");
+        let markings = markings(dscp, &spec.expected_ips, &path, warnings);
+        self.host.set_markings(&key.endpoint(), markings);
         let role = if is_local { Role::Host } else { Role::Remote };
         let labels = || pairs(&endpoint.metadata.labels);
         let item = self.put_item(key, contribution, labels, &spec.profiles, role);
