@@ -134,6 +134,18 @@ fn what_is_as_wanted_stays_untouched_and_what_is_not_is_mended() {
     assert!(bucket.is(&seen), "recognised: {bucket:?}, {seen:?}");
     assert!(put(&host, &wanted));
     assert_eq!(state(), before);
+    let different = |limits: &Limits| {
+        host.run(|| check(&mut Connection::open().unwrap(), CALI, limits)).unwrap()
+    };
+    assert_eq!(different(&wanted), None);
+    for (other, words) in [
+        (limits(11_000_000, 20_000_000), "to the workload"),
+        (limits(10_000_000, 0), "from the workload"),
+        (limits(0, 20_000_000), "(unlimited)"),
+    ] {
+        let found = different(&other).unwrap();
+        assert!(found.contains(words), "{found}");
+    }
 
     for damage in [
         vec!["qdisc", "del", "dev", CALI, "root"],
@@ -145,6 +157,7 @@ fn what_is_as_wanted_stays_untouched_and_what_is_not_is_mended() {
         ],
     ] {
         host.output("tc", &damage);
+        assert!(different(&wanted).is_some(), "{damage:?}");
         assert!(put(&host, &wanted));
         assert_eq!(state().1, before.1, "{damage:?}");
     }

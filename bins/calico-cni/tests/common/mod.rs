@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use calico_cni::engine::{Engine, Journal, NetworkError, Options, Parts, PodNetwork, PolicyGate};
+use calico_cni::facts::{NoPods, PodSource};
 use calico_cni::protocol::{PROTOCOL, Plugin, Request, Response};
 use calico_cni::spec::{Call, Verb};
 use calico_core::dataplane::EndpointId;
@@ -121,6 +122,16 @@ impl Node {
 
     /// A node whose engine uses `store`, in front of `memory`.
     pub async fn on(memory: MemoryStore, store: Arc<dyn Datastore>) -> Self {
+        Self::of(NODE, memory, store, Arc::new(NoPods)).await
+    }
+
+    /// The node of this name, whose pods `pods` knows.
+    pub async fn of(
+        name: &str,
+        memory: MemoryStore,
+        store: Arc<dyn Datastore>,
+        pods: Arc<dyn PodSource>,
+    ) -> Self {
         for (name, cidr) in [("four", "10.65.0.0/16"), ("six", "fd00:65::/48")] {
             pool(&memory, name, &format!(r#"{{"cidr":"{cidr}"}}"#)).await;
         }
@@ -131,7 +142,7 @@ impl Node {
         let now = Arc::clone(&seconds);
         let clock = Arc::new(move || UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed)));
         let engine = Engine::new(Parts {
-            node: NODE.into(),
+            node: name.into(),
             ipam: Ipam::new(Arc::clone(&store), calico_ipam::Options::default()),
             store,
             network: Arc::clone(&network) as Arc<dyn PodNetwork>,
@@ -141,6 +152,7 @@ impl Node {
                 store_patience: Duration::from_millis(200),
                 mtu_file: directory.path().join("mtu"),
                 clock,
+                pods,
                 ..Options::default()
             },
         });

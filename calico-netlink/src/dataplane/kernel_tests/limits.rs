@@ -8,6 +8,7 @@ use calico_core::dataplane::{Bandwidth, Limits, PacketRate};
 
 use super::lab::{forward, ip, nft};
 use super::*;
+use crate::dataplane::check_limits;
 
 /// Long enough for a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -81,8 +82,20 @@ fn packets_beyond_the_rate_are_dropped_until_the_limit_goes() {
         assert_eq!(flood(&server, &client, 100, 100).0, 100);
         assert_limited(flood(&client, &server, 100, 20));
 
+        // Whoever looks at the kernel sees what is in force, whatever it counted.
+        let seen = async |limits: Limits| check_limits(&server.interface, &limits).await.unwrap();
+        assert_eq!(seen(limits).await, None);
+        let mut other = limits;
+        other.egress.packets = Some(PacketRate { per_second: 11, burst: 20 });
+        other.ingress.connections = Some(1);
+        let missing = seen(other).await.unwrap();
+        assert!(missing.contains("the limit of connections ingress"), "{missing}");
+        other.ingress.connections = None;
+        assert!(seen(other).await.unwrap().contains("the limit of packet rate egress"));
+
         apply(&dataplane, vec![limited(&server, Limits::default())]).await;
         assert_eq!(flood(&client, &server, 100, 100).0, 100);
+        assert!(seen(limits).await.is_some());
         let text = nft(&["list", "table", "inet", "calico"]);
         assert!(!text.contains("limit rate"), "{text}");
     });
