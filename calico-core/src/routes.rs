@@ -17,6 +17,9 @@ pub struct LearnedRoute {
     pub prefix: IpNet,
     /// The next hops, sorted; several share the traffic (ECMP). Never empty.
     pub next_hops: Vec<IpAddr>,
+    /// How much it is preferred inside the AS (RFC 4271, section 5.1.5), if the protocol says so:
+    /// the greatest wins.
+    pub local_pref: Option<u32>,
 }
 
 /// One step of the stream of learned routes; the brackets are those of a datastore's watch.

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
-use crate::settings::Unsupported;
+use crate::settings::{self, Unsupported};
 use calico_router::mirror::{Change, Mirror};
 
 /// What to do.
@@ -61,6 +61,8 @@ pub struct Brain {
     /// What was said of the resources already.
     noted: Vec<Note>,
     settings: Option<FelixConfigurationSpec>,
+    /// Whether the kernel is told of IPv6 addresses.
+    ipv6: bool,
     unsupported: Unsupported,
     told_in_sync: bool,
     told_learned: bool,
@@ -82,6 +84,7 @@ impl Brain {
             peering_dirty: true,
             noted: Vec::new(),
             settings: None,
+            ipv6: true,
             unsupported: Unsupported::default(),
             told_in_sync: false,
             told_learned: false,
@@ -161,8 +164,10 @@ impl Brain {
         }
         let heard = std::mem::take(&mut self.heard);
         let mut work = Work { store: self.mirror.revision(), heard, ..Work::default() };
+        work.settings = self.new_settings();
         let updates = &mut work.transaction.updates;
         updates.extend(self.graph.flush());
+        self.leave_out_ipv6(updates);
         for warning in self.graph.take_warnings() {
             warn!(%warning, "a part of an object has no effect");
         }
@@ -184,9 +189,9 @@ impl Brain {
             self.follow(plan.as_ref());
             work.speaker = Some(plan);
         }
-        work.settings = self.new_settings();
         if let Some(settings) = &work.settings {
             self.overlay.set_settings(settings);
+            self.routing.set_metrics(settings::kernel::metrics(settings));
         }
         work.overlay = self.overlay.plan();
         for (destination, target) in self.overlay.routes() {
@@ -204,6 +209,23 @@ impl Brain {
         self.revision += 1;
         work.transaction.revision = self.revision;
         Some(work)
+    }
+
+    /// Without support of IPv6 the kernel is told of no such address of an endpoint, so that its
+    /// packets from there are nobody's and dropped. A change concerns every endpoint.
+    fn leave_out_ipv6(&mut self, updates: &mut Vec<Update>) {
+        let supported = self.settings.as_ref().is_none_or(FelixConfigurationSpec::ipv6_support);
+        if std::mem::replace(&mut self.ipv6, supported) != supported {
+            updates.extend(self.graph.desired().endpoints.into_values().map(Update::Endpoint));
+        }
+        if supported {
+            return;
+        }
+        for update in updates {
+            if let Update::Endpoint(endpoint) = update {
+                endpoint.addresses.retain(|address| address.addr().is_ipv4());
+            }
+        }
     }
 
     /// Takes over what of a plan is not the speaker's business.

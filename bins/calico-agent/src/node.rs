@@ -20,7 +20,7 @@ use crate::overlay::addresses::Wanted;
 use crate::overlay::devices::Devices;
 use crate::progress::Progress;
 use crate::router::Router;
-use crate::settings;
+use crate::settings::{self, kernel::Kernel};
 use crate::workload_addresses::WorkloadAddresses;
 use calico_router::secrets::{self, SecretFiles};
 
@@ -42,6 +42,8 @@ pub struct Node {
     pub store: Arc<dyn Datastore>,
     /// Where it is enforced.
     pub dataplane: Arc<dyn Dataplane>,
+    /// What obeys settings there; absent where it is somebody else's business.
+    pub kernel: Option<Kernel>,
     /// Where routes are told and learned.
     pub router: Router,
     /// Where passwords are read from.
@@ -186,10 +188,14 @@ impl Node {
 
     async fn carry_out(&mut self, mut work: Work, pending: &mut Pending) {
         if let Some(settings) = work.settings {
+            if let Some(kernel) = &self.kernel {
+                kernel.configure(&settings).await;
+            }
             self.settings.send_replace(*settings);
         }
         if let Some(overlay) = work.overlay.take() {
             if let Some(devices) = &mut self.devices {
+                devices.set_fabric(overlay.fabric.as_deref());
                 devices.want(overlay.tunnels, overlay.sizes);
                 devices.sync();
             }

@@ -10,6 +10,12 @@
 //! 5. a prefix learned from other routers, unless it is to stay out of the kernel: to their next
 //!    hops.
 //!
+//! A learned route that is preferred to the usual (LOCAL_PREF) comes first: the workload of that
+//! address is on its way to another node.
+//!
+//! Metrics are upstream's: those of endpoints as the settings say, those of learned routes what
+//! their LOCAL_PREF leaves of 2147483647.
+//!
 //! The speaker is told of the own blocks, of every address of own endpoints and of ranges of
 //! services. What of it a peer hears is the business of the peer's export filter.
 
@@ -33,9 +39,48 @@ pub struct Changes {
     pub withdraw: Vec<IpNet>,
 }
 
+/// LOCAL_PREF and metric of a route add up to this, as upstream.
+const METRIC_BASE: u32 = i32::MAX as u32;
+
+/// LOCAL_PREF of a route that came without (BIRD's default, as upstream's).
+const USUAL_LOCAL_PREF: u32 = 100;
+
+/// Metrics of routes to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// In IPv4.
+    pub v4: u32,
+    /// In IPv6.
+    pub v6: u32,
+}
+
+impl Default for Metrics {
+    /// Upstream's.
+    fn default() -> Self {
+        Self { v4: 1024, v6: 1024 }
+    }
+}
+
+impl Metrics {
+    const fn of(self, destination: &IpNet) -> u32 {
+        match destination {
+            IpNet::V4(_) => self.v4,
+            IpNet::V6(_) => self.v6,
+        }
+    }
+}
+
+/// What others told of a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Learned {
+    next_hops: Vec<IpAddr>,
+    metric: u32,
+}
+
 /// Desired routes and announcements of one node. Work per flush follows what changed.
 #[derive(Debug, Default)]
 pub struct Routing {
+    metrics: Metrics,
     blocks: BTreeSet<IpNet>,
     services: BTreeSet<IpNet>,
     overlay: BTreeMap<IpNet, RouteTarget>,
@@ -43,11 +88,11 @@ pub struct Routing {
     kernel: KernelFilter,
     endpoints: BTreeMap<EndpointId, (Arc<str>, Vec<IpNet>)>,
     addresses: BTreeMap<IpNet, Arc<str>>,
-    learned: BTreeMap<IpNet, Vec<IpAddr>>,
+    learned: BTreeMap<IpNet, Learned>,
     relisting: Option<BTreeSet<IpNet>>,
     learned_in_sync: bool,
     dirty: BTreeSet<IpNet>,
-    installed: BTreeMap<IpNet, RouteTarget>,
+    installed: BTreeMap<IpNet, Route>,
     announced: BTreeSet<IpNet>,
 }
 
@@ -67,6 +112,14 @@ impl Routing {
         let services: BTreeSet<IpNet> = services.into_iter().collect();
         self.dirty.extend(self.services.symmetric_difference(&services));
         self.services = services;
+    }
+
+    /// Metrics of routes to endpoints.
+    pub fn set_metrics(&mut self, metrics: Metrics) {
+        if self.metrics != metrics {
+            self.dirty.extend(self.addresses.keys());
+            self.metrics = metrics;
+        }
     }
 
     /// Ways to peers that no subnet leads to.
@@ -127,7 +180,10 @@ impl Routing {
                     unseen.remove(&route.prefix);
                 }
                 self.dirty.insert(route.prefix);
-                self.learned.insert(route.prefix, route.next_hops);
+                let local_pref = route.local_pref.unwrap_or(USUAL_LOCAL_PREF);
+                let metric = METRIC_BASE.saturating_sub(local_pref);
+                let learned = Learned { next_hops: route.next_hops, metric };
+                self.learned.insert(route.prefix, learned);
             }
             RouteEvent::Ready => {
                 self.learned_in_sync = true;
@@ -163,19 +219,19 @@ impl Routing {
 
     /// Best paths that others told us of.
     pub fn learned(&self) -> impl Iterator<Item = (IpNet, &[IpAddr])> {
-        self.learned.iter().map(|(prefix, hops)| (*prefix, hops.as_slice()))
+        self.learned.iter().map(|(prefix, learned)| (*prefix, learned.next_hops.as_slice()))
     }
 
     /// What to do about everything that changed.
     pub fn flush(&mut self) -> Changes {
         let mut changes = Changes::default();
         for destination in std::mem::take(&mut self.dirty) {
-            let target = self.target(&destination);
-            if self.installed.get(&destination) != target.as_ref() {
-                match target {
-                    Some(target) => {
-                        self.installed.insert(destination, target.clone());
-                        changes.routes.push(Update::Route(Route { destination, target }));
+            let route = self.route(&destination);
+            if self.installed.get(&destination) != route.as_ref() {
+                match route {
+                    Some(route) => {
+                        self.installed.insert(destination, route.clone());
+                        changes.routes.push(Update::Route(route));
                     }
                     None => {
                         self.installed.remove(&destination);
@@ -193,23 +249,33 @@ impl Routing {
         changes
     }
 
-    fn target(&self, destination: &IpNet) -> Option<RouteTarget> {
+    fn route(&self, destination: &IpNet) -> Option<Route> {
+        let usual = |target| Some(Route::new(*destination, target));
         if let Some(interface) = self.addresses.get(destination) {
-            return Some(RouteTarget::Workload(Arc::clone(interface)));
+            let metric = self.metrics.of(destination);
+            let target = RouteTarget::Workload(Arc::clone(interface));
+            let own = Route { metric: Some(metric), ..Route::new(*destination, target) };
+            let preferred = self.learned_route(destination).filter(|it| it.metric < Some(metric));
+            return preferred.or(Some(own));
         }
         if self.blocks.contains(destination) {
-            return Some(RouteTarget::Blackhole);
+            return usual(RouteTarget::Blackhole);
         }
         if let Some(target) = self.overlay.get(destination) {
-            return Some(target.clone());
+            return usual(target.clone());
         }
-        let hop = |gateway: &IpAddr| NextHop { gateway: *gateway, interface: None };
         if let Some(gateway) = self.gateways.get(destination) {
-            return Some(RouteTarget::Via(vec![hop(gateway)]));
+            return usual(RouteTarget::Via(vec![via(gateway)]));
         }
-        let hops = self.learned.get(destination)?;
-        let programmed = self.kernel.programs(destination);
-        programmed.then(|| RouteTarget::Via(hops.iter().map(hop).collect()))
+        self.learned_route(destination)
+    }
+
+    /// What others told, unless it is to stay out of the kernel.
+    fn learned_route(&self, destination: &IpNet) -> Option<Route> {
+        let learned =
+            self.learned.get(destination).filter(|_| self.kernel.programs(destination))?;
+        let target = RouteTarget::Via(learned.next_hops.iter().map(via).collect());
+        Some(Route { metric: Some(learned.metric), ..Route::new(*destination, target) })
     }
 
     fn is_announced(&self, prefix: &IpNet) -> bool {
@@ -217,6 +283,10 @@ impl Routing {
             || self.addresses.contains_key(prefix)
             || self.services.contains(prefix)
     }
+}
+
+const fn via(gateway: &IpAddr) -> NextHop {
+    NextHop { gateway: *gateway, interface: None }
 }
 
 #[cfg(test)]
@@ -242,7 +312,60 @@ mod tests {
     }
 
     fn learn(prefix: &str, hop: &str) -> RouteEvent {
-        RouteEvent::Put(LearnedRoute { prefix: net(prefix), next_hops: vec![hop.parse().unwrap()] })
+        learn_with(prefix, hop, METRIC_BASE - 1024)
+    }
+
+    fn learn_with(prefix: &str, hop: &str, local_pref: u32) -> RouteEvent {
+        let (next_hops, local_pref) = (vec![hop.parse().unwrap()], Some(local_pref));
+        RouteEvent::Put(LearnedRoute { prefix: net(prefix), next_hops, local_pref })
+    }
+
+    /// Metrics of the routes that are wanted in the kernel.
+    fn metrics(changes: &Changes) -> Vec<Option<u32>> {
+        let metric = |update: &Update| match update {
+            Update::Route(route) => route.metric,
+            other => panic!("{other:?}"),
+        };
+        changes.routes.iter().map(metric).collect()
+    }
+
+    #[test]
+    fn metrics_are_those_of_the_settings_and_of_local_pref() {
+        let mut routing = Routing::default();
+        routing.set_block(net("10.65.0.0/26"), true);
+        routing.set_endpoint(&endpoint("a", "cali1", "10.65.0.1/32"));
+        routing.set_endpoint(&endpoint("b", "cali2", "fd00::1/128"));
+        routing.handle_route(learn_with("10.66.0.0/26", "192.0.2.2", METRIC_BASE - 700));
+        let RouteEvent::Put(mut foreign) = learn("10.67.0.0/26", "192.0.2.2") else {
+            unreachable!()
+        };
+        foreign.local_pref = None;
+        routing.handle_route(RouteEvent::Put(foreign));
+        let usual = [None, Some(1024), Some(700), Some(METRIC_BASE - 100), Some(1024)];
+        assert_eq!(metrics(&routing.flush()), usual);
+        routing.set_metrics(Metrics { v4: 77, v6: 1024 });
+        assert_eq!(metrics(&routing.flush()), [Some(77)], "only what changes");
+        routing.set_metrics(Metrics { v4: 77, v6: 78 });
+        assert_eq!(metrics(&routing.flush()), [Some(78)]);
+    }
+
+    #[test]
+    fn a_workload_that_moves_is_followed_before_it_is_gone_here() {
+        let mut routing = Routing::default();
+        routing.set_endpoint(&endpoint("a", "cali1", "10.65.0.1/32"));
+        routing.handle_route(learn_with("10.65.0.1/32", "192.0.2.2", METRIC_BASE - 1024));
+        let here = |changes: &Changes| {
+            matches!(
+                &changes.routes[..],
+                [Update::Route(Route { target: RouteTarget::Workload(_), .. })]
+            )
+        };
+        assert!(here(&routing.flush()), "not preferred");
+        routing.handle_route(learn_with("10.65.0.1/32", "192.0.2.2", METRIC_BASE - 512));
+        let changes = routing.flush();
+        assert_eq!((here(&changes), metrics(&changes)), (false, vec![Some(512)]));
+        routing.handle_route(RouteEvent::Gone(net("10.65.0.1/32")));
+        assert!(here(&routing.flush()), "it stayed");
     }
 
     #[test]
@@ -287,11 +410,11 @@ mod tests {
         let (peer, gateway) = (net("10.9.0.1/32"), "192.0.2.1".parse().unwrap());
         routing.handle_route(learn("10.9.0.1/32", "192.0.2.2"));
         routing.set_gateways([(peer, gateway)].into());
-        let via = |gateway| RouteTarget::Via(vec![NextHop { gateway, interface: None }]);
-        let route = |gateway| Update::Route(Route { destination: peer, target: via(gateway) });
-        assert_eq!(routing.flush().routes, [route(gateway)]);
+        let by = |gateway| Route::new(peer, RouteTarget::Via(vec![via(&gateway)]));
+        assert_eq!(routing.flush().routes, [Update::Route(by(gateway))]);
         routing.set_gateways(BTreeMap::new());
-        assert_eq!(routing.flush().routes, [route("192.0.2.2".parse().unwrap())]);
+        let learned = Route { metric: Some(1024), ..by("192.0.2.2".parse().unwrap()) };
+        assert_eq!(routing.flush().routes, [Update::Route(learned)]);
     }
 
     #[test]
@@ -301,7 +424,7 @@ mod tests {
         assert_eq!(routing.flush().routes.len(), 1);
         routing.set_block(net("10.65.0.0/26"), true);
         let changes = routing.flush();
-        let own = Route { destination: net("10.65.0.0/26"), target: RouteTarget::Blackhole };
+        let own = Route::new(net("10.65.0.0/26"), RouteTarget::Blackhole);
         assert_eq!(changes.routes, [Update::Route(own)]);
         routing.set_block(net("10.65.0.0/26"), false);
         assert!(matches!(&routing.flush().routes[..],
@@ -328,7 +451,8 @@ mod tests {
         routing.set_endpoint(&endpoint("new", "cali2", "10.65.0.1/32"));
         routing.remove_endpoint(&EndpointId { namespace: "default".into(), name: "old".into() });
         let to_new = RouteTarget::Workload("cali2".into());
-        let route = Route { destination: net("10.65.0.1/32"), target: to_new };
+        let route = Route::new(net("10.65.0.1/32"), to_new);
+        let route = Route { metric: Some(1024), ..route };
         assert_eq!(routing.flush().routes, [Update::Route(route)]);
     }
 }

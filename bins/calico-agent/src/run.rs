@@ -15,7 +15,7 @@ use calico_datastore::KubernetesStore;
 use calico_datastore::config::{self, DatastoreConfig};
 use calico_datastore::remote::{LocalListener, Server};
 use calico_netlink::dataplane::LinuxDataplane;
-use calico_netlink::route::{RouteConfig, RouteSync};
+use calico_netlink::route::RouteSync;
 use calico_netlink::rtnl::RtnlError;
 use calico_netlink::sysctl::{self, SysctlError};
 use futures_util::StreamExt;
@@ -33,6 +33,7 @@ use crate::overlay::devices::Devices;
 use crate::probes::Probes;
 use crate::progress::{Progress, Watcher, follow_recovery};
 use crate::router::Router;
+use crate::settings::kernel::Kernel;
 use crate::startup::{Startup, condition};
 use crate::workload_addresses::WorkloadAddresses;
 use crate::{cni, collect, environment, init, node_status, overlay, pods, probes, settings};
@@ -84,8 +85,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     for note in sysctl::count_connections()? {
         info!(note, "a kernel setting is not available");
     }
-    let routes = Arc::new(RouteSync::open(RouteConfig { onlink: true, ..RouteConfig::default() })?);
-    let dataplane: Arc<dyn Dataplane> = Arc::new(LinuxDataplane::open(routes).await?);
+    let routes = Arc::new(RouteSync::open(settings::kernel::routes(&FelixConfigurationSpec::default()))?);
+    let dataplane = Arc::new(LinuxDataplane::open(Arc::clone(&routes) as _).await?);
+    let kernel = Some(Kernel { routes, dataplane: Arc::clone(&dataplane) });
+    let dataplane: Arc<dyn Dataplane> = dataplane;
 
     let (progress, watcher) = watch::channel(Progress::default());
     let watcher = Watcher::new(watcher);
@@ -146,6 +149,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         brain,
         store,
         dataplane,
+        kernel,
         router,
         secrets,
         workload_addresses,

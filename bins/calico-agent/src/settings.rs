@@ -1,5 +1,6 @@
 //! The node agent's settings: where the host says them, and which are in force.
 
+pub mod kernel;
 mod support;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,9 @@ pub const IN_FORCE: &[&str] = &[
     "allowVXLANPacketsFromWorkloads",
     "dataplaneWatchdogTimeout",
     "defaultEndpointToHostAction",
+    "deviceRouteProtocol",
+    "deviceRouteSourceAddress",
+    "deviceRouteSourceAddressIPv6",
     "disableConntrackInvalidCheck",
     "failsafeInboundHostPorts",
     "failsafeOutboundHostPorts",
@@ -30,18 +34,24 @@ pub const IN_FORCE: &[&str] = &[
     "healthHost",
     "healthPort",
     "healthTimeoutOverrides",
+    "interfaceExclude",
     "interfacePrefix",
     "interfaceRefreshInterval",
     "ipForwarding",
     "ipipEnabled",
     "ipipMTU",
     "iptablesNATOutgoingInterfaceFilter",
+    "ipv4NormalRoutePriority",
+    "ipv6NormalRoutePriority",
+    "ipv6Support",
     "logActionRateLimit",
     "logActionRateLimitBurst",
     "logSeverityScreen",
+    "mtuIfacePattern",
     "natOutgoingAddress",
     "natOutgoingExclusions",
     "natPortRange",
+    "netlinkTimeout",
     "nftablesRefreshInterval",
     "prometheusMetricsCAFile",
     "prometheusMetricsCertFile",
@@ -52,6 +62,7 @@ pub const IN_FORCE: &[&str] = &[
     "prometheusMetricsPort",
     "prometheusProcessMetricsEnabled",
     "routeRefreshInterval",
+    "routeSyncDisabled",
     "serviceLoopPrevention",
     "vxlanEnabled",
     "vxlanMTU",
@@ -123,7 +134,8 @@ pub async fn follow_forwarding(mut settings: watch::Receiver<FelixConfigurationS
         if settings.borrow_and_update().ip_forwarding == Some(Toggle::Disabled) {
             continue;
         }
-        match sysctl::forward_packets() {
+        let v6 = settings.borrow().ipv6_support();
+        match sysctl::forward_packets(v6) {
             Ok(notes) => {
                 for note in notes {
                     info!(note, "a kernel setting is not available");

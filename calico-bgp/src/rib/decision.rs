@@ -17,7 +17,8 @@ pub(super) const DEFAULT_LOCAL_PREF: u32 = 100;
 pub enum Decision {
     /// There is no other path.
     OnlyPath,
-    /// This speaker's own route wins over learned ones.
+    /// This speaker's own route wins over learned ones, unless it has a LOCAL_PREF, and they a
+    /// higher one.
     Local,
     /// A route that is alive over one that is only kept as a last resort (RFC 9494).
     LastResort,
@@ -106,7 +107,17 @@ pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
             }
         };
     }
-    step!(Local, (a.peer.kind != PeerKind::Local).cmp(&(b.peer.kind != PeerKind::Local)));
+    // An own route that says how much it is preferred yields to a learned one that is preferred to
+    // it (a workload on its way to another node).
+    let yields = |own: &Candidate<'_>, other: &Candidate<'_>| {
+        let preferred = other.attributes.local_pref > own.attributes.local_pref;
+        let alive = !is_last_resort(other.attributes);
+        own.attributes.local_pref.is_some() && preferred && alive
+    };
+    let (own_a, own_b) = (a.peer.kind == PeerKind::Local, b.peer.kind == PeerKind::Local);
+    if own_a != own_b && !(if own_a { yields(a, b) } else { yields(b, a) }) {
+        step!(Local, own_b.cmp(&own_a));
+    }
     step!(LastResort, is_last_resort(x).cmp(&is_last_resort(y)));
     step!(LocalPref, local_pref(y).cmp(&local_pref(x)));
     step!(AsPathLength, x.as_path.hop_count().cmp(&y.as_path.hop_count()));

@@ -93,5 +93,6 @@ const fn is_learned(route: &BestRoute) -> bool {
 }
 
 fn learned(route: BestRoute) -> LearnedRoute {
-    LearnedRoute { prefix: route.prefix, next_hops: route.next_hops }
+    let local_pref = route.attributes.local_pref;
+    LearnedRoute { prefix: route.prefix, next_hops: route.next_hops, local_pref }
 }

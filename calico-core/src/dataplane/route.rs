@@ -31,4 +31,15 @@ pub struct Route {
     pub destination: IpNet,
     /// Where to.
     pub target: RouteTarget,
+    /// Its priority among the kernel's routes to the destination, of which the least wins; the
+    /// kernel's usual one (0 in IPv4, 1024 in IPv6) if absent.
+    pub metric: Option<u32>,
+}
+
+impl Route {
+    /// A route with the kernel's usual priority.
+    #[must_use]
+    pub const fn new(destination: IpNet, target: RouteTarget) -> Self {
+        Self { destination, target, metric: None }
+    }
 }

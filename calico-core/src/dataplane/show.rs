@@ -160,8 +160,7 @@ mod tests {
 
     #[test]
     fn routes_read_as_in_iproute2() {
-        let route =
-            |target| Update::Route(Route::new("10.65.0.0/26".parse().unwrap(), target));
+        let route = |target| Update::Route(Route::new("10.65.0.0/26".parse().unwrap(), target));
         let hop = |gateway: &str, interface: Option<&str>| NextHop {
             gateway: gateway.parse().unwrap(),
             interface: interface.map(Into::into),

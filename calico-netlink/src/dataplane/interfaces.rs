@@ -1,6 +1,7 @@
 //! Follows the names and addresses of the host's interfaces, by which host endpoints are found.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +30,36 @@ const DATAGRAM: usize = 64 * 1024;
 /// Where news come from, in the network namespace of the thread that opened it.
 pub(super) struct Source(TokioSocket);
 
+/// Which interfaces are passed over, by their names.
+#[derive(Clone)]
+pub struct Exclusion(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl Exclusion {
+    /// Those of which this says so.
+    pub fn new(excluded: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(excluded))
+    }
+}
+
+impl Default for Exclusion {
+    /// The interface of kube-proxy, which has an address for every service, as upstream.
+    fn default() -> Self {
+        Self::new(|name| name == "kube-ipvs0")
+    }
+}
+
+impl fmt::Debug for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Exclusion")
+    }
+}
+
 /// Reads what is there, in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct Lister(Connection);
+pub(super) struct Lister {
+    connection: Connection,
+    pub(super) excluded: Exclusion,
+}
 
 /// A task that tells the dataplane what changes. Ends with this value.
 #[derive(Debug)]
@@ -45,7 +73,8 @@ impl Drop for Follower {
 
 impl Lister {
     pub(super) fn open() -> Result<Self, DataplaneError> {
-        Connection::open().map(Self).map_err(|error| unavailable(&error))
+        let connection = Connection::open().map_err(|error| unavailable(&error))?;
+        Ok(Self { connection, excluded: Exclusion::default() })
     }
 
     pub(super) fn list(&mut self) -> Result<Interfaces, DataplaneError> {
@@ -53,12 +82,13 @@ impl Lister {
     }
 
     fn read(&mut self) -> Result<Interfaces, RtnlError> {
-        let links = link::list(&mut self.0, &LinkFilter::default())?;
+        let links = link::list(&mut self.connection, &LinkFilter::default())?;
+        let counted = links.iter().filter(|link| !(self.excluded.0)(&link.name));
         let names: BTreeMap<u32, Arc<str>> =
-            links.iter().map(|link| (link.index, link.name.as_str().into())).collect();
+            counted.map(|link| (link.index, link.name.as_str().into())).collect();
         let mut interfaces: Interfaces =
             names.values().map(|name| (Arc::clone(name), Default::default())).collect();
-        for address in address::list(&mut self.0, None)? {
+        for address in address::list(&mut self.connection, None)? {
             if let Some(name) = names.get(&address.index) {
                 let addresses = interfaces.entry(Arc::clone(name)).or_default();
                 addresses.insert(address.address.addr());

@@ -11,6 +11,21 @@ const USUAL: u32 = 1500;
 /// An address that is nobody's (RFC 5737); asking for the way to it sends nothing.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
+/// The largest packet that the interfaces carry which are up and of a name that `counts`, in bytes:
+/// what the least of them does. `None` if there is none.
+///
+/// # Errors
+///
+/// See [`RtnlError`].
+pub fn least_mtu(
+    connection: &mut Connection,
+    counts: impl Fn(&str) -> bool,
+) -> Result<Option<u32>, RtnlError> {
+    let links = list(connection, &LinkFilter::default())?;
+    let counted = links.iter().filter(|link| link.up && counts(&link.name));
+    Ok(counted.map(|link| link.mtu).min())
+}
+
 /// The largest packet the fabric carries, in bytes: that of the interface towards the rest of the
 /// world; without one, the least of all interfaces that upstream's `mtuIfacePattern` selects by
 /// default; without any, 1500.

@@ -18,7 +18,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 use crate::netns::Netns;
 use crate::rtnl::{CREATE, Connection, Refusal, Request, RtnlError};
 
-pub use fabric::fabric_mtu;
+pub use fabric::{fabric_mtu, least_mtu};
 pub use mac::{MacAddr, MacAddrError};
 pub use veth::{VethEnd, create_veth};
 

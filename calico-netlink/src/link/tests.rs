@@ -135,3 +135,24 @@ fn settings_are_set_without_proc() {
         assert_eq!(delay.trim(), "0");
     });
 }
+
+#[test]
+fn the_least_mtu_of_those_that_count_and_are_up() {
+    let Some(net) = TestNet::new("link-mtu") else { return };
+    for command in [
+        "link add eth0 mtu 1400 type veth peer name far0",
+        "link add eth1 mtu 1300 type veth peer name far1",
+        "link add other mtu 1200 type veth peer name far2",
+        "link set eth0 up",
+        "link set other up",
+    ] {
+        net.output("ip", &command.split(' ').collect::<Vec<_>>());
+    }
+    net.run(|| {
+        let mut connection = Connection::open().unwrap();
+        let mut least = |prefix: &'static str| {
+            least_mtu(&mut connection, |name| name.starts_with(prefix)).unwrap()
+        };
+        assert_eq!((least("eth"), least(""), least("wlan")), (Some(1400), Some(1200), None));
+    });
+}

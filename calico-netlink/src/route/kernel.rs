@@ -46,6 +46,8 @@ pub struct KernelRoute {
     pub table: u32,
     /// Where to.
     pub target: KernelTarget,
+    /// Source address of what the host itself sends there, if the route says so.
+    pub source: Option<IpAddr>,
 }
 
 impl KernelRoute {
@@ -64,6 +66,7 @@ impl KernelRoute {
             && self.protocol == other.protocol
             && self.metric == other.metric
             && self.table == other.table
+            && self.source == other.source
     }
 
     /// Whether the kernel takes both for one place: a new one there replaces the old one.
@@ -99,6 +102,10 @@ impl fmt::Display for KernelRoute {
                 }
             }
         }
-        write!(f, " proto {}", self.protocol)
+        write!(f, " proto {}", self.protocol)?;
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        self.source.iter().try_for_each(|source| write!(f, " src {source}"))
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn decode(message: &RouteMessage) -> Option<KernelRoute> {
         metric: 0,
         table: header.table.into(),
         target: KernelTarget::Other,
+        source: None,
     };
     let mut hops = hops(message);
     let mut plain = header.tos == 0 && header.source_prefix_length == 0;
@@ -63,6 +64,7 @@ pub(super) fn decode(message: &RouteMessage) -> Option<KernelRoute> {
             }
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::PrefSource(address) => route.source = ip(address),
             RouteAttribute::MultiPath(parts) => {
                 plain &= parts.iter().all(|part| part.hops == 0 && !is_encapsulated(part));
             }
@@ -131,6 +133,9 @@ fn encode(route: &KernelRoute, config: &RouteConfig) -> RouteMessage {
         }
         KernelTarget::Hops(hops) => {
             message.header.kind = RouteType::Unicast;
+            message
+                .attributes
+                .extend(route.source.map(|address| RouteAttribute::PrefSource(address.into())));
             if let [hop] = hops.as_slice() {
                 if hop.gateway.is_none() && is_v4 {
                     message.header.scope = RouteScope::Link;

@@ -72,8 +72,9 @@ impl RouteSync {
     pub fn open(config: RouteConfig) -> Result<Self, RtnlError> {
         // Follow first, read then: nothing falls between.
         let monitor = Monitor::open(Follow { routes: true })?;
-        let mut core =
-            Core { connection: Connection::open()?, table: RouteTable::new(config), moved: false };
+        let mut connection = Connection::open()?;
+        connection.answer_within(config.answer_within)?;
+        let mut core = Core { connection, table: RouteTable::new(config), moved: false };
         core.read()?;
         let core = Arc::new(Mutex::new(core));
         let follower = tokio::spawn(follow(monitor, Arc::clone(&core)));
@@ -118,6 +119,27 @@ impl RouteSync {
         self.with_core(move |core| {
             core.table.desire_exactly(&routes, learned);
             core.resync()
+        })
+        .await
+    }
+
+    /// Another configuration holds from now on: routes of ours that are not as it wants them are
+    /// made anew, the new one before the old one goes. Safe to drop, like
+    /// [`change`](Self::change).
+    ///
+    /// # Errors
+    ///
+    /// See [`change`](Self::change).
+    pub async fn configure(&self, config: RouteConfig) -> Result<RouteReport, RtnlError> {
+        self.with_core(move |core| {
+            if *core.table.config() == config {
+                return Ok(RouteReport { standing: core.standing(), ..RouteReport::default() });
+            }
+            core.connection.answer_within(config.answer_within)?;
+            core.table.configure(config);
+            // What the kernel has and was not ours may be so now.
+            core.read()?;
+            core.sync()
         })
         .await
     }

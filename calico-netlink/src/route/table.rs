@@ -59,7 +59,7 @@ pub struct RouteTable {
     config: RouteConfig,
     interfaces: BTreeMap<u32, Interface>,
     indexes: BTreeMap<String, u32>,
-    desired: BTreeMap<IpNet, RouteTarget>,
+    desired: BTreeMap<IpNet, Wanted>,
     /// Only ours.
     kernel: BTreeMap<IpNet, Vec<KernelRoute>>,
     /// Destinations to look at.
@@ -70,6 +70,22 @@ pub struct RouteTable {
     detours: Detours,
     complete: bool,
     learned_complete: bool,
+    /// What routes of ours had before the configuration changed.
+    former: Former,
+}
+
+/// What is desired of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    target: RouteTarget,
+    metric: Option<u32>,
+}
+
+/// Protocol numbers that routes of ours had before.
+#[derive(Debug, Default)]
+struct Former {
+    workload: BTreeSet<u8>,
+    tunnel: BTreeSet<u8>,
 }
 
 impl RouteTable {
@@ -88,7 +104,18 @@ impl RouteTable {
             detours: Detours::default(),
             complete: false,
             learned_complete: false,
+            former: Former::default(),
         }
+    }
+
+    /// Another configuration holds from now on. Routes of the one before are still ours; those
+    /// that are not as the new one wants them are looked at by the next [`plan`](Self::plan).
+    pub fn configure(&mut self, config: RouteConfig) {
+        self.former.workload.insert(self.config.workload_protocol);
+        self.former.tunnel.insert(self.config.tunnel_protocol);
+        self.config = config;
+        self.dirty.extend(self.desired.keys());
+        self.dirty.extend(self.kernel.keys());
     }
 
     /// Its configuration.
@@ -100,10 +127,11 @@ impl RouteTable {
     /// Desires a route.
     pub fn desire(&mut self, route: Route) {
         let destination = route.destination.trunc();
-        if self.desired.get(&destination) == Some(&route.target) {
+        let wanted = Wanted { target: route.target, metric: route.metric };
+        if self.desired.get(&destination) == Some(&wanted) {
             return;
         }
-        self.desired.insert(destination, route.target);
+        self.desired.insert(destination, wanted);
         self.forgotten.remove(&destination);
         self.dirty.insert(destination);
     }
@@ -181,7 +209,7 @@ impl RouteTable {
         }
         // The CNI program makes a workload's route before anyone desires it. Only a whole
         // comparison tells such a route from one that is left over.
-        let is_early = route.protocol == self.config.workload_protocol
+        let is_early = self.is_workload_protocol(route.protocol)
             && !self.desired.contains_key(&route.destination);
         if !is_early {
             self.dirty.insert(route.destination);
@@ -225,12 +253,17 @@ impl RouteTable {
     /// What to do, in order: routes that come before routes that go.
     pub fn plan(&mut self) -> Vec<Op> {
         let (mut come, mut go) = (Vec::new(), Vec::new());
+        let config = &self.config;
         for destination in std::mem::take(&mut self.dirty) {
+            if !config.manages(&destination) {
+                self.standing.remove(&destination);
+                continue;
+            }
             let known = self.kernel.get(&destination).map_or(&[][..], Vec::as_slice);
             let wanted = match self
                 .desired
                 .get(&destination)
-                .map(|target| self.resolve(destination, target))
+                .map(|wanted| self.resolve(destination, wanted))
             {
                 None => {
                     self.standing.remove(&destination);
@@ -305,7 +338,7 @@ impl RouteTable {
 
     /// The gateways, found by the kernel, of the desired route to a destination.
     pub(super) fn gateways(&self, destination: &IpNet) -> Vec<IpAddr> {
-        match self.desired.get(destination) {
+        match self.desired.get(destination).map(|wanted| &wanted.target) {
             Some(RouteTarget::Via(hops)) => {
                 let found = hops.iter().filter(|hop| hop.interface.is_none());
                 found.map(|hop| hop.gateway).collect()
@@ -357,16 +390,36 @@ impl RouteTable {
             }),
             KernelTarget::Blackhole | KernelTarget::Other => false,
         };
-        (route.protocol == config.workload_protocol && to_workload)
-            || (route.protocol == config.tunnel_protocol && over_tunnel)
+        // One that leads where ours is to lead is what an earlier run left, with another number.
+        let as_desired = || {
+            let wanted = self.desired.get(&route.destination).map(|wanted| &wanted.target);
+            matches!(wanted, Some(RouteTarget::Workload(_)))
+        };
+        (to_workload && (self.is_workload_protocol(route.protocol) || as_desired()))
+            || (over_tunnel && self.is_tunnel_protocol(route.protocol))
             || route.protocol == config.via_protocol
             || route.protocol == config.blackhole_protocol
     }
 
-    fn resolve(&self, destination: IpNet, target: &RouteTarget) -> Result<KernelRoute, Standing> {
+    fn is_workload_protocol(&self, protocol: u8) -> bool {
+        protocol == self.config.workload_protocol
+            || protocol == RouteConfig::WORKLOAD_PROTOCOL
+            || self.former.workload.contains(&protocol)
+    }
+
+    fn is_tunnel_protocol(&self, protocol: u8) -> bool {
+        protocol == self.config.tunnel_protocol
+            || protocol == RouteConfig::TUNNEL_PROTOCOL
+            || self.former.tunnel.contains(&protocol)
+    }
+
+    fn resolve(&self, destination: IpNet, wanted: &Wanted) -> Result<KernelRoute, Standing> {
         let config = &self.config;
-        let default_metric = if destination.addr().is_ipv4() { 0 } else { 1024 };
-        let (protocol, target) = match target {
+        let (default_metric, source) = match destination {
+            IpNet::V4(_) => (0, config.source_v4.map(IpAddr::V4)),
+            IpNet::V6(_) => (1024, config.source_v6.map(IpAddr::V6)),
+        };
+        let (protocol, target) = match &wanted.target {
             RouteTarget::Workload(name) => {
                 let index = self.index_of(name)?;
                 (config.workload_protocol, KernelTarget::Hops(vec![Hop { gateway: None, index }]))
@@ -402,8 +455,10 @@ impl RouteTable {
             RouteTarget::Blackhole => (config.blackhole_protocol, KernelTarget::Blackhole),
             _ => return Err(Standing::Refused { reason: "its target is unknown here".into() }),
         };
-        let metric = config.metric.unwrap_or(default_metric);
-        Ok(KernelRoute { destination, protocol, metric, table: config.table, target })
+        // One that leads nowhere has no source.
+        let source = source.filter(|_| target != KernelTarget::Blackhole);
+        let metric = wanted.metric.or(config.metric).unwrap_or(default_metric);
+        Ok(KernelRoute { destination, protocol, metric, table: config.table, target, source })
     }
 
     fn is_tunnel(&self, name: &str) -> bool {
@@ -418,14 +473,17 @@ impl RouteTable {
     }
 
     fn difference(&self, destination: IpNet) -> Option<String> {
+        if !self.config.manages(&destination) {
+            return None;
+        }
         let known = self.kernel.get(&destination).map_or(&[][..], Vec::as_slice);
         match self.desired.get(&destination) {
             None => {
                 let unwanted = known.iter().find(|known| self.is_unwanted(known))?;
                 Some(format!("unwanted route {unwanted}"))
             }
-            Some(target) => {
-                let wanted = self.resolve(destination, target).ok()?;
+            Some(wanted) => {
+                let wanted = self.resolve(destination, wanted).ok()?;
                 match known.iter().find(|known| wanted.same_place(known)) {
                     None => Some(format!("missing route {wanted}")),
                     Some(known) if wanted.is_met_by(known) => None,

@@ -6,22 +6,17 @@ use super::*;
 use crate::testing::TestNet;
 
 fn to_workload(destination: &str, interface: &str) -> Route {
-    Route {
-        destination: destination.parse().unwrap(),
-        target: RouteTarget::Workload(interface.into()),
-    }
+    Route::new(destination.parse().unwrap(), RouteTarget::Workload(interface.into()))
 }
 
 fn via(destination: &str, gateways: &[&str]) -> Route {
     let hop = |text: &&str| NextHop { gateway: text.parse().unwrap(), interface: None };
-    Route {
-        destination: destination.parse().unwrap(),
-        target: RouteTarget::Via(gateways.iter().map(hop).collect()),
-    }
+    let target = RouteTarget::Via(gateways.iter().map(hop).collect());
+    Route::new(destination.parse().unwrap(), target)
 }
 
 fn blackhole(destination: &str) -> Route {
-    Route { destination: destination.parse().unwrap(), target: RouteTarget::Blackhole }
+    Route::new(destination.parse().unwrap(), RouteTarget::Blackhole)
 }
 
 /// A namespace with a fabric interface of both families and a workload's interface.
@@ -352,6 +347,7 @@ fn a_plan_is_the_smallest_difference_and_removes_nothing_early() {
         metric: 0,
         table: 254,
         target,
+        source: None,
     };
     let mut table = RouteTable::new(RouteConfig::default());
     let same = route("10.1.0.0/24", hops("192.0.2.1", 2));
@@ -453,10 +449,8 @@ fn routes_over_a_tunnel_take_over_what_felix_left() {
                 gateway: "10.70.0.0".parse().unwrap(),
                 interface: Some("vxlan.calico".into()),
             };
-            let route = Route {
-                destination: "10.70.0.0/26".parse().unwrap(),
-                target: RouteTarget::Via(vec![hop]),
-            };
+            let target = RouteTarget::Via(vec![hop]);
+            let route = Route::new("10.70.0.0/26".parse().unwrap(), target);
             let report = sync.replace_all(&[route], true).await.unwrap();
             assert_eq!(report.standing, []);
             assert_eq!(
@@ -468,5 +462,84 @@ fn routes_over_a_tunnel_take_over_what_felix_left() {
                 ]
             );
         });
+    });
+}
+
+/// The settings of upstream's that say what routes look like change while they are in use.
+#[test]
+fn another_configuration_makes_the_routes_anew_without_a_gap() {
+    let Some(net) = node("route-config") else { return };
+    ip(&net, "route add 10.65.0.9 dev cali1 scope link");
+    ip(&net, "route add 10.65.0.2 dev cali1 scope link proto 77 metric 1024");
+    inside(&net, async |sync| {
+        let preferred = |route: Route| Route { metric: Some(1024), ..route };
+        let wanted = || -> Vec<Route> {
+            let mut routes = full();
+            routes[0] = preferred(routes[0].clone());
+            routes
+        };
+        let report = sync.replace_all(&wanted(), true).await.unwrap();
+        assert_eq!(report.standing, [], "a route with another number is taken over");
+        assert_eq!(shown(&net), FULL, "and what is left over goes");
+        assert!(ip(&net, "route show 10.65.0.2").contains("metric 1024"));
+
+        let config = RouteConfig {
+            workload_protocol: 93,
+            tunnel_protocol: 93,
+            source_v4: Some([192, 0, 2, 1].into()),
+            source_v6: Some("2001:db8::1".parse().unwrap()),
+            ..RouteConfig::default()
+        };
+        // The kernel tells of every change: the address is never without a route.
+        let mut monitor =
+            crate::monitor::Monitor::open(crate::monitor::Follow { routes: true }).unwrap();
+        sync.configure(config).await.unwrap();
+        let address = "10.65.0.2/32".parse().unwrap();
+        let mut seen = Vec::new();
+        while let Ok(event) = tokio::time::timeout(Duration::from_millis(300), monitor.next()).await
+        {
+            let (come, message) = match event.unwrap() {
+                crate::monitor::Event::Route(message) => (true, message),
+                crate::monitor::Event::RouteGone(message) => (false, message),
+                _ => continue,
+            };
+            if message::decode(&message).is_some_and(|route| route.destination == address) {
+                seen.push(come);
+            }
+        }
+        assert_eq!(seen, [true], "one is put into the place of the other");
+        let new = [
+            "10.65.0.2 dev cali1 proto 93 scope link src 192.0.2.1",
+            "blackhole 192.200.59.192/26 proto bird",
+            "192.200.203.0/26 via 192.0.2.7 dev fabric0 proto bird src 192.0.2.1",
+            "fd00:65::2 dev cali1 proto 93 src 2001:db8::1",
+            "blackhole fd00:65::/122 dev lo proto bird",
+            "fd00:66::/122 via 2001:db8::7 dev fabric0 proto bird src 2001:db8::1",
+        ];
+        assert_eq!(shown(&net), new);
+        let again = sync.replace_all(&wanted(), true).await.unwrap();
+        assert_eq!((again.changed, again.drift, again.standing), (0, vec![], vec![]));
+
+        // An address that the host has not is the kernel's to refuse; the others are made.
+        let foreign =
+            RouteConfig { source_v4: Some([203, 0, 113, 1].into()), ..RouteConfig::default() };
+        let report = sync.configure(foreign).await.unwrap();
+        assert_eq!(report.standing.len(), 2, "{report:?}");
+        assert!(shown(&net).contains(&"fd00:65::2 dev cali1".to_owned()));
+        sync.configure(RouteConfig::default()).await.unwrap();
+        assert_eq!((shown(&net), sync.standing()), (FULL.map(str::to_owned).to_vec(), vec![]));
+
+        // Nothing is made or removed of a family that is somebody else's.
+        let v4_only = RouteConfig { manage_v6: false, ..RouteConfig::default() };
+        sync.configure(v4_only).await.unwrap();
+        sync.replace_all(&[to_workload("fd00:65::3/128", "cali1")], true).await.unwrap();
+        assert_eq!(shown(&net), FULL[3..], "of IPv4 none is desired");
+        assert_eq!(sync.standing(), []);
+        let off = RouteConfig { manage_v4: false, manage_v6: false, ..RouteConfig::default() };
+        sync.configure(off).await.unwrap();
+        sync.change(&full(), &[]).await.unwrap();
+        assert_eq!(shown(&net), FULL[3..]);
+        sync.configure(RouteConfig::default()).await.unwrap();
+        assert_eq!(shown(&net).len(), 7, "they are all made now, one of them being new");
     });
 }

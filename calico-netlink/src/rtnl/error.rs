@@ -46,7 +46,7 @@ pub enum RtnlError {
     #[error("no answer from the kernel within {seconds} s")]
     Timeout {
         /// How long was waited.
-        seconds: u64,
+        seconds: f64,
     },
     /// The kernel dropped answers because they came faster than they were read; read the state
     /// again.

@@ -24,8 +24,9 @@ pub use message::{CREATE, REPLACE, Request};
 
 use message::Answer;
 
-/// Kernel work under the routing lock is short, but an unregistering device may hold it long.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long the kernel may take to answer, unless somebody [says](Connection::answer_within)
+/// otherwise. Its work under the routing lock is short, but an unregistering device may hold it long.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The kernel fills dump datagrams of at most this size (`netlink_dump` in af_netlink.c).
 const DATAGRAM: usize = 64 * 1024;
 /// Answers to one datagram of ours must fit the default receive buffer of 208 KiB.
@@ -41,6 +42,7 @@ pub struct Connection {
     sequence: u32,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Connection {
@@ -62,10 +64,25 @@ impl Connection {
         socket.set_ext_ack(true).map_err(RtnlError::Open)?;
         socket.set_cap_ack(true).map_err(RtnlError::Open)?;
         socket.set_netlink_get_strict_chk(true).map_err(RtnlError::Open)?;
-        let seconds = i64::try_from(ANSWER_WITHIN.as_secs()).unwrap_or(i64::MAX);
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds))
+        let (incoming, outgoing) = (Vec::new(), Vec::new());
+        let patience = ANSWER_WITHIN;
+        let mut connection = Self { socket, sequence: 0, incoming, outgoing, patience };
+        connection.answer_within(ANSWER_WITHIN)?;
+        Ok(connection)
+    }
+
+    /// How long the kernel may take from now on until a conversation counts as
+    /// [failed](RtnlError::Timeout); at least a millisecond.
+    ///
+    /// # Errors
+    ///
+    /// [`RtnlError::Open`] if the socket cannot be told.
+    pub fn answer_within(&mut self, patience: Duration) -> Result<(), RtnlError> {
+        let milliseconds = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX).max(1);
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(milliseconds))
             .map_err(|errno| RtnlError::Open(errno.into()))?;
-        Ok(Self { socket, sequence: 0, incoming: Vec::new(), outgoing: Vec::new() })
+        self.patience = patience;
+        Ok(())
     }
 
     /// Carries out requests in order and returns what came of each, in the same order.
@@ -208,11 +225,12 @@ impl Connection {
     }
 
     fn send(&mut self, doing: &'static str) -> Result<(), RtnlError> {
-        let sent = self.socket.send(&self.outgoing, 0).map_err(|source| io_error(doing, source))?;
+        let sent = self.socket.send(&self.outgoing, 0);
+        let sent = sent.map_err(|source| io_error(doing, source, self.patience))?;
         if sent == self.outgoing.len() {
             return Ok(());
         }
-        Err(io_error(doing, io::ErrorKind::WriteZero.into()))
+        Err(io_error(doing, io::ErrorKind::WriteZero.into(), self.patience))
     }
 
     fn receive(&mut self) -> Result<(), RtnlError> {
@@ -221,7 +239,10 @@ impl Connection {
         let length = loop {
             match self.socket.recv(&mut self.incoming, message::TRUNC) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|source| io_error("receive answers", source))?,
+                other => {
+                    let failed = |source| io_error("receive answers", source, self.patience);
+                    break other.map_err(failed)?;
+                }
             }
         };
         if length > self.incoming.len() {
@@ -235,10 +256,27 @@ impl Connection {
     }
 }
 
-fn io_error(doing: &'static str, source: io::Error) -> RtnlError {
+fn io_error(doing: &'static str, source: io::Error, patience: Duration) -> RtnlError {
     match source.raw_os_error().map(nix::errno::Errno::from_raw) {
         Some(nix::errno::Errno::ENOBUFS) => RtnlError::Overrun,
-        Some(nix::errno::Errno::EAGAIN) => RtnlError::Timeout { seconds: ANSWER_WITHIN.as_secs() },
+        Some(nix::errno::Errno::EAGAIN) => RtnlError::Timeout { seconds: patience.as_secs_f64() },
         _ => RtnlError::Io { doing, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_says_nothing_is_waited_for_as_long_as_was_said() {
+        let mut connection = Connection::open().unwrap();
+        connection.answer_within(Duration::from_millis(1500)).unwrap();
+        let start = std::time::Instant::now();
+        // Nothing was asked.
+        let error = connection.receive().unwrap_err();
+        assert!(matches!(error, RtnlError::Timeout { seconds } if seconds == 1.5), "{error:?}");
+        assert_eq!(error.to_string(), "no answer from the kernel within 1.5 s");
+        assert!(start.elapsed() >= Duration::from_millis(1400));
     }
 }

@@ -158,19 +158,20 @@ impl Setting<'_> {
 ///
 /// [`SysctlError`] if IPv4 forwarding cannot be switched on.
 pub fn prepare_host() -> Result<Vec<String>, SysctlError> {
-    let mut notes = forward_packets()?;
+    let mut notes = forward_packets(true)?;
     notes.extend(count_connections()?);
     Ok(notes)
 }
 
-/// Packets are forwarded between interfaces. Returns what the kernel lacks, as text.
+/// Packets are forwarded between interfaces: of IPv4, and of IPv6 if that is `v6`, too. Returns what
+/// the kernel lacks, as text.
 ///
 /// # Errors
 ///
 /// [`SysctlError`] if IPv4 forwarding cannot be switched on.
-pub fn forward_packets() -> Result<Vec<String>, SysctlError> {
+pub fn forward_packets(v6: bool) -> Result<Vec<String>, SysctlError> {
     Setting::Ipv4Forward.write(1)?;
-    if_there(Setting::Ipv6Forwarding(Of::All))
+    if v6 { if_there(Setting::Ipv6Forwarding(Of::All)) } else { Ok(Vec::new()) }
 }
 
 /// Connections count their packets and bytes. Returns what the kernel lacks, as text.

@@ -223,7 +223,7 @@ mod tests {
 
     fn kernel(destination: &str, protocol: u8, target: KernelTarget) -> KernelRoute {
         let destination = destination.parse().unwrap();
-        KernelRoute { destination, protocol, metric: 0, table: 254, target }
+        KernelRoute { destination, protocol, metric: 0, table: 254, target, source: None }
     }
 
     fn via(gateway: Option<&str>, index: u32) -> KernelTarget {

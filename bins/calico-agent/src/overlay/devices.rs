@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use calico_netlink::link;
 use calico_netlink::rtnl::{Connection, RtnlError};
 use calico_netlink::tunnel::{self, Tunnel};
+use regex::Regex;
 use tracing::{info, warn};
 
 use super::addresses::TunnelKind;
@@ -40,6 +41,8 @@ pub struct Devices {
     mtu_file: PathBuf,
     /// None until the datastore was listed: then nothing is touched.
     wanted: Option<(Vec<WantedTunnel>, Vec<Size>)>,
+    /// Interfaces whose MTU counts, if somebody says so.
+    fabric: Option<Regex>,
     dirty: bool,
     complained: BTreeSet<String>,
 }
@@ -48,7 +51,22 @@ impl Devices {
     /// None wanted yet. The CNI service reads `mtu_file`.
     #[must_use]
     pub const fn new(mtu_file: PathBuf) -> Self {
-        Self { mtu_file, wanted: None, dirty: false, complained: BTreeSet::new() }
+        let complained = BTreeSet::new();
+        Self { mtu_file, wanted: None, fabric: None, dirty: false, complained }
+    }
+
+    /// The MTU of these interfaces counts (a regular expression); without it, that of the one
+    /// towards the rest of the world.
+    pub fn set_fabric(&mut self, pattern: Option<&str>) {
+        if pattern == self.fabric.as_ref().map(Regex::as_str) {
+            return;
+        }
+        let compiled = pattern.map(Regex::new).transpose();
+        self.fabric = compiled.unwrap_or_else(|error| {
+            warn!(%error, "mtuIfacePattern has no effect");
+            None
+        });
+        self.dirty = true;
     }
 
     /// What is wanted from now on: devices, and packets of pods of at most these sizes.
@@ -77,9 +95,18 @@ impl Devices {
 
     fn try_sync(&mut self, wanted: &[WantedTunnel], sizes: &[Size]) -> Result<(), RtnlError> {
         let mut connection = Connection::open()?;
-        let fabric = link::fabric_mtu(&mut connection)?;
-        // First of all: pods that are made meanwhile are to get it.
-        write_mtu(&self.mtu_file, sizes.iter().map(|size| size.of(fabric)).min());
+        let chosen = match &self.fabric {
+            Some(pattern) => link::least_mtu(&mut connection, |name| pattern.is_match(name))?,
+            None => None,
+        };
+        let fabric = match chosen {
+            Some(least) => least,
+            None => link::fabric_mtu(&mut connection)?,
+        };
+        // First of all: pods that are made meanwhile are to get it. What somebody chose is for
+        // pods without tunnels, too.
+        let sizes = sizes.iter().map(|size| size.of(fabric));
+        write_mtu(&self.mtu_file, sizes.chain(chosen).min());
         for WantedTunnel { tunnel, size } in wanted {
             let tunnel = Tunnel { mtu: size.of(fabric), ..tunnel.clone() };
             match tunnel::sync(&mut connection, &tunnel) {

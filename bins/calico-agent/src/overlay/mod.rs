@@ -65,6 +65,8 @@ pub struct OverlayPlan {
     pub sizes: Vec<Size>,
     /// Addresses of this node's ends.
     pub addresses: Wanted,
+    /// Pattern of the interfaces whose MTU counts, if one is set.
+    pub fabric: Option<String>,
 }
 
 impl Overlay {
@@ -144,7 +146,9 @@ impl Overlay {
         if before != self.settings {
             self.changed = true;
         }
-        let enabled = |spec: &FelixConfigurationSpec| (spec.ipip_enabled, spec.vxlan_enabled);
+        let enabled = |spec: &FelixConfigurationSpec| {
+            (spec.ipip_enabled, spec.vxlan_enabled, spec.ipv6_support())
+        };
         if enabled(&before) != enabled(&self.settings) {
             self.everything_changed();
         }
@@ -174,6 +178,7 @@ impl Overlay {
             tunnels: self.tunnels(),
             sizes: self.used().map(|kind| self.size(kind)).collect(),
             addresses: self.addresses(),
+            fabric: Some(self.settings.mtu_iface_pattern.clone()).filter(|text| !text.is_empty()),
         })
     }
 

@@ -95,7 +95,11 @@ impl Overlay {
 
     /// How a pool's packets are wrapped, and when, unless the settings forbid it.
     fn wraps(&self, pool: &IpPoolSpec) -> Option<(TunnelKind, EncapMode)> {
-        TunnelKind::of_pool(pool).filter(|(kind, _)| self.enabled(*kind) != Some(false))
+        let family_on = |kind: TunnelKind| {
+            kind.family() == Family::V4 || self.settings.ipv6_support()
+        };
+        TunnelKind::of_pool(pool)
+            .filter(|(kind, _)| self.enabled(*kind) != Some(false) && family_on(*kind))
     }
 
     /// What the settings say of a way of wrapping; nothing: as the pools ask for.

@@ -104,7 +104,14 @@ impl Support {
 /// What is worth saying of parameters that are in force.
 const NOTES: &[(&str, &str)] = &[
     ("dataplaneWatchdogTimeout", "at least 20 s"),
+    (
+        "deviceRouteProtocol",
+        "of routes to workloads, and if it is not 3 of those over tunnels; a change makes them anew without a gap",
+    ),
+    ("deviceRouteSourceAddress", "must be an address of the host"),
+    ("deviceRouteSourceAddressIPv6", "must be an address of the host"),
     ("healthTimeoutOverrides", "of `Datastore` and `InternalDataplaneMainLoop`"),
+    ("interfaceExclude", "host endpoints are not found there by their addresses"),
     ("interfacePrefix", "the first, if there are several"),
     (
         "interfaceRefreshInterval",
@@ -116,11 +123,21 @@ const NOTES: &[(&str, &str)] = &[
         "unset: as the pools ask for; `false`: never; `true`: pods' packets have room for it even if no pool asks",
     ),
     (
+        "ipv6Support",
+        "`false`: no IPv6 routes, tunnels and forwarding, and IPv6 packets of workloads are dropped",
+    ),
+    (
+        "mtuIfacePattern",
+        "if set, the least MTU of these interfaces that are up counts; else that of the interface towards the rest of the world",
+    ),
+    ("netlinkTimeout", "of what makes the routes; 30 s unless set"),
+    (
         "nftablesRefreshInterval",
         "see `interfaceRefreshInterval`; what others change is noticed at once in any case",
     ),
     ("prometheusMetricsClientAuth", "`RequireAnyClientCert` verifies the certificate, too"),
     ("routeRefreshInterval", "see `interfaceRefreshInterval`"),
+    ("routeSyncDisabled", "routes stay as they are; those of new workloads are made by the CNI plugin"),
     ("vxlanEnabled", "as `ipipEnabled`"),
 ];
 

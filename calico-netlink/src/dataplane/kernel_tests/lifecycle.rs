@@ -404,9 +404,9 @@ fn routes_follow_policy() {
         let routes = RouteSync::open(RouteConfig::default()).unwrap();
         let dataplane = LinuxDataplane::open(Arc::new(routes)).await.unwrap();
         let destination = "10.65.0.1/32".parse().unwrap();
-        let route = Route { destination, target: RouteTarget::Workload("cali1".into()) };
+        let route = Route::new(destination, RouteTarget::Workload("cali1".into()));
         let block = "10.65.0.0/26".parse().unwrap();
-        let blackhole = Route { destination: block, target: RouteTarget::Blackhole };
+        let blackhole = Route::new(block, RouteTarget::Blackhole);
         let listed = || super::lab::ip("-4 route");
         apply(
             &dataplane,
