@@ -35,4 +35,4 @@ mod tls;
 pub use self::health::{Health, Report, Verdict};
 pub use self::process::Process;
 pub use self::server::{Page, serve, serve_over};
-pub use self::tls::{ClientCertificate, Tls, TlsError, TlsFiles};
+pub use self::tls::{ClientCertificate, FollowedTls, Tls, TlsError, TlsFiles};

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -54,8 +54,8 @@ where
     serve_over(None, listener, pages).await;
 }
 
-/// Likewise, over TLS if there is any.
-pub async fn serve_over<F, A>(tls: Option<Tls>, listener: TcpListener, pages: F)
+/// Likewise, over TLS if there is any: as it is said to be when a connection begins.
+pub async fn serve_over<F, A>(tls: Option<watch::Receiver<Tls>>, listener: TcpListener, pages: F)
 where
     F: Fn(String) -> A + Clone + Send + 'static,
     A: Future<Output = Option<Page>> + Send + 'static,
@@ -73,7 +73,7 @@ where
                 continue;
             }
         };
-        let (pages, tls) = (pages.clone(), tls.clone());
+        let (pages, tls) = (pages.clone(), tls.as_ref().map(|tls| tls.borrow().clone()));
         connections.spawn(async move {
             let _permit = permit;
             let Some(tls) = tls else { return talk(stream, pages).await };

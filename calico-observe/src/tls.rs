@@ -1,15 +1,19 @@
 //! Pages for those who show a certificate, or over TLS at all.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
 
 /// Who may connect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,6 +105,87 @@ impl Tls {
     }
 }
 
+/// What a file looked like: whoever replaces it changes one of these.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// [`Tls`] that follows its files: certificates are renewed long before a server ends.
+#[derive(Debug)]
+pub struct FollowedTls {
+    files: TlsFiles,
+    seen: Vec<Stamp>,
+    current: watch::Sender<Tls>,
+}
+
+impl FollowedTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`]
+    pub fn read(files: TlsFiles) -> Result<Self, TlsError> {
+        // Looked at before they are read: a change between is seen by the next look.
+        let seen = files.stamps();
+        let current = watch::Sender::new(Tls::read(&files)?);
+        Ok(Self { files, seen, current })
+    }
+
+    /// What holds, for [`serve_over`](crate::serve_over).
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Tls> {
+        self.current.subscribe()
+    }
+
+    /// Reads the files again if one of them changed; says whether it did. New connections have
+    /// what they say.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] if they cannot be used, as while only one of certificate and key is new: what
+    /// held before holds on, and the next look tries again.
+    pub fn look(&mut self) -> Result<bool, TlsError> {
+        let stamps = self.files.stamps();
+        if stamps == self.seen {
+            return Ok(false);
+        }
+        let tls = Tls::read(&self.files)?;
+        self.seen = stamps;
+        self.current.send_replace(tls);
+        Ok(true)
+    }
+
+    /// Looks at the files this often, until it is dropped.
+    pub async fn follow(mut self, every: Duration) {
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(every).await;
+            match self.look() {
+                Ok(false) => {}
+                Ok(true) => {
+                    told.clear();
+                    info!(certificate = %self.files.certificate.display(), "read new certificates");
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != told {
+                        warn!(error, "new certificates cannot be used; the old ones stay");
+                    }
+                    told = error;
+                }
+            }
+        }
+    }
+}
+
+impl TlsFiles {
+    fn stamps(&self) -> Vec<Stamp> {
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        };
+        [&self.certificate, &self.key].into_iter().chain(&self.authority).map(stamp).collect()
+    }
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let all = all.map_err(|error| bad(path, error.to_string()))?;
@@ -113,6 +198,8 @@ fn bad(path: &Path, reason: String) -> TlsError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rustls::ClientConfig;
     use rustls::pki_types::ServerName;
@@ -155,7 +242,15 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let pages = |_path| std::future::ready(Some(Page::text(200, "metrics\n")));
+            let tls = watch::Sender::new(tls).subscribe();
             let server = tokio::spawn(serve_over(Some(tls), listener, pages));
+            let answer = self.get(address, shows).await;
+            server.abort();
+            answer
+        }
+
+        /// What a client of this authority is answered.
+        async fn get(&self, address: SocketAddr, shows: bool) -> std::io::Result<String> {
             let at = |name: &str| self.0.path().join(name);
             let mut roots = RootCertStore::empty();
             roots.add(certificates(&at("ca.pem")).unwrap().remove(0)).unwrap();
@@ -175,10 +270,45 @@ mod tests {
             let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
             let mut answer = String::new();
-            let read = stream.read_to_string(&mut answer).await;
-            server.abort();
-            read.map(|_| answer)
+            stream.read_to_string(&mut answer).await.map(|_| answer)
         }
+    }
+
+    #[tokio::test]
+    async fn renewed_certificates_hold_for_new_connections() {
+        let (old, new) = (Files::new(), Files::new());
+        let mut tls = FollowedTls::read(old.server(ClientCertificate::NotAsked)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pages = |_path| std::future::ready(Some(Page::text(200, "metrics\n")));
+        let server = tokio::spawn(serve_over(Some(tls.subscribe()), listener, pages));
+        assert!(old.get(address, false).await.is_ok());
+        assert!(new.get(address, false).await.is_err(), "another authority's");
+        assert!(!tls.look().unwrap(), "nothing is new");
+
+        // As a renewal that is half done: the certificate is there, its key is not yet.
+        let copy = |name: &str| {
+            let from = std::fs::read(new.0.path().join(name)).unwrap();
+            let aside = old.0.path().join("aside");
+            std::fs::write(&aside, from).unwrap();
+            std::fs::rename(aside, old.0.path().join(name)).unwrap();
+        };
+        copy("server.pem");
+        assert!(matches!(tls.look(), Err(TlsError::Unusable(_))));
+        assert!(old.get(address, false).await.is_ok(), "the old one holds on");
+        copy("server.key");
+        tokio::spawn(tls.follow(Duration::from_millis(10)));
+        let mut answer = new.get(address, false).await;
+        for _ in 0..2000 {
+            if answer.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            answer = new.get(address, false).await;
+        }
+        assert!(answer.unwrap().ends_with("metrics\n"));
+        assert!(old.get(address, false).await.is_err());
+        server.abort();
     }
 
     #[tokio::test]

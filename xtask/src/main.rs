@@ -24,6 +24,7 @@ usage: cargo xtask <chore>
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   check-deps    hold the dependencies between the workspace's crates against their table
+  seeds [DIR]   write the seeds of the fuzz targets to DIR (fuzz/corpus)
   crds          write deploy/crds and deploy/schemas from the resource types
 
 demo, test, vm, kills and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some("containers") => containers(&rest),
         Some("bench") => bench(&rest),
         Some("check-deps") => check_deps(),
+        Some("seeds") => seeds(&rest),
         Some("crds") => crds::write(),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
@@ -134,6 +136,23 @@ fn containers(args: &[String]) -> Result<(), Failure> {
         .env("CALICO_CONTAINERS", number)
         .deadline(Duration::from_secs(30 * 60))
         .run()
+}
+
+/// The tests that know the seeds write them.
+fn seeds(args: &[String]) -> Result<(), Failure> {
+    let usual = "fuzz/corpus".to_owned();
+    let place = std::path::absolute(args.first().unwrap_or(&usual));
+    let place = place.map_err(|error| Failure::usage(format!("{args:?}: {error}")))?;
+    for package in ["calico-bgp", "calico-cni"] {
+        Step::cargo("seeds")
+            .args(["test", "-p", package, "--locked", "--test", "fuzz", "--", "--ignored"])
+            .args(["--exact", "write_seeds"])
+            .env("SEEDS", &place.display().to_string())
+            .deadline(Duration::from_secs(20 * 60))
+            .run()?;
+    }
+    println!("the seeds are in {}", place.display());
+    Ok(())
 }
 
 /// The only argument, if any: how many.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use calico_core::resource::FelixConfigurationSpec;
 use calico_observe::metrics::{self, Registry};
-use calico_observe::{ClientCertificate, Health, Page, Report, Tls, TlsFiles};
+use calico_observe::{ClientCertificate, FollowedTls, Health, Page, Report, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -23,6 +23,9 @@ const DATAPLANE: &str = "InternalDataplaneMainLoop";
 
 /// An address that cannot be listened on is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often certificates are looked at: they may have been renewed.
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// The upper bound of a silence of the main loop; upstream's `dataplaneWatchdogTimeout`.
 const WATCHDOG: Duration = Duration::from_secs(90);
@@ -201,12 +204,17 @@ impl Served {
         self.place.clone_from(&place);
         self.task = place.map(|stand| {
             tokio::spawn(async move {
-                let tls = match &stand.tls {
+                let tls = match stand.tls {
                     Some(files) => Some(read_tls(what, files).await),
                     None => None,
                 };
                 let listener = listen(what, &stand.host, stand.port).await;
-                calico_observe::serve_over(tls, listener, pages).await;
+                let current = tls.as_ref().map(FollowedTls::subscribe);
+                let served = calico_observe::serve_over(current, listener, pages);
+                match tls {
+                    Some(tls) => drop(tokio::join!(served, tls.follow(RENEWAL))),
+                    None => served.await,
+                }
             })
         });
     }
@@ -221,10 +229,10 @@ impl Drop for Served {
 }
 
 /// What is to be served over TLS is not served without: the files are waited for.
-async fn read_tls(what: &'static str, files: &TlsFiles) -> Tls {
+async fn read_tls(what: &'static str, files: TlsFiles) -> FollowedTls {
     let mut told = String::new();
     loop {
-        match Tls::read(files) {
+        match FollowedTls::read(files.clone()) {
             Ok(tls) => return tls,
             Err(error) => {
                 let error = error.to_string();

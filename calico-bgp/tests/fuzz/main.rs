@@ -81,10 +81,9 @@ fn every_seed_runs() {
     }
 }
 
-/// Writes the seeds for the fuzzer to `SEEDS`: run with
-/// `SEEDS=fuzz/corpus cargo test -p calico-bgp --test fuzz -- --ignored`.
+/// Writes the seeds for the fuzzer to `SEEDS`: `cargo xtask seeds` runs it.
 #[test]
-#[ignore = "writes files; only for fuzzing"]
+#[ignore = "writes files; `cargo xtask seeds` runs it"]
 fn write_seeds() {
     let root =
         std::path::PathBuf::from(std::env::var_os("SEEDS").expect("SEEDS names a directory"));
