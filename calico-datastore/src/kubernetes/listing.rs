@@ -6,21 +6,28 @@ use super::failure::{Failure, FailureKind};
 use super::server::Server;
 use super::source::{Page, Reading, Source, escaped};
 
-/// Objects asked for at once: what is held in memory besides the caller's own.
-const PAGE: usize = 500;
+/// Objects that the first page has at most.
+const FIRST: usize = 100;
+/// Objects that another page has at most.
+const LARGEST: usize = 500;
+/// Bytes of text that a page is to have: what is held in memory besides the caller's own is some
+/// times of it.
+const PAGE: usize = 1 << 20;
 
 /// The pages of a listing of one collection.
 #[derive(Debug)]
 pub(super) struct Pages {
     source: Source,
     next: Option<String>,
+    /// Objects that the next page has at most.
+    limit: usize,
     /// As of when the listing is: told by the first page.
     pub(super) revision: Option<Revision>,
 }
 
 impl Pages {
     pub(super) const fn new(source: Source) -> Self {
-        Self { source, next: Some(String::new()), revision: None }
+        Self { source, next: Some(String::new()), limit: FIRST, revision: None }
     }
 
     /// The next page; `None` after the last. A collection that the server does not have has one
@@ -31,9 +38,9 @@ impl Pages {
         reading: &Reading,
     ) -> Result<Option<Page>, Failure> {
         let Some(from) = &self.next else { return Ok(None) };
-        let source = &self.source;
+        let (source, limit) = (&self.source, self.limit);
         let mut path =
-            format!("{}?limit={PAGE}{}", source.collection(reading.group), source.selector());
+            format!("{}?limit={limit}{}", source.collection(reading.group), source.selector());
         if !from.is_empty() {
             path = format!("{path}&continue={}", escaped(from));
         }
@@ -49,9 +56,15 @@ impl Pages {
             .page(&text, reading)
             .map_err(|reason| Failure::new(FailureKind::Lost, format!("a listing: {reason}")))?;
         self.revision.get_or_insert(page.revision);
+        self.limit = limit_after(page.items.len(), text.len());
         self.next = Some(page.next.clone()).filter(|next| !next.is_empty());
         Ok(Some(page))
     }
+}
+
+/// How many objects to ask for after a page of so many, whose text had so many bytes.
+fn limit_after(items: usize, bytes: usize) -> usize {
+    (PAGE * items.max(1) / bytes.max(1)).clamp(FIRST / 2, LARGEST)
 }
 
 /// As of when the server answers now.
@@ -65,4 +78,22 @@ pub(super) async fn now(
     let page = source.page(&text, reading);
     page.map(|page| page.revision)
         .map_err(|reason| Failure::new(FailureKind::Lost, format!("a listing: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_large_objects_have_fewer() {
+        for (items, bytes, limit) in [
+            (100, 50_000, LARGEST),
+            (100, 1_000_000, 104),
+            (100, 400_000, 262),
+            (1, 1_500_000, 50),
+            (0, 0, LARGEST),
+        ] {
+            assert_eq!(limit_after(items, bytes), limit, "{items} in {bytes} bytes");
+        }
+    }
 }

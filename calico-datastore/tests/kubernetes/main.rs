@@ -10,6 +10,7 @@
 mod access;
 mod contract;
 mod golden;
+mod memory;
 mod outage;
 mod resume;
 mod views;

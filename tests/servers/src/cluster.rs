@@ -181,6 +181,12 @@ impl Cluster {
         self.plane.url()
     }
 
+    /// URL of its etcd.
+    #[must_use]
+    pub fn etcd_url(&self) -> String {
+        self.plane.etcd_url()
+    }
+
     /// The file with the authority that signed its certificate.
     #[must_use]
     pub fn ca(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 //! [`programs`] finds the programs, or builds them with the Go toolchain; [`control_plane`] knows
 //! their arguments, certificates and accounts, and leaves it to others to run them (the lab does,
 //! in a network namespace); [`api`] asks an API server; [`cluster`] joins all of it on loopback
-//! for the tests of a crate.
+//! for the tests of a crate, and [`crowd`] fills it with pods.
 //!
 //! ```no_run
 //! use calico_test_servers::cluster::{Cluster, Etcd};
@@ -22,6 +22,7 @@
 pub mod api;
 pub mod cluster;
 pub mod control_plane;
+pub mod crowd;
 pub mod programs;
 
 use std::path::{Path, PathBuf};
