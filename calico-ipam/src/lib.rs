@@ -33,8 +33,9 @@ mod request;
 
 pub use driver::{
     Allocator, BlockReport, BlockUse, Clock, Collected, Deed, Ending, Finding, HostReleased, Ipam,
-    Left, Options, OwnerAttributes, OwnerChange, PoolUse, UNPOOLED,
+    Left, Options, OwnerAttributes, OwnerChange, PoolUse, Served, UNPOOLED,
 };
 pub use error::{IpamError, Limit, PoolFill, Shortfall};
 pub use plan::owner::Owner;
+pub use plan::service::ServiceWish;
 pub use request::{Address, AssignIp, AssignRequest, Assigned, Outcome, Release, Released};

@@ -145,6 +145,17 @@ pub fn machine_handle(network: &str, namespace: &str, machine: &str) -> String {
     format!("{prefix}_{short}")
 }
 
+/// The handle of a service's addresses from pools for load balancers, as upstream's controller names
+/// it: `lb-` and the letters and digits of a digest.
+#[cfg(feature = "digests")]
+#[must_use]
+pub fn service_handle(service: &str, namespace: &str, uid: &str) -> String {
+    let text = format!("{service}-{namespace}-{uid}").to_lowercase();
+    let mut digest = crate::selector::base64url(&sha2::Sha256::digest(text));
+    digest.retain(|c| c.is_ascii_alphanumeric());
+    format!("lb-{digest}")
+}
+
 /// The host's interface of a container without an orchestrator: `cali` and the first 11
 /// characters of the container's ID.
 #[must_use]
@@ -189,6 +200,17 @@ mod tests {
         assert_eq!(EndpointName::of(&spec).to_string(), "n-libnetwork-libnetwork-e");
         spec.orchestrator = "k8s".to_owned();
         assert_eq!(EndpointName::of(&spec).to_string(), "n-k8s-p-e");
+    }
+
+    #[cfg(feature = "digests")]
+    #[test]
+    fn handles_of_services_are_digests() {
+        // printf web-prod-u-1 | openssl dgst -sha256 -binary | basenc --base64url | tr -d '=_-'
+        assert_eq!(
+            service_handle("Web", "prod", "U-1"),
+            "lb-hzrDRgV0y0uVqgmSdRmLSGJiVuwZpYSnJL64UQnYWJc"
+        );
+        assert_eq!(service_handle("web", "prod", "u-1"), service_handle("Web", "prod", "U-1"));
     }
 
     #[cfg(feature = "digests")]

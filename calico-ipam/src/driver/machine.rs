@@ -34,7 +34,8 @@ impl Ipam {
     ) -> Result<Vec<IpAddr>, IpamError> {
         let addresses = self.addresses_by_handle(handle).await?;
         for ip in &addresses {
-            self.decide_owners(*ip, handle, |now| Ok(start(now, owner, &is_this, arriving))).await?;
+            self.decide_owners(*ip, handle, |now| Ok(start(now, owner, &is_this, arriving)))
+                .await?;
         }
         Ok(addresses)
     }
@@ -80,11 +81,8 @@ fn start(
 ) -> Change {
     let (first, second) = (&now.secondary, &now.alternate_owner_attrs);
     let is = |other: &OwnerAttributes| !other.is_empty() && is_this(other);
-    let (place, other) = if arriving && !first.is_empty() && !is(first) {
-        (second, first)
-    } else {
-        (first, second)
-    };
+    let (place, other) =
+        if arriving && !first.is_empty() && !is(first) { (second, first) } else { (first, second) };
     if same(place, owner) {
         return Change::Nothing;
     }

@@ -14,6 +14,7 @@ mod machine;
 mod owners;
 mod release;
 mod report;
+mod service;
 mod together;
 pub(crate) mod view;
 
@@ -29,6 +30,7 @@ pub use self::collect::{Collected, Deed};
 pub use self::host::HostReleased;
 pub use self::owners::{Left, OwnerAttributes, OwnerChange};
 pub use self::report::{BlockReport, BlockUse, Finding, PoolUse, UNPOOLED};
+pub use self::service::Served;
 pub use self::together::Ending;
 
 use self::view::View;

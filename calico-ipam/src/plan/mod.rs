@@ -6,4 +6,5 @@ pub mod geometry;
 pub mod owner;
 pub mod pool;
 pub mod reserved;
+pub mod service;
 pub mod time;

@@ -149,6 +149,12 @@ impl Pool {
         self.uses.contains(&intended_use)
     }
 
+    /// Whether it serves those, too, that do not ask for it.
+    #[must_use]
+    pub const fn mode(&self) -> AssignmentMode {
+        self.mode
+    }
+
     /// Whether nodes with these labels may take blocks.
     #[must_use]
     pub fn selects_node(&self, labels: &Labels) -> bool {
