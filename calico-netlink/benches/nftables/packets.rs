@@ -22,15 +22,27 @@ const WAYS: [Way; 5] = [
     ("the same, pools masqueraded", || ours(true)),
 ];
 
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 60;
 
-#[derive(Default)]
-struct Figures {
-    first: Vec<Duration>,
-    alone: Vec<Duration>,
-    established: Vec<Duration>,
-    rates: Vec<f64>,
-}
+/// A time that is measured, and what it is called.
+type Figure = (&'static str, fn(&Pods) -> Vec<Duration>);
+
+/// The times that need no process besides.
+const ALONE: [Figure; 4] = [
+    ("first packet and its answer, nobody to be woken", |pods| {
+        // The first ones are for the neighbours and the caches.
+        pods.first_packets_alone(20);
+        pods.first_packets_alone(100)
+    }),
+    ("established: a small datagram and its answer", |pods| pods.established(300)),
+    ("established: 64 datagrams of 1,400 bytes", |pods| pods.datagrams(30)),
+    ("established: 1 MiB of TCP", |pods| pods.bulk(20)),
+];
+
+const WOKEN: Figure = ("first packet and its answer by another thread", |pods| {
+    pods.first_packets(20);
+    pods.first_packets(100)
+});
 
 pub(crate) fn run() {
     let hosts: Option<Vec<Pods>> = WAYS.iter().map(|_| Pods::new()).collect();
@@ -38,56 +50,49 @@ pub(crate) fn run() {
     for (pods, (_, prepare)) in hosts.iter().zip(WAYS) {
         pods.host.run(prepare);
     }
-    let mut figures: Vec<Figures> = WAYS.iter().map(|_| Figures::default()).collect();
-    in_turns(|way, _| {
-        let pods = &hosts[way];
-        // The first ones are for the neighbours and the caches.
-        pods.first_packets_alone(20);
-        pods.established(20);
-        figures[way].alone.extend(pods.first_packets_alone(100));
-        figures[way].established.extend(pods.established(400));
-    });
-    in_turns(|way, round| {
-        if round % 4 == 0 {
-            figures[way].rates.push(hosts[way].throughput(Duration::from_millis(400)));
-        }
-    });
-    hosts.iter().for_each(Pods::echo);
-    in_turns(|way, _| {
-        hosts[way].first_packets(20);
-        figures[way].first.extend(hosts[way].first_packets(100));
-    });
-    print(figures);
-}
-
-fn in_turns(mut turn: impl FnMut(usize, usize)) {
-    for round in 0..ROUNDS {
-        (0..WAYS.len()).for_each(|way| turn((way + round) % WAYS.len(), round));
-    }
-}
-
-fn print(figures: Vec<Figures>) {
-    println!("packets from pod to pod of one host (medians, ways in turns; first row = 100 %):");
     println!(
-        "  {:38} {:>17} {:>17} {:>17} {:>17}",
-        "", "first, woken", "first, path", "established", "TCP"
+        "packets from pod to pod of one host: medians, and how much they are above those of no \
+         ruleset\nand of tracking alone (mean of {ROUNDS} rounds in which the ways take turns, \
+         twice its standard error)"
     );
-    let medians: Vec<_> = figures
-        .into_iter()
-        .map(|mut f| {
-            f.rates.sort_by(f64::total_cmp);
-            let rate = f.rates[f.rates.len() / 2];
-            ([f.first, f.alone, f.established].map(median), rate)
-        })
-        .collect();
-    for ((name, _), (times, rate)) in WAYS.iter().zip(&medians) {
-        let base = &medians[0];
-        print!("  {name:38}");
-        for (time, base) in times.iter().zip(base.0) {
-            print!(" {:>7.2?} {:>+5.1} %", time, 100.0 * (ratio(*time, base) - 1.0));
-        }
-        println!(" {:>4.2} GB/s {:>+5.1} %", rate / 1e9, 100.0 * (rate / base.1 - 1.0));
+    for figure in ALONE {
+        measure(&hosts, figure);
     }
+    hosts.iter().for_each(Pods::echo);
+    measure(&hosts, WOKEN);
+}
+
+fn measure(hosts: &[Pods], (name, times): Figure) {
+    // By way, then by round.
+    let mut medians = vec![Vec::new(); WAYS.len()];
+    for round in 0..ROUNDS {
+        for way in (0..WAYS.len()).map(|way| (way + round) % WAYS.len()) {
+            medians[way].push(median(times(&hosts[way])));
+        }
+    }
+    println!("{name}");
+    for ((name, _), of_way) in WAYS.iter().zip(&medians) {
+        print!("  {name:38} {:>9.2?}", median(of_way.clone()));
+        for base in &medians[..2] {
+            let (mean, error) = above(of_way, base);
+            print!("   {mean:>+6.1} % ± {:.1}", 2.0 * error);
+        }
+        println!();
+    }
+}
+
+/// By how many percent the first are above the second, round by round: the mean and its standard
+/// error. The tenth of the rounds that is furthest off at either end is left out: there the machine
+/// did something else.
+fn above(times: &[Duration], base: &[Duration]) -> (f64, f64) {
+    let mut all: Vec<f64> =
+        times.iter().zip(base).map(|(time, base)| 100.0 * (ratio(*time, *base) - 1.0)).collect();
+    all.sort_by(f64::total_cmp);
+    let kept = &all[all.len() / 10..all.len() - all.len() / 10];
+    let number = kept.len() as f64;
+    let mean = kept.iter().sum::<f64>() / number;
+    let variance = kept.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (number - 1.0);
+    (mean, (variance / number).sqrt())
 }
 
 fn tracking() {

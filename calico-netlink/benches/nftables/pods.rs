@@ -116,26 +116,64 @@ impl Pods {
         (0..number).map(|_| time()).collect()
     }
 
-    /// Bytes a second over a TCP connection that is there.
-    pub(crate) fn throughput(&self, time: Duration) -> f64 {
+    /// Times in which `CHUNK` bytes go over a TCP connection that is there, acknowledgements
+    /// included. One thread has both ends, so that nobody is woken.
+    pub(crate) fn bulk(&self, number: usize) -> Vec<Duration> {
         let address = SocketAddr::new(IpAddr::V4(SERVER), 10_000);
         let listener = self.server.run(|| TcpListener::bind(address).unwrap());
         let mut client = self.client.run(|| TcpStream::connect(address).unwrap());
         let (mut server, _) = listener.accept().unwrap();
-        let reader = std::thread::spawn(move || {
-            let (mut total, mut buffer) = (0, vec![0; 1 << 18]);
-            while let Ok(read @ 1..) = server.read(&mut buffer) {
-                total += read;
+        client.set_nonblocking(true).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let (chunk, mut buffer) = (vec![0; 1 << 17], vec![0; 1 << 18]);
+        let mut time = || {
+            let (mut sent, mut received) = (0, 0);
+            let started = Instant::now();
+            while received < CHUNK {
+                let left = chunk.len().min(CHUNK - sent);
+                sent += some(client.write(&chunk[..left]));
+                received += some(server.read(&mut buffer));
             }
-            total
-        });
-        let (started, chunk) = (Instant::now(), vec![0; 1 << 17]);
-        while started.elapsed() < time {
-            client.write_all(&chunk).unwrap();
+            started.elapsed()
+        };
+        // Until the windows are as large as they get.
+        for _ in 0..10 {
+            time();
         }
-        drop(client);
-        let total = reader.join().unwrap();
-        f64::from(u32::try_from(total >> 10).unwrap()) * 1024.0 / started.elapsed().as_secs_f64()
+        (0..number).map(|_| time()).collect()
+    }
+
+    /// Times in which 64 datagrams of 1,400 bytes go one way over a connection that is there.
+    pub(crate) fn datagrams(&self, number: usize) -> Vec<Duration> {
+        let server = self.server.run(|| UdpSocket::bind((SERVER, ECHO)).unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let client = self.sockets(1, ECHO).remove(0);
+        let mut buffer = [0; 1400];
+        for _ in 0..4 {
+            client.send(b"x").unwrap();
+            let (len, from) = server.recv_from(&mut buffer).unwrap();
+            server.send_to(&buffer[..len], from).unwrap();
+            client.recv(&mut buffer).unwrap();
+        }
+        let datagram = [0; 1400];
+        let mut time = || {
+            let started = Instant::now();
+            (0..64).for_each(|_| assert_eq!(client.send(&datagram).unwrap(), 1400));
+            (0..64).for_each(|_| assert_eq!(server.recv(&mut buffer).unwrap(), 1400));
+            started.elapsed()
+        };
+        (0..number).map(|_| time()).collect()
+    }
+}
+
+/// What [`Pods::bulk`] sends at once.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// How much was read or written, if anything.
+fn some(result: std::io::Result<usize>) -> usize {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+        result => result.unwrap(),
     }
 }
 

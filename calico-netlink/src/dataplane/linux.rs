@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::causes::Causes;
 use super::check;
-use super::guard::Guard;
+use super::guard::{Ear, Guard};
 use super::interfaces::{self, Exclusion};
 use super::names;
 use super::recheck::Rechecker;
@@ -20,7 +20,7 @@ use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation, table_flags};
-use crate::nft::{Batch, Counts, Error, Monitor, Socket, Tracker};
+use crate::nft::{Batch, Counts, Error, Socket, Tracker};
 use crate::qos::Shaper;
 
 /// Name of our table, in family `inet`.
@@ -90,6 +90,8 @@ pub(super) struct Inner {
     adopted: bool,
     /// What rules counted that are gone with the chain that endpoints shared, by identity.
     retired: BTreeMap<String, (u64, u64)>,
+    /// What the guard listens with, if there is one.
+    ear: Option<Ear>,
     /// Whether the table was removed on request and nothing was applied since.
     removed: bool,
     /// Whether that included the routes over other routers.
@@ -154,6 +156,7 @@ impl LinuxDataplane {
             retired: BTreeMap::new(),
             swept: false,
             removed: false,
+            ear: settings.guard_interval.map(|_| Ear::open()).transpose().map_err(unsupported)?,
         };
         match &table {
             None => inner.begin(owning).await.map_err(unsupported)?,
@@ -167,16 +170,12 @@ impl LinuxDataplane {
                 }
             }
         }
+        let ear = inner.ear.clone();
         let inner = Arc::new(Mutex::new(inner));
         let interfaces = interfaces::Follower::start(Arc::clone(&inner), source);
         let rechecker = Rechecker::start(Arc::clone(&inner))?;
-        let guard = match settings.guard_interval {
-            Some(every) => {
-                let monitor = Monitor::open().map_err(unsupported)?;
-                Some(Guard::start(Arc::clone(&inner), monitor, every))
-            }
-            None => None,
-        };
+        let watched = ear.zip(settings.guard_interval);
+        let guard = watched.map(|(ear, every)| Guard::start(Arc::clone(&inner), ear, every));
         Ok(Self {
             inner,
             routes,
@@ -374,7 +373,10 @@ impl Inner {
                 return Ok(());
             }
             let generation = (attempt < ATTEMPTS).then_some(self.generation);
-            match self.socket.commit(&batch, generation).await {
+            let deaf = self.ear.as_ref().and_then(|ear| ear.close(batch.len()));
+            let committed = self.socket.commit(&batch, generation).await;
+            drop(deaf);
+            match committed {
                 Ok(()) => {
                     self.retire(&counts);
                     self.state.table().committed();

@@ -35,7 +35,7 @@ pub use batch::Batch;
 pub use conntrack::{Connection, Tuple};
 pub use counts::Counts;
 pub use error::{Error, Refusal, Subject};
-pub use monitor::Monitor;
+pub use monitor::{Monitor, Quiet};
 pub use read::RuleCounter;
 pub use ruleset::{ChainDef, RuleDef, Ruleset, SetDef, SetSpec};
 pub use socket::Socket;

@@ -2,6 +2,8 @@
 //! own.
 
 mod continuity;
+mod dscp;
+mod flood;
 mod host;
 mod lab;
 mod lifecycle;
