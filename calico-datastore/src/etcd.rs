@@ -38,7 +38,9 @@
 mod cluster;
 mod endpoint;
 mod failure;
+mod field;
 mod pages;
+mod range;
 mod rpc;
 mod span;
 mod stored;
@@ -54,14 +56,13 @@ use calico_core::datastore::{
     Entry, Listing, Revision, StoreError, WatchStream, Write, WriteFailed,
 };
 use calico_core::key::{Key, Scope};
-use futures_util::future::join;
 
 use self::cluster::{Cluster, Repeat};
 use self::failure::{Failure, FailureKind};
 use self::pages::Pages;
 use self::span::{Found, Span};
 use self::txn::{Outcome, Stop};
-use self::wire::{KeyValue, RangeRequest};
+use self::wire::RangeRequest;
 use crate::config::EtcdConfig;
 
 /// Listings that begin again because etcd was compacted meanwhile.
@@ -103,12 +104,9 @@ impl EtcdStore {
     async fn list_once(&self, span: &Span) -> Result<Listing, Failure> {
         let mut pages = Pages::new(span);
         let mut entries = Vec::new();
-        let mut page = pages.next(&self.cluster).await?;
-        while let Some(kvs) = page {
-            // The server prepares the next page while this one is read.
-            let read = async { read_page(span, &kvs, &mut entries) };
-            let (next, ()) = join(pages.next(&self.cluster), read).await;
-            page = next?;
+        while let Some(page) = pages.next(span, &self.cluster).await? {
+            entries.reserve(page.len());
+            entries.extend(page.into_iter().filter_map(well_formed));
         }
         Ok(Listing { entries, revision: pages.revision() })
     }
@@ -157,16 +155,14 @@ impl EtcdStore {
     }
 }
 
-fn read_page(span: &Span, kvs: &[KeyValue], entries: &mut Vec<Entry>) {
-    entries.reserve(kvs.len());
-    for kv in kvs {
-        match span.read(kv) {
-            Found::Object(entry) => entries.push(entry),
-            Found::Other => {}
-            // A listing has no place for it; a watch tells of it once.
-            Found::Bad { path, reason } => {
-                tracing::debug!(path, reason, "left a malformed object out of a listing");
-            }
+fn well_formed(found: Found) -> Option<Entry> {
+    match found {
+        Found::Object(entry) => Some(entry),
+        Found::Other => None,
+        // A listing has no place for it; a watch tells of it once.
+        Found::Bad { path, reason } => {
+            tracing::debug!(path, reason, "left a malformed object out of a listing");
+            None
         }
     }
 }
@@ -178,7 +174,7 @@ impl Datastore for EtcdStore {
         let request = RangeRequest { key: span.start.clone(), ..RangeRequest::default() };
         let answer = self.cluster.call(&rpc::RANGE, &request, Repeat::Yes).await;
         let answer = answer.map_err(Failure::into_error)?;
-        match answer.kvs.first().map(|kv| span.read(kv)) {
+        match answer.kvs.first().map(|kv| span.read(kv.stored())) {
             Some(Found::Object(entry)) => Ok(entry),
             Some(Found::Bad { path, reason }) => Err(StoreError::BadObject { path, reason }),
             Some(Found::Other) | None => Err(StoreError::NotFound { key: key.clone() }),

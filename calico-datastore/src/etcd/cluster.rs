@@ -88,13 +88,17 @@ impl Cluster {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
+        self.ask(&Call { method, request }, repeat).await
+    }
+
+    /// Asks the first endpoint that answers.
+    pub(super) async fn ask<T: Ask>(&self, ask: &T, repeat: Repeat) -> Result<T::Answer, Failure> {
         let deadline = Instant::now() + self.config.request_timeout();
         let mut pause = PAUSE;
         loop {
             let mut round = Round::default();
             for index in self.order() {
-                let result = self.attempt(index, deadline, &Call { method, request }).await;
-                match result {
+                match self.attempt(index, deadline, ask).await {
                     Ok((_, answer)) => return Ok(answer),
                     Err(failure) if !failure.is_of_endpoint() => return Err(failure),
                     Err(failure) if failure.kind == FailureKind::Lost && repeat == Repeat::No => {

@@ -5,14 +5,18 @@ use calico_core::datastore::Revision;
 
 use super::cluster::{Cluster, Repeat};
 use super::failure::{Failure, FailureKind};
-use super::rpc;
-use super::span::{Span, revision};
-use super::wire::{Header, KeyValue, RangeRequest};
+use super::range::OpenRange;
+use super::span::{Found, Span, revision};
+use super::wire::{Header, RangeRequest};
 
 /// Keys of the first page; later ones have as many as make up [`PAGE_BYTES`].
 const FIRST: i64 = 1_000;
-const MOST: i64 = 20_000;
-const PAGE_BYTES: i64 = 8 << 20;
+/// For each page etcd visits every key from its start to the end of the range, to count them: few
+/// large pages are read in much less time than many small ones.
+const MOST: i64 = 100_000;
+const PAGE_BYTES: i64 = 48 << 20;
+/// A page that is not as full as planned may be followed by large objects.
+const GROWTH: i64 = 32;
 
 /// A listing under way.
 pub(super) struct Pages {
@@ -51,11 +55,12 @@ impl Pages {
         self.header.cluster_id
     }
 
-    /// The next page; `None` after the last.
+    /// What is found on the next page; `None` after the last.
     pub(super) async fn next(
         &mut self,
+        span: &Span,
         cluster: &Cluster,
-    ) -> Result<Option<Vec<KeyValue>>, Failure> {
+    ) -> Result<Option<Vec<Found>>, Failure> {
         while !self.done {
             let request = RangeRequest {
                 key: self.next.clone(),
@@ -64,7 +69,8 @@ impl Pages {
                 revision: self.header.revision,
                 ..RangeRequest::default()
             };
-            let response = match cluster.call(&rpc::RANGE, &request, Repeat::Yes).await {
+            let ask = OpenRange { request: &request, span };
+            let page = match cluster.ask(&ask, Repeat::Yes).await {
                 Err(failure) if failure.kind == FailureKind::TooLarge && self.limit > 1 => {
                     self.limit = (self.limit / 8).max(1);
                     continue;
@@ -72,28 +78,25 @@ impl Pages {
                 result => result?,
             };
             if self.header.revision == 0 {
-                self.header = response.header.unwrap_or_default();
+                self.header = page.header;
             }
             self.count += 1;
-            self.done = !response.more;
-            if let Some(last) = response.kvs.last() {
-                self.next = [&last.key[..], b"\0"].concat().into();
-                self.limit = fitting(&response.kvs, self.limit);
-            } else {
-                self.done = true;
-            }
-            return Ok(Some(response.kvs));
+            self.done = !page.more || page.keys == 0;
+            self.limit = fitting(page.bytes, page.keys, self.limit);
+            let mut next = page.last;
+            next.push(0);
+            self.next = next.into();
+            return Ok(Some(page.found));
         }
         Ok(None)
     }
 }
 
-/// Keys of a page that has [`PAGE_BYTES`], if those that follow are like `page`.
-fn fitting(page: &[KeyValue], limit: i64) -> i64 {
-    let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-    let (bytes, keys) = (bytes.max(1) as i64, page.len() as i64);
-    // A page that is half as full as planned may be followed by large objects: grow slowly.
-    (PAGE_BYTES.saturating_mul(keys) / bytes).clamp(1, MOST).min(limit * 4)
+/// Keys of a page that has [`PAGE_BYTES`], if those that follow are like the `keys` of one that
+/// has `bytes`.
+fn fitting(bytes: usize, keys: usize, limit: i64) -> i64 {
+    let (bytes, keys) = (bytes.max(1) as i64, keys as i64);
+    (PAGE_BYTES.saturating_mul(keys) / bytes).clamp(1, MOST).min(limit * GROWTH)
 }
 
 #[cfg(test)]
@@ -102,12 +105,9 @@ mod tests {
 
     #[test]
     fn pages_grow_with_small_objects_and_shrink_with_large_ones() {
-        let page = |size: usize| {
-            vec![KeyValue { value: vec![0; size].into(), ..KeyValue::default() }; 100]
-        };
-        assert_eq!(fitting(&page(10), FIRST), 4 * FIRST);
-        assert_eq!(fitting(&page(10), MOST), MOST);
-        assert_eq!(fitting(&page(1 << 20), FIRST), 8);
-        assert_eq!(fitting(&page(0), FIRST), 4 * FIRST);
+        assert_eq!(fitting(1_000, 100, FIRST), GROWTH * FIRST);
+        assert_eq!(fitting(1_000, 100, MOST), MOST);
+        assert_eq!(fitting(100 << 20, 100, FIRST), PAGE_BYTES >> 20);
+        assert_eq!(fitting(0, 100, FIRST), GROWTH * FIRST);
     }
 }

@@ -6,9 +6,9 @@ use futures_util::stream::{StreamExt as _, once, pending};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::client::Grpc;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Extensions, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::wire::{
@@ -16,8 +16,8 @@ use super::wire::{
     TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 
-/// Longest answer that is read, in bytes. Listings ask for pages far below it; a watch that has
-/// more than this to catch up with at once is listed anew.
+/// Longest answer that is read, in bytes, but for the pages of listings. A watch that has more
+/// than this to catch up with at once is listed anew.
 pub(super) const MAX_ANSWER: usize = 64 << 20;
 
 /// What etcd gives for a password, and takes in its place.
@@ -32,6 +32,10 @@ pub(super) struct Method<Q, A> {
 impl<Q, A> Method<Q, A> {
     const fn new(path: &'static str) -> Self {
         Self { path, types: PhantomData }
+    }
+
+    pub(super) const fn path(&self) -> &'static str {
+        self.path
     }
 }
 
@@ -102,11 +106,16 @@ async fn ready(channel: Channel) -> Result<Grpc<Channel>, Status> {
 }
 
 fn with_metadata<T>(message: T, token: Option<Token>) -> Request<T> {
-    let mut request = Request::new(message);
+    Request::from_parts(metadata(token), Extensions::default(), message)
+}
+
+/// What goes with every request.
+pub(super) fn metadata(token: Option<Token>) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
     // A member that has lost the others refuses at once, instead of keeping us waiting.
-    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    metadata.insert("hasleader", MetadataValue::from_static("true"));
     if let Some(token) = token {
-        request.metadata_mut().insert("token", token);
+        metadata.insert("token", token);
     }
-    request
+    metadata
 }

@@ -7,7 +7,7 @@ use calico_core::datastore::{Entry, Revision};
 use calico_core::key::{Key, Scope, UnknownPath};
 
 use super::stored::from_stored;
-use super::wire::KeyValue;
+use super::wire::StoredObject;
 
 /// What upstream keeps next to the objects: what its agents report, and data of its version 1.
 const FOREIGN: [&str; 3] = ["/calico/felix/", "/calico/bgp/", "/calico/v1/"];
@@ -46,14 +46,14 @@ impl Span {
     }
 
     /// The object at a key.
-    pub(super) fn read(&self, kv: &KeyValue) -> Found {
-        match self.key(&kv.key) {
-            Ok(Some(key)) => match std::str::from_utf8(&kv.value) {
+    pub(super) fn read(&self, object: StoredObject<'_>) -> Found {
+        match self.key(object.key) {
+            Ok(Some(key)) => match std::str::from_utf8(object.value) {
                 Ok(value) => {
                     let value: Arc<str> = from_stored(&key, value).into();
-                    Found::Object(Entry { key, value, revision: revision(kv.mod_revision) })
+                    Found::Object(Entry { key, value, revision: revision(object.mod_revision) })
                 }
-                Err(error) => bad(&kv.key, &error),
+                Err(error) => bad(object.key, &error),
             },
             Ok(None) => Found::Other,
             Err(found) => found,
@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn kv(key: &'static str, value: &'static [u8]) -> KeyValue {
-        KeyValue { key: key.into(), mod_revision: 7, value: value.into() }
+    fn at<'a>(key: &'a str, value: &'a [u8]) -> StoredObject<'a> {
+        StoredObject { key: key.as_bytes(), mod_revision: 7, value }
     }
 
     #[test]
@@ -122,14 +122,14 @@ mod tests {
         let all = Span::of(Scope::All);
         let entry =
             Entry { key: Key::Handle("h".into()), value: "{}".into(), revision: Revision(7) };
-        assert_eq!(all.read(&kv("/calico/ipam/v2/handle/h", b"{}")), Found::Object(entry));
-        assert_eq!(all.read(&kv("/calico/felix/v2/no-region/host/n/status", b"{}")), Found::Other);
-        for bad in [kv("/calico/ipam/v2/handle/", b"{}"), kv("/calico/ipam/v2/handle/h", b"\xff")] {
-            assert!(matches!(all.read(&bad), Found::Bad { .. }), "{bad:?}");
+        assert_eq!(all.read(at("/calico/ipam/v2/handle/h", b"{}")), Found::Object(entry));
+        assert_eq!(all.read(at("/calico/felix/v2/no-region/host/n/status", b"{}")), Found::Other);
+        for bad in [at("/calico/ipam/v2/handle/", b"{}"), at("/calico/ipam/v2/handle/h", b"\xff")] {
+            assert!(matches!(all.read(bad), Found::Bad { .. }), "{bad:?}");
         }
         let affinities = Span::of(Scope::Affinities);
         for other in ["/calico/ipam/v2/host/n", "/calico/ipam/v2/i/x"] {
-            assert_eq!(affinities.read(&kv(other, b"")), Found::Other, "{other}");
+            assert_eq!(affinities.read(at(other, b"")), Found::Other, "{other}");
         }
     }
 }

@@ -133,7 +133,7 @@ impl Watch {
                 }
                 self.begin().await
             }
-            State::Listing(pages) => match pages.next(&self.cluster).await {
+            State::Listing(pages) => match pages.next(&self.span, &self.cluster).await {
                 Ok(page) => {
                     let first = pages.count() == 1;
                     self.take_page(first, page);
@@ -207,15 +207,16 @@ impl Watch {
         i64::try_from(first).unwrap_or(i64::MAX).max(1)
     }
 
-    fn take_page(&mut self, first: bool, page: Option<Vec<KeyValue>>) {
+    fn take_page(&mut self, first: bool, page: Option<Vec<Found>>) {
         let State::Listing(pages) = &self.state else { return };
         self.outage.ended();
         match page {
-            Some(kvs) => {
+            Some(found) => {
+                self.ready.reserve(found.len() + 1);
                 if first {
                     self.ready.push_back(WatchEvent::Begin);
                 }
-                kvs.iter().for_each(|kv| self.found(kv, true));
+                found.into_iter().for_each(|found| self.found(found, true));
             }
             None => {
                 self.at = At::After(pages.revision());
@@ -269,7 +270,8 @@ impl Watch {
             if event.kind == Event::DELETE {
                 self.gone(kv);
             } else {
-                self.found(kv, false);
+                let found = self.span.read(kv.stored());
+                self.found(found, false);
             }
         }
         let last = response.events.last().map(at).unwrap_or_default();
@@ -279,10 +281,10 @@ impl Watch {
         };
     }
 
-    fn found(&mut self, kv: &KeyValue, listed: bool) {
-        match self.span.read(kv) {
+    fn found(&mut self, found: Found, listed: bool) {
+        match found {
             Found::Object(entry) => {
-                self.forget(&kv.key);
+                self.forget(|| entry.key.to_string());
                 self.ready.push_back(match listed {
                     true => WatchEvent::Item(entry),
                     false => WatchEvent::Put(entry),
@@ -294,7 +296,7 @@ impl Watch {
     }
 
     fn gone(&mut self, kv: &KeyValue) {
-        self.forget(&kv.key);
+        self.forget(|| String::from_utf8_lossy(&kv.key).into_owned());
         if let Ok(Some(key)) = self.span.key(&kv.key) {
             self.ready.push_back(WatchEvent::Gone { key, revision: revision(kv.mod_revision) });
         }
@@ -310,9 +312,9 @@ impl Watch {
         }
     }
 
-    fn forget(&mut self, path: &[u8]) {
+    fn forget(&mut self, path: impl FnOnce() -> String) {
         if !self.reported.is_empty() {
-            self.reported.remove(&*String::from_utf8_lossy(path));
+            self.reported.remove(&path());
         }
     }
 

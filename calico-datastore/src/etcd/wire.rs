@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use prost::{Message, Oneof};
 
+use super::field::{self, Malformed, Value};
+
 /// In every answer: who gave it, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct Header {
@@ -27,6 +29,38 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) value: Bytes,
+}
+
+impl KeyValue {
+    pub(super) fn stored(&self) -> StoredObject<'_> {
+        StoredObject { key: &self.key, mod_revision: self.mod_revision, value: &self.value }
+    }
+}
+
+/// A [`KeyValue`] whose parts stay where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct StoredObject<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) mod_revision: i64,
+    pub(super) value: &'a [u8],
+}
+
+impl<'a> StoredObject<'a> {
+    /// Reads a message.
+    pub(super) fn read(mut message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut object = Self::default();
+        while !message.is_empty() {
+            let (number, value, used) = field::next(message)?.ok_or(Malformed)?;
+            match (number, value) {
+                (1, Value::Bytes(key)) => object.key = key,
+                (3, Value::Number(revision)) => object.mod_revision = revision.cast_signed(),
+                (5, Value::Bytes(value)) => object.value = value,
+                _ => {}
+            }
+            message = &message[used..];
+        }
+        Ok(object)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
