@@ -98,7 +98,10 @@ fn settings(spec: &PodSpec, link: &Link) -> Result<(), PodError> {
     let forward = i64::from(spec.allow_ip_forwarding);
     let of = Of::Interface(&spec.ifname);
     let now = &link.settings;
-    if spec.has_v4() {
+    // A new interface has what the whole namespace has: if it forwards nothing, nothing does. That
+    // spares the way through `/proc/sys`, which is the longer the more namespaces there are.
+    let still = |interface: Option<i32>| interface == Some(0) && forward == 0;
+    if spec.has_v4() && !still(now.ipv4_forwarding) {
         Setting::Ipv4Forward.write(forward)?;
     }
     if spec.has_v6() {
@@ -108,7 +111,9 @@ fn settings(spec: &PodSpec, link: &Link) -> Result<(), PodError> {
             Setting::DisableIpv6(Of::All).write(0)?;
             Setting::DisableIpv6(of).write(0)?;
         }
-        Setting::Ipv6Forwarding(Of::All).write(forward)?;
+        if !still(now.ipv6_forwarding) {
+            Setting::Ipv6Forwarding(Of::All).write(forward)?;
+        }
     }
     Ok(())
 }

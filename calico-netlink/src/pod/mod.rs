@@ -19,9 +19,11 @@ mod setup;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 pub use check::check;
 pub use error::PodError;
 pub use removal::{CUT_OFF, cut_off, remove_cut_off, wait_removed};
 pub use setup::{setup, setup_async, teardown, teardown_async};
 pub use spec::{GATEWAY_V4, GATEWAY_V6, HOST_MAC, PodInterface, PodInterfaces, PodRoutes, PodSpec};
+pub use workers::Workers;

@@ -34,8 +34,12 @@ const LOOK: Duration = Duration::from_micros(100);
 ///
 /// [`PodError::Kernel`].
 pub fn cut_off(host_ifname: &str) -> Result<bool, PodError> {
+    let mut host = Connection::open().step(|| format!("cut off {host_ifname}"))?;
+    cut_off_by(&mut host, host_ifname)
+}
+
+pub(super) fn cut_off_by(host: &mut Connection, host_ifname: &str) -> Result<bool, PodError> {
     let step = || format!("cut off {host_ifname}");
-    let mut host = Connection::open().step(step)?;
     let cut = |name: &str| {
         let which = LinkUnspec::new_with_name(name)
             .down()

@@ -16,33 +16,19 @@ use crate::rtnl::Connection;
 ///
 /// If it is there already and complete, nothing changes. A host interface of the same name that
 /// leads elsewhere or lacks something is replaced. Blocks for about a millisecond; asynchronous
-/// programs use [`setup_async`].
+/// programs use [`setup_async`], and those that make many pods [`Workers`](super::Workers).
 ///
 /// # Errors
 ///
 /// See [`PodError`]. Nothing half made stays.
 pub fn setup(spec: &PodSpec) -> Result<PodInterfaces, PodError> {
-    spec.validate()?;
-    let netns = Netns::open(&spec.netns)?;
-    if netns.is_same(&Netns::current()?)? {
-        return Err(PodError::HostNamespace { netns: spec.netns.clone() });
-    }
-    let mut host = Connection::open().step(|| "reach the kernel".into())?;
-    let mtu = match spec.mtu {
-        0 => link::fabric_mtu(&mut host).step(|| "find the MTU of the fabric".into())?,
-        mtu => mtu,
-    };
-    match build(spec, &netns, &mut host, mtu)? {
-        Some(interfaces) => return Ok(interfaces),
-        None => {
-            if let Some(interfaces) = resolve_conflict(spec, &mut host)? {
-                return Ok(interfaces);
-            }
-        }
-    }
-    build(spec, &netns, &mut host, mtu)?.ok_or_else(|| PodError::InterfaceTaken {
-        ifname: spec.ifname.clone(),
-        netns: spec.netns.clone(),
+    thread::scope(|scope| {
+        let work = || Workplace::open()?.setup(spec);
+        let thread = thread::Builder::new().name("pod".into()).spawn_scoped(scope, work);
+        thread
+            .map_err(PodError::Thread)?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -107,43 +93,110 @@ pub async fn teardown_async(
     blocking(move || teardown(&host_ifname, netns.as_deref(), &ifname)).await
 }
 
-/// `None` if one of the names is taken; nothing was made then.
+/// What a thread makes pods with: nobody else may depend on the namespace that it is in.
 ///
-/// All steps run on one thread, which starts in the caller's namespace and ends in the pod's: a
+/// All steps of a pod run on one thread, which goes into the pod's namespace and comes back: a
 /// second one would only wait for the first, since the kernel's routing lock is one for both.
-fn build(
-    spec: &PodSpec,
-    netns: &Netns,
-    host: &mut Connection,
-    mtu: u32,
-) -> Result<Option<PodInterfaces>, PodError> {
-    let built = thread::scope(|scope| {
-        let work = || -> Result<Option<PodInterfaces>, PodError> {
-            let Some(near) = create(spec, netns, host, mtu)? else { return Ok(None) };
-            outside::settings(spec, &near)?;
-            netns.enter()?;
+#[derive(Debug)]
+pub(super) struct Workplace {
+    home: Netns,
+    host: Connection,
+    /// Whether the thread is not where it should be any more.
+    lost: bool,
+}
+
+impl Workplace {
+    /// In the namespace of the calling thread.
+    pub(super) fn open() -> Result<Self, PodError> {
+        let host = Connection::open().step(|| "reach the kernel".into())?;
+        Ok(Self { home: Netns::current()?, host, lost: false })
+    }
+
+    /// The connection of the host's side.
+    pub(super) const fn host(&mut self) -> &mut Connection {
+        &mut self.host
+    }
+
+    /// Whether the thread cannot be used any more.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// See [`setup`].
+    pub(super) fn setup(&mut self, spec: &PodSpec) -> Result<PodInterfaces, PodError> {
+        spec.validate()?;
+        let netns = Netns::open(&spec.netns)?;
+        if netns.is_same(&self.home)? {
+            return Err(PodError::HostNamespace { netns: spec.netns.clone() });
+        }
+        let mtu = match spec.mtu {
+            0 => link::fabric_mtu(&mut self.host).step(|| "find the MTU of the fabric".into())?,
+            mtu => mtu,
+        };
+        match self.build(spec, &netns, mtu)? {
+            Some(interfaces) => return Ok(interfaces),
+            None => {
+                if let Some(interfaces) = resolve_conflict(spec, &mut self.host)? {
+                    return Ok(interfaces);
+                }
+            }
+        }
+        self.build(spec, &netns, mtu)?.ok_or_else(|| PodError::InterfaceTaken {
+            ifname: spec.ifname.clone(),
+            netns: spec.netns.clone(),
+        })
+    }
+
+    /// `None` if one of the names is taken; nothing was made then.
+    fn build(
+        &mut self,
+        spec: &PodSpec,
+        netns: &Netns,
+        mtu: u32,
+    ) -> Result<Option<PodInterfaces>, PodError> {
+        let built = self.try_build(spec, netns, mtu);
+        if built.is_err() {
+            roll_back(spec);
+        }
+        built
+    }
+
+    fn try_build(
+        &mut self,
+        spec: &PodSpec,
+        netns: &Netns,
+        mtu: u32,
+    ) -> Result<Option<PodInterfaces>, PodError> {
+        let Some(near) = create(spec, netns, &mut self.host, mtu)? else { return Ok(None) };
+        outside::settings(spec, &near)?;
+        let (mut inside, container) = self.within(netns, || {
             let mut inside = Connection::open().step(|| "reach the kernel".into())?;
             let container = inside::configure(spec, &mut inside)?;
-            limit(spec, host);
-            outside::connect(spec, host, near.index)?;
-            // The kernel tells a device of its carrier a little later; being asked, it does at
-            // once. Until then the pod's first packets would be dropped.
-            let settled = inside.query(link::get_request(LinkUnspec::new_with_name(&spec.ifname)));
-            settled.step(|| format!("look at {}", spec.ifname))?;
-            Ok(Some(PodInterfaces { host: check::describe(&near)?, container }))
-        };
-        let thread = thread::Builder::new().name("pod".into()).spawn_scoped(scope, work);
-        thread
-            .map_err(PodError::Thread)?
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    match built {
-        Err(error) => {
-            roll_back(spec);
-            Err(error)
+            Ok((inside, container))
+        })?;
+        limit(spec, &mut self.host);
+        outside::connect(spec, &mut self.host, near.index)?;
+        // The kernel tells a device of its carrier a little later; being asked, it does at
+        // once. Until then the pod's first packets would be dropped.
+        let settled = inside.query(link::get_request(LinkUnspec::new_with_name(&spec.ifname)));
+        settled.step(|| format!("look at {}", spec.ifname))?;
+        Ok(Some(PodInterfaces { host: check::describe(&near)?, container }))
+    }
+
+    /// Does `work` in the namespace of a pod.
+    fn within<T>(
+        &mut self,
+        netns: &Netns,
+        work: impl FnOnce() -> Result<T, PodError>,
+    ) -> Result<T, PodError> {
+        netns.enter()?;
+        // Should the work panic, the thread ends with it.
+        let done = work();
+        if let Err(error) = self.home.enter() {
+            self.lost = true;
+            return Err(error.into());
         }
-        built => built,
+        done
     }
 }
 

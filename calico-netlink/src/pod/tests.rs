@@ -71,6 +71,8 @@ fn two_pods_reach_each_other_through_the_host() {
 #[test]
 fn both_sides_look_as_upstream_makes_them() {
     let Some((host, pod)) = nets("look") else { return };
+    // New namespaces begin as the machine's own, which forwards.
+    pod.run(sysctl::prepare_host).unwrap();
     host.run(|| setup(&spec(&pod, &[V4, V6]))).unwrap();
     assert_eq!(
         pod.output("ip", &["route"]).lines().map(str::trim).collect::<Vec<_>>(),
@@ -260,6 +262,47 @@ fn many_pods_at_once_do_not_disturb_each_other() {
     });
     host.run(|| setup(&spec(&first, &[V4]))).unwrap();
     assert!(first.pings("10.65.1.11".parse().unwrap(), 3));
+}
+
+#[test]
+fn threads_that_stay_make_and_cut_off_pods() {
+    let Some((host, first)) = nets("workers") else { return };
+    let pods: Vec<_> = (0..8).map(|n| TestNet::new(&format!("workers-{n}")).unwrap()).collect();
+    let named = |(n, pod): (usize, &TestNet)| PodSpec {
+        host_ifname: format!("cali{n}"),
+        ..spec(pod, &[&format!("10.65.2.{n}"), &format!("fd00:65::2:{n}")])
+    };
+    let specs: Vec<_> = pods.iter().enumerate().map(named).collect();
+    first.output("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=1"]);
+    first.output("sysctl", &["-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    for most in [1, 3] {
+        let work = async {
+            let workers = Workers::new(most);
+            // Refused in the pod's namespace: whoever tried must be back for the next.
+            let wrong = PodSpec {
+                routes: PodRoutes::Only(vec!["fd00:1::/64".parse().unwrap()]),
+                ..spec(&first, &[V4])
+            };
+            let mut wrong = std::pin::pin!(workers.setup(wrong));
+            let made =
+                futures_util::future::join_all(specs.iter().map(|s| workers.setup(s.clone())));
+            let (refused, made) = futures_util::join!(&mut wrong, made);
+            assert!(matches!(refused, Err(PodError::Kernel { .. })), "{refused:?}");
+            for made in made {
+                made.unwrap();
+            }
+            for spec in &specs {
+                assert!(workers.cut_off(spec.host_ifname.clone()).await.unwrap());
+            }
+            assert!(!workers.cut_off("cali0123456789a".into()).await.unwrap());
+        };
+        host.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(work);
+            assert!(remove_cut_off().unwrap());
+        });
+        assert_eq!((links(&host), links(&first)), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
+    }
 }
 
 #[test]

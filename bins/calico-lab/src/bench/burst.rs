@@ -1,92 +1,105 @@
 //! Many pods at the same time: what a node does when it starts, or is drained.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use calico_netlink::netns::create_named;
 
+use super::agent::Agent;
 use super::plugin::Plugin;
-use super::{goal, ratio};
+use super::times::{goal, ratio};
 use crate::error::LabError;
 use crate::netns;
 
-/// Rounds of each plugin; the best of each counts, so that what else the machine does matters
-/// less.
-const ROUNDS: usize = 3;
+/// Rounds of each way; the best of each counts, so that what else the machine does matters less.
+const ROUNDS: usize = 5;
 
 /// Ours against Debian's, at least.
 const GOAL: f64 = 5.0;
 
-/// Adds `pods` pods at once with each plugin and deletes them at once, turn by turn.
-pub(super) fn measure(lab: &str, plugins: &[Plugin; 2], pods: usize) -> Result<(), LabError> {
-    let mut best = [[Duration::MAX; 2]; 2];
+/// Adds `pods` pods at once in each way and deletes them at once, turn by turn.
+pub(super) fn measure(
+    lab: &str,
+    [ours, peer]: &[Plugin; 2],
+    agent: &Agent,
+    empty: &Plugin,
+    pods: usize,
+) -> Result<(), LabError> {
+    type Call<'a> = &'a (dyn Fn(&str, &str) -> Result<Duration, LabError> + Sync);
+    let ways: [(&str, &str, Call<'_>); 4] = [
+        ("calico", ours.node(), &|verb, pod| ours.call_here(verb, pod)),
+        ("bridge + host-local", peer.node(), &|verb, pod| peer.call_here(verb, pod)),
+        ("calico's agent, without processes", ours.node(), &|verb, pod| {
+            agent.call(if verb == "ADD" { "Add" } else { "Del" }, pod)
+        }),
+        ("processes that do nothing", ours.node(), &|verb, pod| empty.call_here(verb, pod)),
+    ];
+    let mut best = [[Duration::MAX; 2]; 4];
     for round in 0..ROUNDS {
         // Namespaces come before and stay: the kernel tears them down in the background.
-        for (nth, (plugin, best)) in plugins.iter().zip(&mut best).enumerate() {
+        for (nth, ((_, node, call), best)) in ways.iter().zip(&mut best).enumerate() {
             let name = |pod| netns::name_of(lab, &format!("burst{round}-{nth}-{pod}"));
             let names: Vec<String> = (0..pods).map(name).collect();
             for name in &names {
                 create_named(name).map_err(|error| LabError::Machine(error.to_string()))?;
             }
-            best[0] = best[0].min(at_once(&names, |pod| plugin.add(pod))?);
-            best[1] = best[1].min(at_once(&names, |pod| plugin.delete(pod))?);
+            for (best, verb) in best.iter_mut().zip(["ADD", "DEL"]) {
+                *best = (*best).min(at_once(node, &names, |pod| call(verb, pod))?);
+            }
         }
     }
-    println!("\n{pods} pods at once, the best of {ROUNDS} rounds\n");
+    println!("\n{pods} pods at once, a second, the best of {ROUNDS} rounds\n");
+    println!("{:<40} {:>9} {:>9}", "", "ADD", "DEL");
     let rate = |time: Duration| pods as f64 / time.as_secs_f64();
-    for (what, verb) in [("ADD", 0), ("DEL", 1)] {
-        let [ours, peer] = [best[0][verb], best[1][verb]];
-        println!(
-            "{what}  calico {:>8.0} /s   bridge + host-local {:>8.0} /s",
-            rate(ours),
-            rate(peer)
-        );
-        goal(
-            &format!("{what} at once, rate"),
-            &format!("{:.2} x", ratio(peer, ours)),
-            &format!("at least {GOAL} x"),
-            ratio(peer, ours) >= GOAL,
-        );
+    for ((what, ..), [add, delete]) in ways.iter().zip(&best) {
+        println!("{what:<40} {:>9.0} {:>9.0}", rate(*add), rate(*delete));
+    }
+    println!();
+    let [ours, peer, agent, _] = best;
+    for (nth, verb) in ["ADD", "DEL"].into_iter().enumerate() {
+        let found = ratio(peer[nth], ours[nth]);
+        let wanted = format!("at least {GOAL} x");
+        goal(&format!("{verb} at once, rate"), &format!("{found:.2} x"), &wanted, found >= GOAL);
+        let without = ratio(peer[nth], agent[nth]);
+        println!("{:<40} {without:>20.2} x", "  the same without our processes");
     }
     Ok(())
 }
 
-/// The time until the last of `names` is served, all being asked for at once.
+/// The time from the first call's start until the last of `names` is served, all being asked for
+/// at once by threads that wait for nothing else.
 fn at_once(
+    node: &str,
     names: &[String],
     call: impl Fn(&str) -> Result<Duration, LabError> + Sync,
 ) -> Result<Duration, LabError> {
-    let failed = AtomicUsize::new(0);
-    let start = Instant::now();
-    let first = thread::scope(|scope| {
+    let ready = Barrier::new(names.len());
+    let outcomes: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = names
             .iter()
             .map(|name| {
-                let (call, failed) = (&call, &failed);
+                let (call, ready) = (&call, &ready);
                 scope.spawn(move || {
-                    let outcome = call(name);
-                    failed.fetch_add(usize::from(outcome.is_err()), Ordering::Relaxed);
-                    outcome.map(drop)
+                    netns::enter(node, || {
+                        ready.wait();
+                        let start = Instant::now();
+                        call(name).map(|_| (start, Instant::now()))
+                    })?
                 })
             })
             .collect();
-        let mut first = Ok(());
-        for thread in threads {
-            let outcome = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            first = first.and(outcome);
-        }
-        first
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
     });
-    let took = start.elapsed();
-    match first {
-        Ok(()) => Ok(took),
-        Err(error) => {
-            let count = failed.load(Ordering::Relaxed);
-            Err(LabError::Machine(format!(
-                "{count} of {} calls failed; the first: {error}",
-                names.len()
-            )))
-        }
-    }
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    let times: Result<Vec<(Instant, Instant)>, LabError> = outcomes.into_iter().collect();
+    let times = times.map_err(|error| {
+        LabError::Machine(format!("{failed} of {} calls failed; the first: {error}", names.len()))
+    })?;
+    let start = times.iter().map(|(start, _)| start).min();
+    let end = times.iter().map(|(_, end)| end).max();
+    Ok(start.zip(end).map(|(start, end)| *end - *start).unwrap_or_default())
 }

@@ -1,15 +1,14 @@
 //! A CNI plugin, called as a runtime calls it.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::configuration;
 use crate::error::LabError;
 use crate::{netns, programs};
 
@@ -33,14 +32,13 @@ impl Plugin {
         let program = directory.join("calico");
         symlink(programs::own("calico-cni")?, &program)
             .map_err(LabError::file("link", &program))?;
-        let configuration = configuration(json!({
-            "type": "calico",
-            "nodename": "node1",
-            "mtu": 1500,
-            "agent_socket": run_dir.join("cni.sock"),
-            "ipam": { "type": "calico-ipam" },
-        }));
-        Ok(Self { program, directory, node: node.to_owned(), configuration })
+        Ok(Self { program, directory, node: node.to_owned(), configuration: ours(run_dir) })
+    }
+
+    /// A program that does nothing, called as a plugin.
+    pub(super) fn empty(node: &str, program: PathBuf) -> Self {
+        let directory = program.parent().map(PathBuf::from).unwrap_or_default();
+        Self { program, directory, node: node.to_owned(), configuration: String::new() }
     }
 
     /// Debian's `bridge` with `host-local`, which keeps its addresses in `data`.
@@ -67,17 +65,18 @@ impl Plugin {
         Ok(Self { program, directory, node: node.to_owned(), configuration })
     }
 
-    /// ADD for the pod in the namespace `pod`: from program start to reply.
-    pub(super) fn add(&self, pod: &str) -> Result<Duration, LabError> {
-        self.call("ADD", pod)
+    /// The namespace of the node that it runs in.
+    pub(super) fn node(&self) -> &str {
+        &self.node
     }
 
-    /// DEL for the pod in the namespace `pod`.
-    pub(super) fn delete(&self, pod: &str) -> Result<Duration, LabError> {
-        self.call("DEL", pod)
+    /// ADD or DEL for the pod in the namespace `pod`: from program start to reply.
+    pub(super) fn call(&self, verb: &str, pod: &str) -> Result<Duration, LabError> {
+        netns::enter(&self.node, || self.call_here(verb, pod))?
     }
 
-    fn call(&self, verb: &str, pod: &str) -> Result<Duration, LabError> {
+    /// [`call`](Self::call) by a thread that is in the node's namespace.
+    pub(super) fn call_here(&self, verb: &str, pod: &str) -> Result<Duration, LabError> {
         let mut command = Command::new(&self.program);
         command
             .env_clear()
@@ -90,18 +89,19 @@ impl Plugin {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let failed = LabError::file("run", &self.program);
-        let (output, took) = netns::enter(&self.node, || {
-            let start = Instant::now();
-            let output = command.spawn().and_then(|mut child| {
-                if let Some(mut stdin) = child.stdin.take() {
-                    stdin.write_all(self.configuration.as_bytes())?;
+        let start = Instant::now();
+        let output = command.spawn().and_then(|mut child| {
+            if let Some(mut stdin) = child.stdin.take() {
+                match stdin.write_all(self.configuration.as_bytes()) {
+                    // It ended without reading; its exit code says whether that was right.
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+                    written => written?,
                 }
-                child.wait_with_output()
-            });
-            (output, start.elapsed())
-        })?;
-        let output = output.map_err(failed)?;
+            }
+            child.wait_with_output()
+        });
+        let took = start.elapsed();
+        let output = output.map_err(LabError::file("run", &self.program))?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             let more = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -112,9 +112,29 @@ impl Plugin {
     }
 }
 
+/// The configuration of our plugin, for the agent whose sockets are in `run_dir`.
+pub(super) fn ours(run_dir: &Path) -> String {
+    configuration(json!({
+        "type": "calico",
+        "nodename": "node1",
+        "mtu": 1500,
+        "agent_socket": run_dir.join("cni.sock"),
+        "ipam": { "type": "calico-ipam" },
+    }))
+}
+
+/// The configuration of one plugin call, as JSON text.
+fn configuration(fields: Value) -> String {
+    let mut all = json!({ "cniVersion": "1.0.0", "name": "bench" });
+    if let (Some(all), Value::Object(fields)) = (all.as_object_mut(), fields) {
+        all.extend(fields);
+    }
+    all.to_string()
+}
+
 /// An identity as runtimes make them, hexadecimal from the start: host interfaces are named after
 /// its beginning.
-fn container(pod: &str) -> String {
+pub(super) fn container(pod: &str) -> String {
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     format!("{:016x}", pod.bytes().fold(0xcbf2_9ce4_8422_2325, fnv))
 }
