@@ -41,6 +41,7 @@ mod listing;
 mod machines;
 mod pods;
 mod server;
+mod services;
 mod source;
 mod trail;
 mod views;

@@ -8,6 +8,7 @@
 //! run_dir = "/var/run/calico"         # sockets: datastore.sock, cni.sock, control.sock
 //! state_dir = "/var/lib/calico"       # journal of the CNI service
 //! felix_config = "/etc/calico/felix.cfg"  # `Name = value`; wins over FelixConfiguration
+//! load_balancer = true                # give Kubernetes' services their addresses, if no other controller does
 //! reconcile = "free"                  # addresses whose container is gone; or "log", or "off"
 //!
 //! [datastore]                         # exactly one of these; leave out for the environment
@@ -60,6 +61,9 @@ pub struct Config {
     /// What to do about addresses whose container is proven to be gone.
     #[serde(default)]
     pub reconcile: Reconcile,
+    /// Whether this node takes part in giving services of type `LoadBalancer` their addresses.
+    #[serde(default)]
+    pub load_balancer: bool,
     /// The store of the cluster's resources; the one that the environment names, if absent.
     pub datastore: Option<Store>,
     /// The Kubernetes API server that knows what pods ask for, if it is not the datastore.
@@ -182,11 +186,15 @@ impl Config {
     }
 
     /// What holds without a file, as upstream's node: everything by default, BGP unless
-    /// `CALICO_NETWORKING_BACKEND` is another than `bird`.
+    /// `CALICO_NETWORKING_BACKEND` is another than `bird`; and of upstream's controllers
+    /// `loadbalancer`, if `ENABLED_CONTROLLERS` names it.
     #[must_use]
     pub fn from_env() -> Self {
-        let backend = std::env::var("CALICO_NETWORKING_BACKEND").unwrap_or_default();
-        Self::for_backend(&backend)
+        let variable = |name| std::env::var(name).unwrap_or_default();
+        let controllers = variable("ENABLED_CONTROLLERS");
+        let load_balancer = controllers.split(',').any(|name| name.trim() == "loadbalancer");
+        let backend = variable("CALICO_NETWORKING_BACKEND");
+        Self { load_balancer, ..Self::for_backend(&backend) }
     }
 
     fn for_backend(backend: &str) -> Self {
@@ -196,6 +204,7 @@ impl Config {
             state_dir: default_state_dir(),
             felix_config: default_felix_config(),
             reconcile: Reconcile::default(),
+            load_balancer: false,
             datastore: None,
             kubernetes: None,
             bgp: matches!(backend, "" | "bird").then(Bgp::default),

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod environment;
 pub mod init;
+pub mod load_balancer;
 pub mod metrics;
 pub mod node;
 pub mod node_status;

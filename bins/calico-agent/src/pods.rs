@@ -18,14 +18,26 @@ pub fn source(
     store: &DatastoreConfig,
     besides: Option<&KubernetesConfig>,
 ) -> Result<Arc<dyn PodSource>, StoreError> {
+    Ok(match api_server(store, besides)? {
+        Some(server) => Arc::new(KubernetesPods(server)),
+        None => Arc::new(NoPods),
+    })
+}
+
+/// The API server of this cluster, if it is the datastore or named besides.
+///
+/// # Errors
+///
+/// As [`source`].
+pub fn api_server(
+    store: &DatastoreConfig,
+    besides: Option<&KubernetesConfig>,
+) -> Result<Option<KubernetesStore>, StoreError> {
     let config = match store {
         DatastoreConfig::Kubernetes(config) => Some(&**config),
         _ => besides,
     };
-    Ok(match config {
-        Some(config) => Arc::new(KubernetesPods(KubernetesStore::connect(config)?)),
-        None => Arc::new(NoPods),
-    })
+    config.map(KubernetesStore::connect).transpose()
 }
 
 /// Pods of a Kubernetes API server.

@@ -36,7 +36,9 @@ use crate::router::Router;
 use crate::settings::kernel::Kernel;
 use crate::startup::{Startup, condition};
 use crate::workload_addresses::WorkloadAddresses;
-use crate::{cni, collect, environment, init, node_status, overlay, pods, probes, settings};
+use crate::{
+    cni, collect, environment, init, load_balancer, node_status, overlay, pods, probes, settings,
+};
 use calico_router::secrets::SecretFiles;
 
 /// Why an agent cannot run.
@@ -85,7 +87,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     for note in sysctl::count_connections()? {
         info!(note, "a kernel setting is not available");
     }
-    let routes = Arc::new(RouteSync::open(settings::kernel::routes(&FelixConfigurationSpec::default()))?);
+    let routes =
+        Arc::new(RouteSync::open(settings::kernel::routes(&FelixConfigurationSpec::default()))?);
     let dataplane = Arc::new(LinuxDataplane::open(Arc::clone(&routes) as _).await?);
     let kernel = Some(Kernel { routes, dataplane: Arc::clone(&dataplane) });
     let dataplane: Arc<dyn Dataplane> = dataplane;
@@ -111,9 +114,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         }
         _ => None,
     };
-    if let Some(variables) = config.startup.clone() {
+    let startup = config.startup.clone().map(|variables| {
         let kubernetes = kubernetes.clone();
-        let startup = Startup { node: node.clone(), kubernetes, variables };
+        Startup { node: node.clone(), kubernetes, variables }
+    });
+    if let Some(startup) = startup.clone() {
         services.spawn(startup.run(Arc::clone(&store), config.state_dir.clone()));
     }
     if let Some(kubernetes) = kubernetes.clone() {
@@ -123,6 +128,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let wanted = tunnel_addresses.subscribe();
     let absent = tunnel_addresses.subscribe();
     services.spawn(collect::run(node.clone(), Arc::clone(&store), absent, config.reconcile));
+    if config.load_balancer {
+        match pods::api_server(&config.store()?, config.kubernetes.as_deref())? {
+            Some(server) => {
+                let nodes = tunnel_addresses.subscribe();
+                services.spawn(load_balancer::run(Arc::clone(&store), server, nodes));
+            }
+            None => warn!("`load_balancer` has no effect: no Kubernetes API server is configured"),
+        }
+    }
     services.spawn(overlay::addresses::run(node.clone(), Arc::clone(&store), wanted));
     let devices = Some(Devices::new(config.mtu_file()));
     services.spawn(node_status::run(node.clone(), Arc::clone(&store), router.view()));
@@ -161,6 +175,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     node.run(shutdown).await;
     info!("the agent stops; traffic and routes stay");
+    if let Some(startup) = &startup {
+        startup.note_end(&config.state_dir, SystemTime::now());
+    }
     if let Some(kubernetes) = kubernetes {
         services.abort_all();
         condition::farewell(&name, &kubernetes).await;

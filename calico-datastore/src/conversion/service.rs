@@ -8,6 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::meta::KubernetesMeta;
 
+/// Prefix of annotations that say what a service wants of Calico.
+const ANNOTATIONS: &str = "projectcalico.org/";
+
 /// A Service, as far as Calico looks at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -153,7 +156,7 @@ fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T
     Option::<Vec<T>>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// The service as policy and BGP see it, under its own name.
+/// The service as policy, BGP and IPAM see it, under its own name, with its annotations for Calico.
 #[must_use]
 pub fn kubernetes_service(service: &Service) -> KubernetesService {
     let spec = service.spec.clone();
@@ -179,6 +182,9 @@ pub fn kubernetes_service(service: &Service) -> KubernetesService {
             ..Default::default()
         },
     );
+    let annotations = service.metadata.annotations.iter();
+    let ours = annotations.filter(|(key, _)| key.starts_with(ANNOTATIONS));
+    made.metadata.annotations = ours.map(|(key, text)| (key.clone(), text.clone())).collect();
     let ingress = service.status.load_balancer.ingress.iter().map(|ingress| LoadBalancerIngress {
         ip: ingress.ip.clone(),
         hostname: ingress.hostname.clone(),
@@ -242,7 +248,8 @@ mod tests {
     fn services_keep_what_is_looked_at() {
         let service: Service = serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "prod", "uid": "u", "resourceVersion": "7",
-                "labels": {"app": "web"}, "managedFields": [{"manager": "kubectl"}]},
+                "labels": {"app": "web"}, "managedFields": [{"manager": "kubectl"}],
+                "annotations": {"projectcalico.org/ipv4pools": "[\"a\"]", "other": "x"}},
             "spec": {"type": "LoadBalancer", "clusterIP": "10.9.0.1",
                 "clusterIPs": ["10.9.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
                 "ipFamilyPolicy": "PreferDualStack", "externalIPs": ["192.0.2.9"],
@@ -258,7 +265,8 @@ mod tests {
             seen(&kubernetes_service(&service)),
             json!({
                 "kind": "KubernetesService", "apiVersion": "projectcalico.org/v3",
-                "metadata": {"name": "web", "namespace": "prod", "uid": "u", "resourceVersion": "7"},
+                "metadata": {"name": "web", "namespace": "prod", "uid": "u", "resourceVersion": "7",
+                    "annotations": {"projectcalico.org/ipv4pools": "[\"a\"]"}},
                 "spec": {"type": "LoadBalancer", "clusterIP": "10.9.0.1",
                     "clusterIPs": ["10.9.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
                     "externalIPs": ["192.0.2.9"], "externalTrafficPolicy": "Local",
