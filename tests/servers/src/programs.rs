@@ -18,6 +18,19 @@ pub struct Programs {
     pub etcd: PathBuf,
 }
 
+/// What a node and its cluster run besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePrograms {
+    /// kubelet.
+    pub kubelet: PathBuf,
+    /// kube-controller-manager.
+    pub controllers: PathBuf,
+    /// kube-scheduler.
+    pub scheduler: PathBuf,
+    /// kube-proxy.
+    pub proxy: PathBuf,
+}
+
 /// The programs, built if need be, which takes some minutes; `say` is told so.
 ///
 /// # Errors
@@ -32,10 +45,36 @@ pub fn find(say: impl Fn(&str)) -> Result<Programs, String> {
         }
         return Ok(Programs { apiserver, etcd });
     }
+    let [apiserver, etcd] = built([(NAMES[0], "."), (NAMES[1], "etcd")], say)?;
+    Ok(Programs { apiserver, etcd })
+}
+
+/// What runs pods, built if need be, which takes some minutes; `say` is told so.
+///
+/// # Errors
+///
+/// As of [`find`].
+pub fn find_node(say: impl Fn(&str)) -> Result<NodePrograms, String> {
+    let packages = [
+        ("kubelet", "kubelet"),
+        ("kube-controller-manager", "controller-manager"),
+        ("kube-scheduler", "scheduler"),
+        ("kube-proxy", "proxy"),
+    ];
+    let [kubelet, controllers, scheduler, proxy] = built(packages, say)?;
+    Ok(NodePrograms { kubelet, controllers, scheduler, proxy })
+}
+
+/// Programs, each made of a package of the module.
+fn built<const N: usize>(
+    packages: [(&str, &str); N],
+    say: impl Fn(&str),
+) -> Result<[PathBuf; N], String> {
     let root = workspace()?;
     let module = root.join("tests/kube-apiserver");
     let mut hasher = DefaultHasher::new();
-    for name in ["go.mod", "go.sum", "main.go", "etcd/main.go"] {
+    let sources = packages.map(|(_, package)| format!("{package}/main.go"));
+    for name in ["go.mod", "go.sum"].into_iter().chain(sources.iter().map(String::as_str)) {
         let path = module.join(name);
         fs::read(&path).map_err(file(&path))?.hash(&mut hasher);
     }
@@ -51,15 +90,15 @@ pub fn find(say: impl Fn(&str)) -> Result<Programs, String> {
         let unfinished = target.join("unfinished");
         fs::create_dir_all(&unfinished).map_err(file(&unfinished))?;
         let start = Instant::now();
-        say("building kube-apiserver and etcd with Go: once, for some minutes");
-        for (name, package) in NAMES.iter().zip([".", "./etcd"]) {
-            build(&module, package, &unfinished.join(name))?;
+        let names = packages.map(|(name, _)| name).join(", ");
+        say(&format!("building with Go, once, for some minutes: {names}"));
+        for (name, package) in packages {
+            build(&module, &format!("./{package}"), &unfinished.join(name))?;
         }
         fs::rename(&unfinished, &built).map_err(file(&built))?;
-        say(&format!("kube-apiserver and etcd are built after {} s", start.elapsed().as_secs()));
+        say(&format!("built after {} s: {names}", start.elapsed().as_secs()));
     }
-    let [apiserver, etcd] = NAMES.map(|name| built.join(name));
-    Ok(Programs { apiserver, etcd })
+    Ok(packages.map(|(name, _)| built.join(name)))
 }
 
 fn build(module: &Path, package: &str, program: &Path) -> Result<(), String> {
