@@ -7,8 +7,9 @@ use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings, Tran
 use calico_core::key::Family;
 
 use super::host::{self, Stage};
-use super::matches::{self, ACCEPT};
-use super::{names, translate};
+use super::matches;
+use super::style::{Marks, Style};
+use super::{dscp, names, translate, tunnels};
 use crate::nft::wire::{BaseChain, CmpOp, Expr, KeyType, MetaKey, Reg, Verdict, hook};
 use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
 
@@ -42,6 +43,7 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::ALL_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::MASQUERADED_POOLS, family), SetSpec::intervals(key));
         put(&names::set(names::ALL_NODES, family), SetSpec::set([key]));
+        put(&names::set(names::EXTERNAL_NODES, family), SetSpec::intervals(key));
         put(&names::set(names::SERVICES, family), SetSpec::intervals(key));
         put(&names::set(names::SOURCES, family), SetSpec::verdict_map([KeyType::IfName, key]));
     }
@@ -71,29 +73,41 @@ pub(super) type Hooks = BTreeSet<(Stage, Egress)>;
 /// Whether packets go out.
 type Egress = bool;
 
-/// The base chains for these settings. A hook for NAT costs the first packet of each connection even
-/// without rules, so it is there only if something `translates`.
-pub(super) fn chains(
-    host: &HostSettings,
-    hooks: &Hooks,
-    floating: &[Translation],
-    translates: bool,
-) -> Vec<(&'static str, ChainDef)> {
+/// What of the base chains is needed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs<'a> {
+    /// By host endpoints.
+    pub(super) hooks: &'a Hooks,
+    /// Floating addresses.
+    pub(super) floating: &'a [Translation],
+    /// Something translates addresses. A hook for NAT costs the first packet of each connection even
+    /// without rules.
+    pub(super) translates: bool,
+    /// Packets of some sources carry code points.
+    pub(super) marks_packets: bool,
+}
+
+/// The base chains for these settings.
+pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str, ChainDef)> {
+    let Needs { hooks, floating, translates, marks_packets } = needs;
     let prefix = host.interface_prefix.as_ref();
+    let style = Style::of(host);
     let mut chains = vec![
-        (names::FILTER_INPUT, input(prefix, hooks)),
-        (names::TRACKED, tracked()),
+        (names::FILTER_INPUT, input(host, hooks)),
+        (names::TRACKED, tracked(style.marks)),
         (names::WORKLOAD_TO_HOST, workload_to_host(host.endpoint_to_host)),
-        (names::FROM_WORKLOAD, from_workload()),
-        (names::TO_WORKLOAD, to_workload()),
+        (names::FROM_WORKLOAD, from_workload(style)),
+        (names::TO_WORKLOAD, to_workload(style)),
     ];
     if translates {
-        chains.push((names::NAT_POSTROUTING, postrouting(!floating.is_empty())));
+        chains.push((names::NAT_POSTROUTING, postrouting(host, !floating.is_empty())));
         let outgoing = translate::nat_outgoing(host);
         chains.push((names::NAT_OUTGOING, outgoing));
     }
     let block = translate::cidr_block(host);
-    chains.push((names::FILTER_FORWARD, forward(prefix, hooks, block.is_some())));
+    chains.push((names::FILTER_FORWARD, forward(host, hooks, block.is_some())));
+    chains.push((names::ALLOWED_TO, allowed_to(style.marks, hooks, block.is_some())));
+    chains.push((names::ALLOWED_FROM, allowed(style.marks)));
     chains.extend(block.map(|chain| (names::CIDR_BLOCK, chain)));
     if !floating.is_empty() {
         let to_workloads = || vec![jump(&[], names::FLOATING_IN)];
@@ -104,50 +118,69 @@ pub(super) fn chains(
         chains.push((names::FLOATING_IN, translate::floating_in(floating)));
         chains.push((names::FLOATING_OUT, translate::floating_out(floating)));
     }
+    if !hooks.is_empty() || tunnels::has_vxlan(host) {
+        chains.push((names::RAW_PREROUTING, raw_prerouting(host, hooks)));
+        chains.push((names::RAW_OUTPUT, raw_output(host, hooks)));
+    }
     if !hooks.is_empty() {
-        chains.push((names::RAW_PREROUTING, raw_prerouting(prefix, hooks)));
-        chains.push((names::RAW_OUTPUT, raw_output(prefix, hooks)));
-        chains.push((names::FILTER_OUTPUT, output(prefix)));
-        chains.push((names::MANGLE_POSTROUTING, mangle_postrouting(prefix)));
+        chains.push((names::FILTER_OUTPUT, output(host)));
+    }
+    if !hooks.is_empty() || marks_packets {
+        let at_host = (!hooks.is_empty()).then_some(prefix);
+        chains.push((
+            names::MANGLE_POSTROUTING,
+            mangle_postrouting(style.marks, at_host, marks_packets),
+        ));
     }
     if hooks.contains(&(Stage::PreDnat, false)) {
-        chains.push((names::MANGLE_PREROUTING, mangle_prerouting(prefix)));
+        chains.push((names::MANGLE_PREROUTING, mangle_prerouting(style.marks, prefix)));
     }
     chains
 }
 
-fn raw_prerouting(prefix: &str, hooks: &Hooks) -> ChainDef {
-    let mut rules = vec![host::clear_marks()];
+fn raw_prerouting(host: &HostSettings, hooks: &Hooks) -> ChainDef {
+    let prefix = host.interface_prefix.as_ref();
+    let mut rules = tunnels::untracked_in(host);
+    if !hooks.is_empty() {
+        rules.push(host::clear_marks(Marks::of(host.mark_mask)));
+    }
     if hooks.contains(&(Stage::Untracked, false)) {
         rules.push(from_host(Stage::Untracked, prefix));
     }
     base("filter", hook::PREROUTING, RAW, rules)
 }
 
-fn raw_output(prefix: &str, hooks: &Hooks) -> ChainDef {
-    let mut rules = vec![host::clear_marks()];
+fn raw_output(host: &HostSettings, hooks: &Hooks) -> ChainDef {
+    let prefix = host.interface_prefix.as_ref();
+    let mut rules = tunnels::untracked_out(host);
+    if !hooks.is_empty() {
+        rules.push(host::clear_marks(Marks::of(host.mark_mask)));
+    }
     if hooks.contains(&(Stage::Untracked, true)) {
         rules.push(to_host(Stage::Untracked, prefix));
     }
     base("filter", hook::OUTPUT, RAW, rules)
 }
 
-fn mangle_prerouting(prefix: &str) -> ChainDef {
+fn mangle_prerouting(marks: Marks, prefix: &str) -> ChainDef {
     let rules = vec![
         host::accept_established(),
-        host::accept_accepted(),
+        host::accept_accepted(marks),
         from_host(Stage::PreDnat, prefix),
     ];
     base("filter", hook::PREROUTING, MANGLE, rules)
 }
 
 /// What a workload sends its host meets no policy of host endpoints.
-fn input(prefix: &str, hooks: &Hooks) -> ChainDef {
+fn input(host: &HostSettings, hooks: &Hooks) -> ChainDef {
+    let prefix = host.interface_prefix.as_ref();
     let mut from_workload = matches::interface(MetaKey::IifName, prefix).to_vec();
     from_workload.push(Expr::Verdict(Verdict::Goto(names::WORKLOAD_TO_HOST.to_owned())));
-    let mut rules = vec![rule("", from_workload)];
+    let mut rules = tunnels::drop_foreign(host);
+    rules.push(rule("", from_workload));
     if !hooks.is_empty() {
-        rules.push(host::accept_accepted());
+        rules.extend(tunnels::accept_in(host));
+        rules.push(host::accept_accepted(Marks::of(host.mark_mask)));
         rules.push(host::jump(Stage::Local, Direction::Ingress, Vec::new()));
     }
     base("filter", hook::INPUT, FILTER, rules)
@@ -155,19 +188,28 @@ fn input(prefix: &str, hooks: &Hooks) -> ChainDef {
 
 /// The host always reaches its workloads. Where a packet goes whose destination was just
 /// translated is not known yet: see `mangle_postrouting`.
-fn output(prefix: &str) -> ChainDef {
-    let mut match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
+fn output(host: &HostSettings) -> ChainDef {
+    let mut match_ = matches::other_interface(MetaKey::OifName, &host.interface_prefix).to_vec();
     match_.extend(matches::ct_translated(false));
-    let rules = vec![host::accept_accepted(), host::jump(Stage::Local, Direction::Egress, match_)];
+    let mut rules = tunnels::accept_out(host);
+    rules.push(host::accept_accepted(Marks::of(host.mark_mask)));
+    rules.push(host::jump(Stage::Local, Direction::Egress, match_));
     base("filter", hook::OUTPUT, FILTER, rules)
 }
 
 /// What the host sends to a translated destination, which now has its interface. What was
-/// forwarded has the mark.
-fn mangle_postrouting(prefix: &str) -> ChainDef {
-    let mut match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
-    match_.extend(matches::ct_translated(true));
-    let rules = vec![host::accept_accepted(), host::jump(Stage::Local, Direction::Egress, match_)];
+/// forwarded has the mark. `at_host`: there are host endpoints, and interfaces of workloads begin so.
+fn mangle_postrouting(marks: Marks, at_host: Option<&str>, marks_packets: bool) -> ChainDef {
+    let mut rules = Vec::new();
+    if marks_packets {
+        rules.extend(dscp::rules());
+    }
+    if let Some(prefix) = at_host {
+        let mut match_ = matches::other_interface(MetaKey::OifName, prefix).to_vec();
+        match_.extend(matches::ct_translated(true));
+        rules.push(host::accept_accepted(marks));
+        rules.push(host::jump(Stage::Local, Direction::Egress, match_));
+    }
     base("filter", hook::POSTROUTING, MANGLE, rules)
 }
 
@@ -182,11 +224,14 @@ fn to_host(stage: Stage, prefix: &str) -> RuleDef {
 }
 
 /// Packets between two workloads of this host pass both dispatches. Who comes back from a
-/// dispatch was allowed by it, so the end of this chain accepts.
-fn forward(prefix: &str, hooks: &Hooks, blocks_services: bool) -> ChainDef {
+/// dispatch was allowed by it, so the end of this chain accepts. What is done here with packets to
+/// workloads after their policy allowed them belongs into `allowed_to`, too.
+fn forward(host: &HostSettings, hooks: &Hooks, blocks_services: bool) -> ChainDef {
+    let prefix = host.interface_prefix.as_ref();
+    let Marks { accept, .. } = Marks::of(host.mark_mask);
     let mut rules = Vec::new();
     if hooks.contains(&(Stage::Forward, false)) {
-        let mut match_ = matches::mark(ACCEPT, false);
+        let mut match_ = matches::mark(accept, false);
         match_.extend(matches::other_interface(MetaKey::IifName, prefix));
         rules.push(host::jump(Stage::Forward, Direction::Ingress, match_));
     }
@@ -201,17 +246,38 @@ fn forward(prefix: &str, hooks: &Hooks, blocks_services: bool) -> ChainDef {
         rules.push(jump(&[], names::CIDR_BLOCK));
     }
     if !hooks.is_empty() {
-        rules.push(rule("", matches::change_mark(ACCEPT, true)));
+        rules.push(rule("", matches::change_mark(accept, true)));
     }
     base("filter", hook::FORWARD, FILTER, rules)
 }
 
-fn postrouting(floating: bool) -> ChainDef {
+/// Where policy leads what it allows: a mark tells the chain of the endpoint, or of the host
+/// endpoint, that goes on from there.
+fn allowed(marks: Marks) -> ChainDef {
+    ChainDef { base: None, rules: vec![rule("", matches::change_mark(marks.accept, true))] }
+}
+
+/// A packet to a workload has been everywhere when its policy allows it, unless there are host
+/// endpoints, whose rules end here as well: then it takes the long way back.
+fn allowed_to(marks: Marks, hooks: &Hooks, blocks_services: bool) -> ChainDef {
+    if !hooks.is_empty() {
+        return allowed(marks);
+    }
+    let mut rules = Vec::new();
+    if blocks_services {
+        rules.push(jump(&[], names::CIDR_BLOCK));
+    }
+    rules.push(rule("", vec![Expr::Verdict(Verdict::Accept)]));
+    ChainDef { base: None, rules }
+}
+
+fn postrouting(host: &HostSettings, floating: bool) -> ChainDef {
     let mut rules = Vec::new();
     if floating {
         rules.push(jump(&[], names::FLOATING_OUT));
     }
     rules.push(jump(&[], names::NAT_OUTGOING));
+    rules.extend(tunnels::masquerade_into(host));
     base("nat", hook::POSTROUTING, SOURCE_NAT, rules)
 }
 
@@ -245,9 +311,9 @@ fn workload_to_host(action: EndpointToHostAction) -> ChainDef {
 
 /// Where packets of connections go that are known, or that belong to none: what was let through
 /// goes on, unless policy denies it by now.
-fn tracked() -> ChainDef {
+fn tracked(marks: Marks) -> ChainDef {
     // What belongs to no connection has no mark that could be compared.
-    let mut go_on = matches::not_condemned();
+    let mut go_on = matches::ct_mark_lacks(marks.condemned);
     go_on.push(Expr::Verdict(Verdict::Accept));
     let mut condemned = matches::ct_state(matches::CT_ESTABLISHED_RELATED);
     condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);
@@ -264,9 +330,9 @@ fn tracked() -> ChainDef {
 
 /// Most workloads have single addresses, by which their packets find their chain and show that they
 /// are not forged with one lookup; all others find theirs by the interface's name.
-fn from_workload() -> ChainDef {
+fn from_workload(style: Style) -> ChainDef {
     let map = names::FROM_WORKLOAD;
-    let mut chain = dispatch(MetaKey::IifName, map, Direction::Egress, names::UNKNOWN_FROM);
+    let mut chain = dispatch(style, MetaKey::IifName, map, Direction::Egress, names::UNKNOWN_FROM);
     let by_source = Family::BOTH.map(|family| {
         let mut expressions = matches::family(family).to_vec();
         expressions.extend(matches::dispatch_source(family, names::set(names::SOURCES, family)));
@@ -276,12 +342,18 @@ fn from_workload() -> ChainDef {
     chain
 }
 
-fn to_workload() -> ChainDef {
-    dispatch(MetaKey::OifName, names::TO_WORKLOAD, Direction::Ingress, names::UNKNOWN_TO)
+fn to_workload(style: Style) -> ChainDef {
+    dispatch(style, MetaKey::OifName, names::TO_WORKLOAD, Direction::Ingress, names::UNKNOWN_TO)
 }
 
-fn dispatch(key: MetaKey, map: &str, direction: Direction, unknown: &str) -> ChainDef {
-    let drop = matches::drop_logged(names::group(direction), unknown.to_owned());
+fn dispatch(
+    style: Style,
+    key: MetaKey,
+    map: &str,
+    direction: Direction,
+    unknown: &str,
+) -> ChainDef {
+    let drop = style.deny_logged(names::group(direction), unknown.to_owned());
     ChainDef {
         base: None,
         rules: vec![

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use calico_core::dataplane::{Direction, Rule, Verdict, VerdictCause, VerdictEvent};
 
-use super::matches::HOST;
+use super::style::Marks;
 use super::{lower, names};
 use crate::nft::nflog::Packet;
 
@@ -16,11 +16,17 @@ pub(super) struct Causes(Arc<RwLock<Content>>);
 
 #[derive(Debug, Default)]
 struct Content {
+    marks: Marks,
     by_prefix: HashMap<String, VerdictCause>,
     prefixes: BTreeMap<String, Vec<String>>,
 }
 
 impl Causes {
+    /// Marks of reported packets have these bits.
+    pub(super) fn set_marks(&self, marks: Marks) {
+        self.write().marks = marks;
+    }
+
     /// The chain has these rules.
     pub(super) fn rules(&self, chain: &str, rules: &[Rule]) {
         self.forget(chain);
@@ -68,18 +74,20 @@ impl Causes {
             packet.prefix.as_str(),
             names::SPOOFED | names::ENCAPSULATED | names::UNKNOWN_FROM | names::UNKNOWN_TO
         );
-        let at_host = packet.mark & HOST != 0 && !closed;
+        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let at_host = packet.mark & content.marks.host != 0 && !closed;
         let index = match direction {
+            _ if packet.prefix == names::FOREIGN_TUNNEL => packet.input?,
             Direction::Ingress if at_host => packet.input?,
             Direction::Egress if at_host => packet.output?,
             Direction::Ingress => packet.output?,
             Direction::Egress => packet.input?,
         };
         let interface: Arc<str> = interface_name(index)?.into();
-        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let cause = match packet.prefix.as_str() {
             names::SPOOFED => VerdictCause::Spoofed,
             names::ENCAPSULATED => VerdictCause::Encapsulated,
+            names::FOREIGN_TUNNEL => VerdictCause::ForeignTunnel,
             names::UNKNOWN_FROM | names::UNKNOWN_TO => VerdictCause::UnknownEndpoint,
             prefix if prefix == names::no_profile_prefix(direction) => VerdictCause::NoProfileMatch,
             prefix => content.by_prefix.get(prefix)?.clone(),

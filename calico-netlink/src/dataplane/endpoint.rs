@@ -10,8 +10,9 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::limits::{LimitChains, Limited};
 use super::lower::address_key;
-use super::matches::{self, ACCEPT, Constant, End, HOST, PASS};
+use super::matches::{self, Constant, End};
 use super::names;
+use super::style::{Marks, Style};
 use crate::nft::wire::{CmpOp, Expr, Verdict};
 use crate::nft::{ChainDef, RuleDef};
 
@@ -38,13 +39,14 @@ pub(super) fn owners(
 
 /// The chain in one direction. `known` tells which policies and profiles have rules: an unknown
 /// profile denies all, as does the endpoint when a policy is unknown, for we cannot tell what it
-/// would have denied.
+/// would have denied. `open` tells which profiles let everything through, as most do.
 pub(super) fn chain(
     endpoint: &WorkloadEndpoint,
     direction: Direction,
     host: &HostSettings,
     limits: &LimitChains,
     known: impl Fn(&RuleOwner) -> bool,
+    open: impl Fn(&RuleOwner) -> bool,
 ) -> Rendered {
     let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
     if let Some(missing) = first_missing_policy(endpoint, direction, &known) {
@@ -62,9 +64,20 @@ pub(super) fn chain(
     if direction == Direction::Egress {
         rendered.encapsulation(host);
     }
-    rendered.push("", matches::change_mark(ACCEPT | PASS | HOST, false));
-    rendered.tiers(&endpoint.tiers, direction, TierEnd::Acts, &[]);
-    rendered.profiles(&endpoint.profiles, direction, &known);
+    let first_profile = endpoint.profiles.first().map(|name| RuleOwner::Profile(name.clone()));
+    let judged = endpoint.tiers.iter().any(|tier| !policies(tier, direction).is_empty());
+    if !judged && first_profile.is_some_and(|profile| known(&profile) && open(&profile)) {
+        // No mark has to be asked what became of the packet.
+        let chain =
+            names::rules_chain(&RuleOwner::Profile(endpoint.profiles[0].clone()), direction);
+        rendered.push("", then(Vec::new(), Verdict::Jump(chain)));
+        return rendered;
+    }
+    let style = Style::of(host);
+    let Marks { accept, pass, host, .. } = style.marks;
+    rendered.push("", matches::change_mark(accept | pass | host, false));
+    rendered.tiers(style, &endpoint.tiers, direction, TierEnd::Acts, &[]);
+    rendered.profiles(style, &endpoint.profiles, direction, &known);
     rendered
 }
 
@@ -140,17 +153,18 @@ impl Rendered {
 
     /// Tunnelled packets would pass policy unseen.
     fn encapsulation(&mut self, host: &HostSettings) {
-        let drop = || matches::drop_logged(names::GROUP_EGRESS, names::ENCAPSULATED.to_owned());
+        let prefix = || names::ENCAPSULATED.to_owned();
+        let deny = || Style::of(host).deny_logged(names::GROUP_EGRESS, prefix());
         if !host.vxlan_from_workloads {
             let mut vxlan = matches::protocol(CmpOp::Eq, matches::UDP).to_vec();
             vxlan.push(matches::port(End::Destination, 0));
             vxlan.push(matches::compare(CmpOp::Eq, host.vxlan_port.to_be_bytes()));
-            vxlan.extend(drop());
+            vxlan.extend(deny());
             self.push("VXLAN from a workload", vxlan);
         }
         if !host.ipip_from_workloads {
             let mut ipip = matches::protocol(CmpOp::Eq, matches::IPIP).to_vec();
-            ipip.extend(drop());
+            ipip.extend(deny());
             self.push("IPIP from a workload", ipip);
         }
     }
@@ -158,6 +172,7 @@ impl Rendered {
     /// The policies in order. `accepted` is done with a packet that one of them accepts.
     pub(super) fn tiers(
         &mut self,
+        style: Style,
         tiers: &[TierPolicies],
         direction: Direction,
         end: TierEnd,
@@ -165,37 +180,39 @@ impl Rendered {
     ) {
         let mut first = true;
         for tier in tiers.iter().filter(|tier| !policies(tier, direction).is_empty()) {
-            self.tier(tier, direction, first, end, accepted);
+            self.tier(style, tier, direction, first, end, accepted);
             first = false;
         }
     }
 
     fn tier(
         &mut self,
+        style: Style,
         tier: &TierPolicies,
         direction: Direction,
         first_tier: bool,
         end: TierEnd,
         accepted: &[Expr],
     ) {
+        let Marks { accept, pass, .. } = style.marks;
         let policies = policies(tier, direction);
         if !first_tier {
-            self.push(&format!("start of tier {}", tier.tier), matches::change_mark(PASS, false));
+            self.push(&format!("start of tier {}", tier.tier), matches::change_mark(pass, false));
         }
         for (position, policy) in policies.iter().enumerate() {
             let owner = RuleOwner::Policy(policy.clone());
             let chain = names::rules_chain(&owner, direction);
             // Before the first policy of a tier nothing can have passed.
-            let not_passed = if position == 0 { Vec::new() } else { matches::mark(PASS, false) };
+            let not_passed = if position == 0 { Vec::new() } else { matches::mark(pass, false) };
             self.push("", then(not_passed, Verdict::Jump(chain)));
-            let mut decided = matches::mark(ACCEPT, true);
+            let mut decided = matches::mark(accept, true);
             decided.extend_from_slice(accepted);
             self.push("", then(decided, Verdict::Return));
         }
         if end == TierEnd::Acts && tier.default_action == DefaultAction::Deny {
-            let mut expressions = matches::mark(PASS, false);
+            let mut expressions = matches::mark(pass, false);
             let prefix = names::end_of_tier_prefix(direction, &tier.tier);
-            expressions.extend(matches::drop_logged(names::group(direction), prefix));
+            expressions.extend(style.deny_logged(names::group(direction), prefix));
             self.push(&format!("end of tier {} {direction}", tier.tier), expressions);
         }
     }
@@ -203,6 +220,7 @@ impl Rendered {
     /// The profiles in order; what none of them accepts is dropped.
     pub(super) fn profiles(
         &mut self,
+        style: Style,
         profiles: &[Arc<str>],
         direction: Direction,
         known: impl Fn(&RuleOwner) -> bool,
@@ -214,10 +232,10 @@ impl Rendered {
             }
             let chain = names::rules_chain(&owner, direction);
             self.push("", then(Vec::new(), Verdict::Jump(chain)));
-            self.push("", then(matches::mark(ACCEPT, true), Verdict::Return));
+            self.push("", then(matches::mark(style.marks.accept, true), Verdict::Return));
         }
         let prefix = names::no_profile_prefix(direction);
-        let drop = matches::drop_logged(names::group(direction), prefix);
+        let drop = style.deny_logged(names::group(direction), prefix);
         self.push(&format!("no profile matched {direction}"), drop);
     }
 }

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 
 use super::endpoint::{Rendered, TierEnd, policies, then};
 use super::lower::address_key;
-use super::matches::{self, ACCEPT, CT_ESTABLISHED_RELATED, Constant, End, HOST, PASS};
+use super::matches::{self, CT_ESTABLISHED_RELATED, Constant, End};
 use super::names;
+use super::style::{Marks, Style};
 use crate::nft::wire::{CmpOp, Expr, KeyType, MetaKey, PayloadBase, Reg, Verdict};
 use crate::nft::{ChainDef, RuleDef};
 
@@ -97,14 +98,17 @@ pub(super) fn chain(
         rendered.push(&format!("{missing} is not known"), drop);
         return Some(rendered);
     }
-    rendered.push("", matches::change_marks(ACCEPT | PASS, HOST));
+    let style = Style::at_host(host);
+    let Marks { accept, pass, host, .. } = style.marks;
+    rendered.push("", matches::change_marks(accept | pass, host));
+    let untracked = &[Expr::NoTrack];
     match stage {
-        Stage::Untracked => rendered.tiers(tiers, direction, TierEnd::Idle, &[Expr::NoTrack]),
-        Stage::PreDnat => rendered.tiers(tiers, direction, TierEnd::Idle, &[]),
-        Stage::Forward => rendered.tiers(tiers, direction, TierEnd::Acts, &[]),
+        Stage::Untracked => rendered.tiers(style, tiers, direction, TierEnd::Idle, untracked),
+        Stage::PreDnat => rendered.tiers(style, tiers, direction, TierEnd::Idle, &[]),
+        Stage::Forward => rendered.tiers(style, tiers, direction, TierEnd::Acts, &[]),
         Stage::Local => {
-            rendered.tiers(tiers, direction, TierEnd::Acts, &[]);
-            rendered.profiles(&endpoint.profiles, direction, known);
+            rendered.tiers(style, tiers, direction, TierEnd::Acts, &[]);
+            rendered.profiles(style, &endpoint.profiles, direction, known);
         }
     }
     Some(rendered)
@@ -178,13 +182,13 @@ pub(super) fn failsafe(
 }
 
 /// In `filter`: what an earlier stage accepted meets no policy of the host again.
-pub(super) fn accept_accepted() -> RuleDef {
-    rule("accepted earlier", then(matches::mark(ACCEPT, true), Verdict::Accept))
+pub(super) fn accept_accepted(marks: Marks) -> RuleDef {
+    rule("accepted earlier", then(matches::mark(marks.accept, true), Verdict::Accept))
 }
 
 /// Nothing of what other chains, or an earlier way of the packet through them, left in our bits.
-pub(super) fn clear_marks() -> RuleDef {
-    rule("", matches::change_mark(ACCEPT | PASS | HOST, false))
+pub(super) fn clear_marks(marks: Marks) -> RuleDef {
+    rule("", matches::change_mark(marks.accept | marks.pass | marks.host, false))
 }
 
 /// Connections that go on met the policies before destinations are translated at their start.

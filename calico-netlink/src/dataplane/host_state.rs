@@ -51,7 +51,8 @@ impl OfHosts {
             && (before.failsafe_inbound != now.failsafe_inbound
                 || before.failsafe_outbound != now.failsafe_outbound
                 || before.interface_prefix != now.interface_prefix
-                || before.invalid_meets_policy != now.invalid_meets_policy);
+                || before.invalid_meets_policy != now.invalid_meets_policy
+                || before.mark_mask != now.mark_mask);
     }
 }
 

@@ -20,7 +20,7 @@ use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation, table_flags};
-use crate::nft::{Batch, Counts, Error, Socket, Tracker};
+use crate::nft::{Batch, Counts, Error, Socket, Tracker, parts};
 use crate::qos::Shaper;
 
 /// Name of our table, in family `inet`.
@@ -407,7 +407,8 @@ impl Inner {
     async fn counts(&mut self) -> Counts {
         let table = self.state.table();
         let mut chains = table.replaced_chains();
-        chains.extend(table.removed_chains().filter(|chain| is_shared(chain)));
+        let kept = |chain: &&str| is_shared(chain) || parts::is_part(chain);
+        chains.extend(table.removed_chains().filter(kept));
         if chains.is_empty() {
             return Counts::default();
         }

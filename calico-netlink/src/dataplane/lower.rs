@@ -8,13 +8,14 @@
 //! Sets have members of both families or, in most clusters, of one. As long as no set has members
 //! of a family, what would look one up for it is left out.
 
-use calico_core::dataplane::{Action, Direction, IcmpMatch, LogLimit, Rule, RuleOwner, Side};
+use calico_core::dataplane::{Action, Direction, IcmpMatch, Rule, RuleOwner, Side};
 use calico_core::key::Family;
 
 use super::families::Families;
 
 use super::matches::{self, Constant, End};
 use super::names;
+use super::style::Style;
 use crate::nft::RuleDef;
 use crate::nft::wire::{CmpOp, Expr, KeyType, PayloadBase, Reg, Verdict};
 
@@ -43,12 +44,17 @@ struct Clauses {
 
 /// The rules of a policy or profile in one direction. `filled`: the families of which sets have
 /// members.
-pub(super) fn rules(rules: &[Rule], filled: Families, log_limit: Option<LogLimit>) -> Lowered {
+pub(super) fn rules(rules: &[Rule], filled: Families, style: Style) -> Lowered {
     let mut lowered = Lowered::default();
     for rule in rules {
-        lower(rule, filled, log_limit, &mut lowered);
+        lower(rule, filled, style, &mut lowered);
     }
     lowered
+}
+
+/// Whether these rules let every packet through.
+pub(super) fn allow_all(rules: &[Rule]) -> bool {
+    rules.first().is_some_and(|rule| *rule == Rule::any(rule.id.clone(), Action::Allow))
 }
 
 /// Prefix of the reports of a rule, when it makes some.
@@ -60,7 +66,7 @@ pub(super) fn report_prefix(rule: &Rule) -> Option<String> {
     }
 }
 
-fn lower(rule: &Rule, filled: Families, log_limit: Option<LogLimit>, lowered: &mut Lowered) {
+fn lower(rule: &Rule, filled: Families, style: Style, lowered: &mut Lowered) {
     let families: &[Option<Family>] = match rule.family {
         Some(Family::V4) => &[Some(Family::V4)],
         Some(Family::V6) => &[Some(Family::V6)],
@@ -76,17 +82,17 @@ fn lower(rule: &Rule, filled: Families, log_limit: Option<LogLimit>, lowered: &m
         // Any other action is the last one that a packet meets in this chain.
         let once = effective(rule) == Action::Log && alternatives.len() > 1;
         if once {
-            let expressions = matches::change_mark(matches::NOTED, false);
+            let expressions = matches::change_mark(style.marks.noted, false);
             lowered.rules.push(RuleDef { identity: String::new(), expressions });
         }
         for alternative in alternatives {
             let mut expressions = [&clauses.early[..], &clauses.all, &alternative].concat();
             if once {
-                expressions.splice(0..0, matches::mark(matches::NOTED, false));
+                expressions.splice(0..0, matches::mark(style.marks.noted, false));
                 // A limit ends the rule, so this comes before it.
-                expressions.extend(matches::change_mark(matches::NOTED, true));
+                expressions.extend(matches::change_mark(style.marks.noted, true));
             }
-            expressions.extend(action(rule, log_limit));
+            expressions.extend(action(rule, style));
             lowered.rules.push(RuleDef { identity: rule.id.to_string(), expressions });
         }
     }
@@ -269,22 +275,25 @@ fn effective(rule: &Rule) -> Action {
     }
 }
 
-fn action(rule: &Rule, log_limit: Option<LogLimit>) -> Vec<Expr> {
-    let decided = |bit| {
-        let mut expressions = vec![Expr::COUNTER];
-        expressions.extend(matches::change_mark(bit, true));
-        expressions.push(Expr::Verdict(Verdict::Return));
-        expressions
-    };
+fn action(rule: &Rule, style: Style) -> Vec<Expr> {
     let direction: Direction = rule.id.direction;
     let group = names::group(direction);
     match effective(rule) {
-        Action::Allow => decided(matches::ACCEPT),
-        Action::Pass => decided(matches::PASS),
-        Action::Deny => matches::drop_logged(group, names::rule_prefix('D', &rule.id)),
+        // Every rule is checked by the kernel expression by expression, so what all of them do
+        // stands in one chain.
+        Action::Allow => {
+            vec![Expr::COUNTER, Expr::Verdict(Verdict::Goto(names::allowed(direction).to_owned()))]
+        }
+        Action::Pass => {
+            let mut passed = vec![Expr::COUNTER];
+            passed.extend(matches::change_mark(style.marks.pass, true));
+            passed.push(Expr::Verdict(Verdict::Return));
+            passed
+        }
+        Action::Deny => style.deny_logged(group, names::rule_prefix('D', &rule.id)),
         Action::Log => {
             let prefix = names::rule_prefix('L', &rule.id);
-            let limit = log_limit.map(|limit| Expr::PacketLimit {
+            let limit = style.log_limit.map(|limit| Expr::PacketLimit {
                 rate: limit.packets,
                 unit: limit.seconds,
                 burst: limit.burst,

@@ -2,24 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use calico_core::dataplane::HostSettings;
 use calico_core::key::Family;
 use ipnet::IpNet;
 
 use super::names;
 use crate::nft::wire::{CmpOp, CtKey, Element, Expr, KeyType, MetaKey, PayloadBase, Reg, Verdict};
 use crate::nft::{SetDef, SetSpec};
-
-/// Mark bits, from the lowest of upstream's mask 0xffff0000 up: policy accepted the packet ...
-pub(super) const ACCEPT: u32 = 0x0001_0000;
-/// ... or passed it on to the next tier.
-pub(super) const PASS: u32 = 0x0002_0000;
-/// ... or a rule that goes on has noted it already.
-pub(super) const NOTED: u32 = 0x0004_0000;
-/// ... or it is judged at a host endpoint, not at a workload.
-pub(super) const HOST: u32 = 0x0008_0000;
-
-/// Bit of a connection's mark: policy changed and denies it now.
-pub(super) const CONDEMNED: u32 = 0x0010_0000;
 
 /// Bits of `ct state`.
 pub(super) const CT_INVALID: u32 = 1;
@@ -212,6 +201,29 @@ fn constant(spec: SetSpec, elements: BTreeSet<Element>) -> Constant {
     (names::constant(&content), SetDef { spec, elements })
 }
 
+/// The packet's end is at no node of the cluster (or at one).
+pub(super) fn at_node(family: Family, end: End, host: &HostSettings, at: bool) -> Vec<Vec<Expr>> {
+    let sets = [names::ALL_NODES, names::EXTERNAL_NODES];
+    let has_some = |name: &&str| {
+        *name == names::ALL_NODES
+            || host.external_nodes.iter().any(|net| Family::of_net(net) == family)
+    };
+    let lookups = sets
+        .into_iter()
+        .filter(has_some)
+        .map(|name| vec![address(family, end), lookup(names::set(name, family), !at)]);
+    // In one of the sets: a rule for each. In none of them: one rule for all.
+    if at { lookups.collect() } else { vec![lookups.flatten().collect()] }
+}
+
+/// The packet goes to outside of all pools and nodes.
+pub(super) fn leaves_cluster(family: Family, host: &HostSettings) -> Vec<Expr> {
+    let pools = names::set(names::ALL_POOLS, family);
+    let mut match_ = vec![address(family, End::Destination), lookup(pools, true)];
+    match_.extend(at_node(family, End::Destination, host, false).concat());
+    match_
+}
+
 /// The ranges of the prefixes of one family, merged.
 pub(super) fn net_ranges<'a>(
     family: Family,
@@ -246,10 +258,10 @@ pub(super) fn ct_state(bits: u32) -> Vec<Expr> {
     match_
 }
 
-/// The connection may go on.
-pub(super) fn not_condemned() -> Vec<Expr> {
+/// The connection's mark lacks this bit.
+pub(super) fn ct_mark_lacks(bit: u32) -> Vec<Expr> {
     let mut match_ = vec![Expr::Ct { key: CtKey::Mark, dreg: Reg::R0 }];
-    match_.extend(masked(CONDEMNED));
+    match_.extend(masked(bit));
     match_.push(compare(CmpOp::Eq, [0; 4]));
     match_
 }

@@ -32,6 +32,7 @@
 mod base;
 mod causes;
 mod check;
+mod dscp;
 mod elements;
 mod endpoint;
 mod families;
@@ -52,7 +53,9 @@ mod refused;
 mod routes;
 mod shared;
 mod state;
+mod style;
 mod translate;
+mod tunnels;
 mod verdicts;
 
 #[cfg(test)]
@@ -60,8 +63,8 @@ mod kernel_tests;
 #[cfg(test)]
 mod state_tests;
 
-pub use limits::check_limits;
 pub use interfaces::Exclusion;
+pub use limits::check_limits;
 pub use linux::{LinuxDataplane, Settings, SourceCounter, TABLE};
 pub use names::{GROUP_EGRESS, GROUP_INGRESS};
 pub use routes::{NoRoutes, RouteProgrammer};

@@ -3,7 +3,7 @@
 //! several.
 
 use calico_core::Kind;
-use calico_core::dataplane::{Direction, PolicyId, RuleId, RuleOwner, SetId};
+use calico_core::dataplane::{Direction, Dscp, PolicyId, RuleId, RuleOwner, SetId};
 use calico_core::key::Family;
 use sha2::{Digest, Sha256};
 
@@ -40,6 +40,9 @@ pub(super) const WORKLOAD_TO_HOST: &str = "cali-wl-to-host";
 pub(super) const FROM_WORKLOAD: &str = "cali-from-wl-dispatch";
 pub(super) const TO_WORKLOAD: &str = "cali-to-wl-dispatch";
 pub(super) const TRACKED: &str = "cali-tracked";
+/// Where rules lead what they allow.
+pub(super) const ALLOWED_TO: &str = "cali-allowed-to";
+pub(super) const ALLOWED_FROM: &str = "cali-allowed-from";
 pub(super) const NAT_OUTGOING: &str = "cali-nat-outgoing";
 pub(super) const FLOATING_IN: &str = "cali-fip-dnat";
 pub(super) const FLOATING_OUT: &str = "cali-fip-snat";
@@ -55,12 +58,17 @@ pub(super) const SOURCES: &str = "workload-sources";
 pub(super) const ALL_POOLS: &str = "network-ip-pools";
 pub(super) const MASQUERADED_POOLS: &str = "masq-ipam-pools";
 pub(super) const ALL_NODES: &str = "all-hosts-net";
+pub(super) const DSCP_SOURCES: &str = "dscp-src-net";
+
+/// Where there are nodes without a resource; upstream has them in the set of all nodes.
+pub(super) const EXTERNAL_NODES: &str = "external-hosts-net";
 
 /// Prefixes without a rule: ours, upstream reports none of these.
 pub(super) const SPOOFED: &str = "DXE|spoofed";
 pub(super) const ENCAPSULATED: &str = "DXE|encapsulated";
 pub(super) const UNKNOWN_FROM: &str = "DXE|unknown";
 pub(super) const UNKNOWN_TO: &str = "DXI|unknown";
+pub(super) const FOREIGN_TUNNEL: &str = "DXI|foreign-tunnel";
 
 /// NFLOG group for a direction.
 pub(super) fn group(direction: Direction) -> u16 {
@@ -124,6 +132,11 @@ pub(super) fn host_chain(stage: Stage, direction: Direction, interface: Option<&
     format!("{table}{way}{forward}-{}", interface.unwrap_or("any-interface-at-all"))
 }
 
+/// Chain that writes a code point into packets.
+pub(super) fn dscp_chain(dscp: Dscp) -> String {
+    format!("cali-egress-dscp-{dscp}")
+}
+
 /// Chain of the ports that stay open.
 pub(super) fn failsafe(untracked: bool, direction: Direction) -> &'static str {
     match (untracked, direction) {
@@ -131,6 +144,14 @@ pub(super) fn failsafe(untracked: bool, direction: Direction) -> &'static str {
         (true, Direction::Egress) => "raw-cali-failsafe-out",
         (false, Direction::Ingress) => "cali-failsafe-in",
         (false, Direction::Egress) => "cali-failsafe-out",
+    }
+}
+
+/// Chain to which rules lead what they allow.
+pub(super) fn allowed(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => ALLOWED_TO,
+        Direction::Egress => ALLOWED_FROM,
     }
 }
 

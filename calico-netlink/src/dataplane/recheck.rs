@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 use super::interfaces::Lister;
 use super::linux::Inner;
-use super::matches::CONDEMNED;
 use super::state::State;
+use super::style::Marks;
 use crate::nft::{Connection, Error, Socket};
 
 /// The share of time that looking at connections may take.
@@ -93,10 +93,11 @@ async fn recheck(
     let connections = source.socket.connections().await.map_err(failed)?;
     let mut guarded = inner.lock().await;
     let verdicts = verdicts(guarded.state(), &connections, addresses, &own);
+    let Marks { condemned, .. } = Marks::of(guarded.state().host.mark_mask);
     drop(guarded);
     let mut cut = 0;
     for (connection, allowed) in verdicts {
-        let marked = source.socket.mark_connection(&connection, CONDEMNED, !allowed).await;
+        let marked = source.socket.mark_connection(&connection, condemned, !allowed).await;
         marked.map_err(failed)?;
         cut += usize::from(!allowed);
     }
@@ -111,6 +112,7 @@ fn verdicts(
     own: &BTreeSet<IpAddr>,
 ) -> Vec<(Connection, bool)> {
     let owners = state.address_owners();
+    let Marks { condemned, .. } = Marks::of(state.host.mark_mask);
     let mut verdicts = Vec::new();
     for connection in connections {
         let packet = connection.as_forwarded();
@@ -121,7 +123,7 @@ fn verdicts(
             continue;
         }
         let allowed = state.allows(&owners, &packet);
-        if allowed == (connection.mark & CONDEMNED != 0) {
+        if allowed == (connection.mark & condemned != 0) {
             verdicts.push((*connection, allowed));
         }
     }

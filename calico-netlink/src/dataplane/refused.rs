@@ -7,7 +7,7 @@ use calico_core::dataplane::{EndpointId, RuleOwner, SetId};
 
 use super::names;
 use super::state::State;
-use crate::nft::{Refusal, SetDef};
+use crate::nft::{Refusal, SetDef, parts};
 
 /// What is left out, and the kernel's words.
 #[derive(Debug, Default)]
@@ -126,7 +126,8 @@ impl State {
     fn isolate_rules(&mut self, chain: &str, reason: &str) -> bool {
         let keys = self.users.keys().chain(self.of_hosts.used());
         let named = |(owner, direction): &&(RuleOwner, _)| {
-            names::rules_chain(owner, *direction) == chain && self.refused.owner(owner).is_none()
+            names::rules_chain(owner, *direction) == parts::whole_of(chain)
+                && self.refused.owner(owner).is_none()
         };
         let owners: BTreeSet<RuleOwner> =
             keys.filter(named).map(|(owner, _)| owner.clone()).collect();

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_core::dataplane::{
-    Direction, EndpointId, HostSettings, Pool, Route, RuleOwner, RuleSet, SetId, SetKind,
-    SetMember, Transaction, Translation, Update, WorkloadEndpoint,
+    Direction, Dscp, EndpointId, HostSettings, Pool, Route, Rule, RuleOwner, RuleSet, SetId,
+    SetKind, SetMember, Transaction, Translation, Tunnels, Update, WorkloadEndpoint,
 };
 use calico_core::key::Family;
 use ipnet::IpNet;
@@ -22,9 +22,10 @@ use super::matches::Constant;
 use super::recheck_state::Recheck;
 use super::refused::Refused;
 use super::shared::Shared;
+use super::style::{Marks, Style};
 use super::{base, endpoint, names};
 use crate::nft::wire::{Element, KeyType};
-use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker};
+use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker, parts};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -43,6 +44,8 @@ pub(super) struct State {
     pub(super) limits: LimitChains,
     pub(super) refused: Refused,
     floating: Vec<Translation>,
+    /// Code points that some packets carry.
+    pub(super) marked: BTreeSet<Dscp>,
     sets: BTreeMap<SetId, SetKind>,
     /// The kernel has sets for these only.
     pub(super) families: Families,
@@ -87,6 +90,7 @@ impl State {
             limits: LimitChains::default(),
             refused: Refused::default(),
             floating: Vec::new(),
+            marked: BTreeSet::new(),
             sets: BTreeMap::new(),
             families: Families::default(),
             nets: BTreeMap::new(),
@@ -198,9 +202,13 @@ impl State {
             }
             Update::SetRemoved(id) => self.remove_set(&id),
             Update::Rules { owner, rules } => {
-                let new = self.rules.insert(owner.clone(), rules).is_none();
+                let now = DIRECTIONS.map(|direction| lower::allow_all(of(&rules, direction)));
+                let before = self.rules.insert(owner.clone(), rules);
+                let before = before.map(|rules| {
+                    DIRECTIONS.map(|direction| lower::allow_all(of(&rules, direction)))
+                });
                 let again = self.refused.forget_owner(&owner);
-                self.rules_changed(owner, new || again);
+                self.rules_changed(owner, before != Some(now) || again);
             }
             Update::RulesRemoved(owner) => {
                 self.refused.forget_owner(&owner);
@@ -244,6 +252,7 @@ impl State {
                 self.floating = all;
                 self.put_base();
             }
+            Update::Markings(all) => self.put_markings(&all),
             Update::HostEndpoint(endpoint) => self.put_host_endpoint(endpoint),
             Update::HostEndpointRemoved(name) => self.remove_host_endpoint(&name),
             Update::InSync => self.in_sync = true,
@@ -331,7 +340,11 @@ impl State {
         self.place_limits(endpoint);
         for direction in DIRECTIONS {
             let known = |owner: &RuleOwner| self.has_rules(owner);
-            let rendered = endpoint::chain(endpoint, direction, &self.host, &self.limits, known);
+            let open = |owner: &RuleOwner| {
+                self.rules.get(owner).is_some_and(|rules| lower::allow_all(of(rules, direction)))
+            };
+            let rendered =
+                endpoint::chain(endpoint, direction, &self.host, &self.limits, known, open);
             let refused = endpoint::owners(endpoint, direction)
                 .find_map(|owner| Some((self.refused.owner(&owner)?.to_owned(), owner)));
             if let Some((reason, owner)) = refused {
@@ -375,34 +388,61 @@ impl State {
         let rules = self.rules.get(owner).filter(|_| used && self.has_rules(owner));
         let Some(rules) = rules else {
             self.causes.forget(&chain);
+            let parts: Vec<String> = self.parts_of(&chain).cloned().collect();
+            parts.iter().for_each(|part| self.remove_chain(part));
             self.remove_chain(&chain);
             self.recheck.set_rules(key, None);
             return;
         };
-        let rules = match direction {
-            Direction::Ingress => &rules.ingress,
-            Direction::Egress => &rules.egress,
-        };
+        let rules = of(rules, *direction);
         self.causes.rules(&chain, rules);
         self.recheck.set_rules(key, Some(rules));
         if let Some(users) = self.users.get(key) {
             self.recheck.endpoints.extend(users.iter().cloned());
         }
         let lower::Lowered { rules, constants } =
-            lower::rules(rules, self.families, self.host.log_limit);
-        self.put_chain(&chain, ChainDef { base: None, rules }, constants);
+            lower::rules(rules, self.families, self.style_of(key));
+        let now = parts::split(&chain, rules);
+        let gone = self.parts_of(&chain).filter(|part| now.iter().all(|(name, _)| name != *part));
+        let gone: Vec<String> = gone.cloned().collect();
+        for (name, chain) in now {
+            self.put_chain(&name, chain, constants.clone());
+        }
+        gone.iter().for_each(|part| self.remove_chain(part));
+    }
+
+    /// The desired parts of a chain of rules.
+    fn parts_of(&self, chain: &str) -> impl Iterator<Item = &String> {
+        let prefix = parts::prefix(chain);
+        let from = self.table.desired().chains.range(prefix.clone()..);
+        from.map(|(name, _)| name).take_while(move |name| name.starts_with(&prefix))
+    }
+
+    /// How the rules under this key say what they decide.
+    fn style_of(&self, key: &RulesKey) -> Style {
+        if self.of_hosts.uses(key) { Style::at_host(&self.host) } else { Style::of(&self.host) }
     }
 
     fn put_host(&mut self, host: HostSettings) {
         // What chains of endpoints depend on.
         let of_endpoints = |host: &HostSettings| {
             let tunnels = (host.vxlan_from_workloads, host.vxlan_port, host.ipip_from_workloads);
-            (Arc::clone(&host.interface_prefix), tunnels, host.invalid_meets_policy)
+            let style = Style { log_limit: None, ..Style::of(host) };
+            (Arc::clone(&host.interface_prefix), tunnels, host.invalid_meets_policy, style)
         };
         if of_endpoints(&host) != of_endpoints(&self.host) {
             self.dirty_endpoints.extend(self.endpoints.keys().cloned());
         }
-        if host.log_limit != self.host.log_limit {
+        if host.mark_mask != self.host.mark_mask {
+            let enough = host.mark_mask.count_ones() >= HostSettings::MARK_BITS;
+            if !enough {
+                tracing::warn!(mask = host.mark_mask, "too few bits for marks; the default holds");
+            }
+            self.causes.set_marks(Marks::of(host.mark_mask));
+            // Connections that are condemned have another bit now.
+            self.recheck.endpoints.extend(self.endpoints.keys().cloned());
+        }
+        if Style::of(&host) != Style::of(&self.host) {
             self.dirty_rules.extend(self.users.keys().chain(self.of_hosts.used()).cloned());
         }
         for family in Family::BOTH {
@@ -415,16 +455,28 @@ impl State {
             let spec = SetSpec::intervals(address_key(family));
             let elements = net_elements(family, &host.service_cidrs);
             self.table.put_set(&names::set(names::SERVICES, family), SetDef { spec, elements });
+            let spec = SetSpec::intervals(address_key(family));
+            let elements = net_elements(family, &host.external_nodes);
+            let name = names::set(names::EXTERNAL_NODES, family);
+            self.table.put_set(&name, SetDef { spec, elements });
         }
         self.of_hosts.settings_changed(&self.host, &host);
+        self.translates |= host.tunnels != Tunnels::default();
         self.host = host;
+        self.render_markings();
         self.put_base();
     }
 
     pub(super) fn put_base(&mut self) {
         let mut unused = BTreeSet::from(base::OPTIONAL);
         let hooks = self.of_hosts.hooks();
-        for (name, chain) in base::chains(&self.host, hooks, &self.floating, self.translates) {
+        let needs = base::Needs {
+            hooks,
+            floating: &self.floating,
+            translates: self.translates,
+            marks_packets: !self.marked.is_empty(),
+        };
+        for (name, chain) in base::chains(&self.host, needs) {
             unused.remove(name);
             let constants = vec![base::icmpv6_to_host()];
             self.put_chain(name, chain, constants);
@@ -578,6 +630,13 @@ fn set_spec(kind: SetKind, family: Family) -> SetSpec {
         SetKind::Net => SetSpec::intervals(key),
         SetKind::AddressPort => SetSpec::set([key, KeyType::Proto, KeyType::Service]),
         _ => SetSpec::set([key]),
+    }
+}
+
+fn of(rules: &RuleSet, direction: Direction) -> &Vec<Rule> {
+    match direction {
+        Direction::Ingress => &rules.ingress,
+        Direction::Egress => &rules.egress,
     }
 }
 

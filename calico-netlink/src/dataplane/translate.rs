@@ -31,7 +31,7 @@ pub(super) fn nat_outgoing(host: &HostSettings) -> ChainDef {
         clause(End::Source, names::MASQUERADED_POOLS, false);
         clause(End::Destination, names::ALL_POOLS, true);
         if host.masquerade_spares_nodes {
-            clause(End::Destination, names::ALL_NODES, true);
+            expressions.extend(matches::at_node(family, End::Destination, host, false).concat());
         }
         let address = address.filter(|_| family == Family::V4);
         let with_ports = ports.iter().flat_map(|ports| {
@@ -50,6 +50,11 @@ pub(super) fn nat_outgoing(host: &HostSettings) -> ChainDef {
         .collect::<Vec<_>>()
     };
     ChainDef { base: None, rules: Family::BOTH.into_iter().flat_map(of_family).collect() }
+}
+
+/// Gets the address of the interface by which it leaves, and any port.
+pub(super) fn masquerade() -> Vec<Expr> {
+    translate_outgoing(None, None)
 }
 
 fn translate_outgoing(address: Option<Ipv4Addr>, ports: Option<PortRange>) -> Vec<Expr> {

@@ -58,6 +58,8 @@ table inet t {
         type filter hook prerouting priority raw; policy accept;
         fib saddr . iif oif missing drop
         udp dport 4789 notrack
+        ip dscp set ef
+        ip6 dscp set af41
     }
     chain destination {
         type nat hook prerouting priority dstnat; policy accept;
@@ -66,6 +68,7 @@ table inet t {
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 10.0.0.0/8 masquerade fully-random
+        oifname "tunl0" fib saddr . oif type != local fib saddr type local masquerade
         ip saddr 10.0.0.0/8 meta l4proto tcp masquerade to :1024-2048 fully-random
         meta nfproto ipv4 snat ip to 192.0.2.1
         meta nfproto ipv4 meta l4proto udp snat ip to 192.0.2.1:1024-2048 fully-random
@@ -133,7 +136,8 @@ fn without_notes(kind: u16, nodes: Vec<Node>) -> Vec<Node> {
 /// What can be said by silence: attributes of expressions, with the value that they have then, if
 /// they can have others. (`NFTA_LOOKUP_SET_ID`: the set's number in the transaction, besides its
 /// name; `NFTA_LOOKUP_FLAGS`; `NFTA_BITWISE_OP`; `NFTA_LIMIT_TYPE` and `NFTA_LIMIT_FLAGS`;
-/// `NFTA_CONNLIMIT_FLAGS`; `NFTA_REJECT_ICMP_CODE`.)
+/// `NFTA_CONNLIMIT_FLAGS`; `NFTA_REJECT_ICMP_CODE`; `NFTA_PAYLOAD_CSUM_TYPE`,
+/// `NFTA_PAYLOAD_CSUM_OFFSET` and `NFTA_PAYLOAD_CSUM_FLAGS`.)
 const SILENT: &[(&str, u16, Option<&[u8]>)] = &[
     ("lookup", 4, None),
     ("lookup", 5, Some(&[0; 4])),
@@ -142,6 +146,9 @@ const SILENT: &[(&str, u16, Option<&[u8]>)] = &[
     ("limit", 5, Some(&[0; 4])),
     ("connlimit", 2, Some(&[0; 4])),
     ("reject", 2, Some(&[0])),
+    ("payload", 6, Some(&[0; 4])),
+    ("payload", 7, Some(&[0; 4])),
+    ("payload", 8, Some(&[0; 4])),
 ];
 
 fn without_silent(node: Node) -> Node {

@@ -1,11 +1,13 @@
-//! What rules counted, to be carried over when their chain is written anew. Pure.
+//! What rules counted, to be carried over when their chain is written anew, be it in other
+//! [`parts`]. Pure.
 
 use std::collections::HashMap;
 
+use super::parts;
 use super::ruleset::RuleDef;
 use super::wire::{Expr, Rule};
 
-/// What the rules of some chains counted.
+/// What the rules of some chains counted, parts of a chain taken together.
 #[derive(Debug, Clone, Default)]
 pub struct Counts(HashMap<String, Vec<Counted>>);
 
@@ -17,7 +19,10 @@ struct Counted {
 
 /// What the rules of one chain counted and no new rule has taken over yet.
 #[derive(Debug)]
-pub(super) struct OfChain<'a>(Vec<&'a Counted>);
+pub(super) struct OfChain<'a> {
+    chain: &'a str,
+    left: Vec<&'a Counted>,
+}
 
 impl Counts {
     /// Adds a rule as the kernel has it. One that counted nothing has nothing to carry over.
@@ -27,8 +32,9 @@ impl Counts {
             return;
         }
         let (chain, expressions) = (rule.chain.clone(), rule.expressions.clone());
-        let counted = Counted { rule: RuleDef::without_counts(rule), expressions };
-        self.0.entry(chain).or_default().push(counted);
+        let rule = parts::outside(&chain, &RuleDef::without_counts(rule));
+        let whole = parts::whole_of(&chain).to_owned();
+        self.0.entry(whole).or_default().push(Counted { rule, expressions });
     }
 
     /// Identity, packets and bytes of the rules of a chain that counted anything.
@@ -42,8 +48,9 @@ impl Counts {
         })
     }
 
-    pub(super) fn of_chain(&self, chain: &str) -> OfChain<'_> {
-        OfChain(self.0.get(chain).into_iter().flatten().collect())
+    pub(super) fn of_chain<'a>(&'a self, chain: &'a str) -> OfChain<'a> {
+        let left = self.0.get(parts::whole_of(chain)).into_iter().flatten().collect();
+        OfChain { chain, left }
     }
 }
 
@@ -61,7 +68,18 @@ impl RuleDef {
 impl OfChain<'_> {
     /// The expressions of this rule with what its equal counted; of several equals, in order.
     pub(super) fn take(&mut self, rule: &RuleDef) -> Option<Vec<Expr>> {
-        let at = self.0.iter().position(|counted| counted.rule == *rule)?;
-        Some(self.0.remove(at).expressions.clone())
+        if self.left.is_empty() {
+            return None;
+        }
+        let outside = parts::outside(self.chain, rule);
+        let at = self.left.iter().position(|counted| counted.rule == outside)?;
+        let counted = self.left.remove(at);
+        let counters = counted.expressions.iter().filter(|e| matches!(e, Expr::Counter { .. }));
+        let mut counters = counters.cloned();
+        let with_count = |expression: &Expr| match expression {
+            Expr::Counter { .. } => counters.next().unwrap_or(Expr::COUNTER),
+            other => other.clone(),
+        };
+        Some(rule.expressions.iter().map(with_count).collect())
     }
 }

@@ -4,6 +4,7 @@
 //! - [`Batch`]: messages that come into force together; [`Socket`] commits them and reads back.
 //! - [`Ruleset`]: the content of a table as a value; [`Tracker`]: desired against believed
 //!   content, and the smallest [`Batch`] between them.
+//! - [`parts`]: chains that are split by protocol.
 //! - [`nflog`]: packets that rules report.
 //!
 //! Minimum kernel: 5.2, the first with NAT chains in tables of family `inet`.
@@ -14,6 +15,7 @@ mod counts;
 mod error;
 mod monitor;
 pub mod nflog;
+pub mod parts;
 mod read;
 mod ruleset;
 mod socket;

@@ -199,6 +199,11 @@ fn an_endpoint_without_a_name_follows_its_address_and_failsafe_ports_stay_open()
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(outside.connects(OWN.into(), 22));
+        let up0 = crate::dataplane::Exclusion::new(|name| name == "up0");
+        dataplane.exclude_interfaces(up0).await.unwrap();
+        assert!(connects(), "the interface is passed over");
+        dataplane.exclude_interfaces(<_>::default()).await.unwrap();
+        assert!(!connects());
         apply(&dataplane, vec![Update::HostEndpointRemoved("h".into())]).await;
         assert!(connects());
         let table = table().await.unwrap();

@@ -163,6 +163,13 @@ pub(super) fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs `bridge` in the namespace of this thread.
+pub(super) fn bridge(arguments: &str) {
+    let mut command = Command::new("bridge");
+    let status = command.args(arguments.split_whitespace()).status();
+    assert!(status.expect("bridge is needed: apt-get install iproute2").success(), "{arguments}");
+}
+
 /// Runs `nft` in the namespace of this thread: the oracle, and the other program that meddles.
 pub(super) fn nft(arguments: &[&str]) -> String {
     let output = Command::new("nft")

@@ -369,6 +369,16 @@ fn rules_that_stay_go_on_counting() {
             };
             ingress_policy("web", &[(Action::Deny, &to), (Action::Allow, &|_| {})])
         };
+        // So many rules for one protocol stand in a chain of their own.
+        let more = |number: usize| {
+            let to = |rule: &mut Rule| {
+                rule.protocol = Some(17);
+                rule.destination.ports = ports(77, 77);
+            };
+            let mut rules: Vec<RuleSpec<'_>> = vec![(Action::Deny, &to), (Action::Allow, &|_| {})];
+            rules.splice(1..1, std::iter::repeat_n((Action::Deny, &to as _), number));
+            ingress_policy("web", &rules)
+        };
         let updates = vec![
             open_profile(),
             web(7),
@@ -391,7 +401,16 @@ fn rules_that_stay_go_on_counting() {
         assert_eq!((counted(0).await, counted(1).await), (Some((1, 36)), Some((1, 36))));
         apply(&dataplane, vec![web(77)]).await;
         assert_eq!((counted(0).await, counted(1).await), (Some((0, 0)), Some((1, 36))));
-        assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        sender.send_to(b"12345678", (server.v4, 77)).unwrap();
+        assert_eq!(counted(0).await, Some((1, 36)));
+        let has_part =
+            async || table().await.unwrap().chains.contains_key("cali-pi-np/prod/web//udp");
+        for (number, split) in [(3, true), (4, true), (1, false), (0, false)] {
+            apply(&dataplane, vec![more(number)]).await;
+            assert_eq!(has_part().await, split, "{number}");
+            assert_eq!(counted(0).await, Some((1, 36)), "{number}");
+            assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        }
     });
 }
 

@@ -13,6 +13,7 @@ mod policy;
 mod recheck;
 mod settings;
 mod translate;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -125,6 +125,8 @@ numbers!(
 #[expect(missing_docs, reason = "the names are those of the kernel header")]
 pub mod fib {
     pub const RESULT_OIF: u32 = 1;
+    /// The kind of the address: `RTN_UNICAST` 1, `RTN_LOCAL` 2, host byte order.
+    pub const RESULT_TYPE: u32 = 3;
     pub const SADDR: u32 = 1;
     pub const DADDR: u32 = 2;
     pub const MARK: u32 = 4;
@@ -144,6 +146,14 @@ pub mod nat {
     pub const FULLY_RANDOM: u32 = 16;
 }
 
+/// Checksums that [`Expr::PayloadSet`] mends (`enum nft_payload_csum_types`).
+#[expect(missing_docs, reason = "the names are those of the kernel header")]
+pub mod checksum {
+    pub const NONE: u32 = 0;
+    /// The internet checksum (RFC 791).
+    pub const INET: u32 = 1;
+}
+
 /// One expression of a rule. Expressions run in order; the first that does not match ends the
 /// rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -158,6 +168,16 @@ pub enum Expr {
     Cmp { sreg: Reg, op: CmpOp, value: Vec<u8> },
     /// Loads packet bytes.
     Payload { base: PayloadBase, offset: u32, len: u32, dreg: Reg },
+    /// Writes packet bytes, and mends the header's checksum if it is of this kind at this offset;
+    /// see [`checksum`].
+    PayloadSet {
+        base: PayloadBase,
+        offset: u32,
+        len: u32,
+        sreg: Reg,
+        checksum: u32,
+        checksum_offset: u32,
+    },
     /// `dreg = (sreg & mask) ^ xor`; both operands have the length of the value.
     Bitwise { sreg: Reg, dreg: Reg, mask: Vec<u8>, xor: Vec<u8> },
     /// Matches when the register lies in `from..=to`, or outside when `negated`.
@@ -207,7 +227,7 @@ impl Expr {
         match self {
             Self::Meta { .. } | Self::MetaSet { .. } => "meta",
             Self::Cmp { .. } => "cmp",
-            Self::Payload { .. } => "payload",
+            Self::Payload { .. } | Self::PayloadSet { .. } => "payload",
             Self::Bitwise { .. } => "bitwise",
             Self::Range { .. } => "range",
             Self::Lookup { .. } => "lookup",
@@ -269,6 +289,16 @@ impl Expr {
                 w.u32(2, base.number());
                 w.u32(3, *offset);
                 w.u32(4, *len);
+            }
+            Self::PayloadSet { base, offset, len, sreg, checksum, checksum_offset } => {
+                w.u32(2, base.number());
+                w.u32(3, *offset);
+                w.u32(4, *len);
+                w.u32(5, sreg.number());
+                w.u32(6, *checksum);
+                w.u32(7, *checksum_offset);
+                // No checksum of the transport layer.
+                w.u32(8, 0);
             }
             Self::Bitwise { sreg, dreg, mask, xor } => {
                 w.u32(1, sreg.number());
@@ -432,7 +462,16 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
             }
         }
         "cmp" => Expr::Cmp { sreg: reg(1)?, op: CmpOp::from_number(number(2)?), value: value(3)? },
-        // With a source register this is a packet rewrite, which is not modelled.
+        // With a source register this is a packet rewrite; those that mend the checksum of the
+        // transport layer, too, are not modelled.
+        "payload" if attrs[5].is_some() && optional(8)?.unwrap_or(0) == 0 => Expr::PayloadSet {
+            base: PayloadBase::from_number(number(2)?),
+            offset: number(3)?,
+            len: number(4)?,
+            sreg: reg(5)?,
+            checksum: optional(6)?.unwrap_or(checksum::NONE),
+            checksum_offset: optional(7)?.unwrap_or(0),
+        },
         "payload" if attrs[5].is_none() => Expr::Payload {
             dreg: reg(1)?,
             base: PayloadBase::from_number(number(2)?),

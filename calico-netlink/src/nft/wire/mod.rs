@@ -19,7 +19,7 @@ mod tests;
 
 pub use attr::{Attr, Attrs, Writer};
 pub use data::{Reg, Verdict};
-pub use expr::{CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectKind, fib, nat};
+pub use expr::{CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectKind, checksum, fib, nat};
 pub use header::{Header, KernelError, Messages, Received, flags, msg};
 pub(crate) use object::encode_rule;
 pub use object::{
