@@ -17,6 +17,7 @@ use calico_policy::{Graph, Rejected, Stats};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
+use crate::migrations::Migrations;
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
 use crate::settings::{self, Unsupported};
@@ -57,6 +58,7 @@ pub struct Brain {
     routing: Routing,
     peering: Peering,
     overlay: Overlay,
+    migrations: Migrations,
     peering_dirty: bool,
     /// What was said of the resources already.
     noted: Vec<Note>,
@@ -81,6 +83,7 @@ impl Brain {
             routing: Routing::default(),
             peering: Peering::with_options(node, options),
             overlay: Overlay::new(node),
+            migrations: Migrations::to(node),
             peering_dirty: true,
             noted: Vec::new(),
             settings: None,
@@ -170,6 +173,9 @@ impl Brain {
         self.leave_out_ipv6(updates);
         for warning in self.graph.take_warnings() {
             warn!(%warning, "a part of an object has no effect");
+        }
+        if let Some(arriving) = self.migrations.news() {
+            self.routing.set_arriving(arriving);
         }
         for update in updates.iter() {
             match update {
@@ -270,6 +276,7 @@ impl Brain {
             self.routing.set_block(*block, value.state != Some(AffinityState::Pending));
         }
         self.overlay.put(entry)?;
+        self.migrations.put(entry)?;
         self.peering_dirty |= self.peering.put(entry)?;
         self.graph.handle_entry(entry)?;
         if let Some(id) = endpoint(&entry.key)
@@ -287,6 +294,7 @@ impl Brain {
             self.routing.set_block(*block, false);
         }
         self.overlay.gone(key);
+        self.migrations.gone(key);
         self.peering_dirty |= self.peering.gone(key);
         self.graph.handle_gone(key);
         if let Some(id) = endpoint(key) {
@@ -357,6 +365,48 @@ mod tests {
         brain.handle_store(WatchEvent::Gone { key, revision: Revision(10) });
         let work = brain.flush().unwrap();
         assert_eq!((work.gone.len(), work.store), (1, Revision(10)));
+    }
+
+    #[test]
+    fn without_ipv6_the_kernel_hears_of_ipv4_alone() {
+        let mut brain = listed();
+        brain.flush();
+        let endpoint = json!({"metadata": {"name": "n1-cni-c-eth0", "namespace": "default"},
+            "spec": {"orchestrator": "cni", "node": "n1", "containerID": "c", "endpoint": "eth0",
+                "interfaceName": "cali1", "ipNetworks": ["10.65.0.1/32", "fd00::1/128"]}});
+        put(
+            &mut brain,
+            Key::resource(Kind::WorkloadEndpoint, Some("default"), "n1-cni-c-eth0"),
+            &endpoint,
+        );
+        let shown = |brain: &mut Brain| -> Vec<String> {
+            let updates = brain.flush().unwrap().transaction.updates;
+            let mut shown = Vec::new();
+            for update in updates {
+                match update {
+                    Update::Endpoint(endpoint) => {
+                        shown.push(format!("{} addresses", endpoint.addresses.len()));
+                    }
+                    Update::Route(route) => shown.push(route.to_string()),
+                    Update::RouteRemoved(destination) => shown.push(format!("no {destination}")),
+                    _ => {}
+                }
+            }
+            shown
+        };
+        let both = [
+            "2 addresses",
+            "10.65.0.1/32 dev cali1 metric 1024",
+            "fd00::1/128 dev cali1 metric 1024",
+        ];
+        assert_eq!(shown(&mut brain), both);
+        let felix = |spec: Value| json!({"metadata": {"name": "default"}, "spec": spec});
+        let key = Key::resource(Kind::FelixConfiguration, None, "default");
+        put(&mut brain, key.clone(), &felix(json!({"ipv6Support": false})));
+        assert_eq!(shown(&mut brain), ["1 addresses", "no fd00::1/128"]);
+        put(&mut brain, key.clone(), &felix(json!({"ipv4NormalRoutePriority": 7})));
+        let again = ["2 addresses", "10.65.0.1/32 dev cali1 metric 7", both[2]];
+        assert_eq!(shown(&mut brain), again);
     }
 
     #[test]

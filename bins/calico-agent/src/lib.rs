@@ -11,6 +11,7 @@ pub mod environment;
 pub mod init;
 pub mod load_balancer;
 pub mod metrics;
+pub mod migrations;
 pub mod node;
 pub mod node_status;
 pub mod overlay;

@@ -88,6 +88,7 @@ pub struct Routing {
     kernel: KernelFilter,
     endpoints: BTreeMap<EndpointId, (Arc<str>, Vec<IpNet>)>,
     addresses: BTreeMap<IpNet, Arc<str>>,
+    arriving: BTreeSet<EndpointId>,
     learned: BTreeMap<IpNet, Learned>,
     relisting: Option<BTreeSet<IpNet>>,
     learned_in_sync: bool,
@@ -152,7 +153,9 @@ impl Routing {
     pub fn set_endpoint(&mut self, endpoint: &WorkloadEndpoint) {
         self.remove_endpoint(&endpoint.id);
         for address in &endpoint.addresses {
-            self.addresses.insert(*address, Arc::clone(&endpoint.interface));
+            if !self.arriving.contains(&endpoint.id) {
+                self.addresses.insert(*address, Arc::clone(&endpoint.interface));
+            }
             self.dirty.insert(*address);
         }
         let value = (Arc::clone(&endpoint.interface), endpoint.addresses.clone());
@@ -168,6 +171,25 @@ impl Routing {
                 self.addresses.remove(&address);
             }
             self.dirty.insert(address);
+        }
+    }
+
+    /// Endpoints of this node whose addresses another node has yet: they are neither routed nor
+    /// announced.
+    pub fn set_arriving(&mut self, arriving: BTreeSet<EndpointId>) {
+        let changed: Vec<EndpointId> =
+            self.arriving.symmetric_difference(&arriving).cloned().collect();
+        self.arriving = arriving;
+        for id in changed {
+            let Some((interface, addresses)) = self.endpoints.get(&id) else { continue };
+            for address in addresses {
+                if !self.arriving.contains(&id) {
+                    self.addresses.insert(*address, Arc::clone(interface));
+                } else if self.addresses.get(address) == Some(interface) {
+                    self.addresses.remove(address);
+                }
+                self.dirty.insert(*address);
+            }
         }
     }
 
@@ -442,6 +464,41 @@ mod tests {
         routing.handle_route(RouteEvent::Item(kept));
         routing.handle_route(RouteEvent::Ready);
         assert_eq!(routing.flush().routes, [Update::RouteRemoved(net("10.65.1.0/26"))]);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_about_to_arrive_is_not_routed_yet() {
+        let mut routing = Routing::default();
+        let target = endpoint("new", "cali2", "10.65.0.1/32");
+        routing.set_arriving([target.id.clone()].into());
+        routing.handle_route(learn("10.65.0.1/32", "192.0.2.2"));
+        routing.set_endpoint(&target);
+        let changes = routing.flush();
+        assert!(
+            matches!(
+                &changes.routes[..],
+                [Update::Route(Route { target: RouteTarget::Via(_), .. })]
+            ),
+            "{changes:?}"
+        );
+        assert_eq!(changes.announce, []);
+        // It has arrived.
+        routing.set_arriving(BTreeSet::new());
+        let changes = routing.flush();
+        assert!(
+            matches!(
+                &changes.routes[..],
+                [Update::Route(Route { target: RouteTarget::Workload(_), .. })]
+            ),
+            "{changes:?}"
+        );
+        assert_eq!(changes.announce, [net("10.65.0.1/32")]);
+        // One that is to leave and come again.
+        routing.set_arriving([target.id.clone()].into());
+        assert_eq!(routing.flush().withdraw, [net("10.65.0.1/32")]);
+        routing.remove_endpoint(&target.id);
+        routing.set_arriving(BTreeSet::new());
+        assert_eq!(routing.flush().announce, []);
     }
 
     #[test]
