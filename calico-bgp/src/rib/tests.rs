@@ -473,6 +473,29 @@ fn an_own_route_wins_and_has_no_next_hop() {
     assert_eq!(best_peer(&rib, "10.0.0.0/24"), Some(1));
 }
 
+/// As a workload that is on its way to another node.
+#[test]
+fn an_own_route_with_a_preference_yields_to_what_is_preferred_to_it() {
+    let mut rib = rib(&[PeerKind::Internal]);
+    let with = |local_pref| PathAttributes { local_pref: Some(local_pref), ..attributes(1, &[]) };
+    let own = |local_pref| PathAttributes { local_pref, ..PathAttributes::default() };
+    for (own, learned, best) in [
+        (own(Some(1000)), 999, 0),
+        (own(Some(1000)), 1000, 0),
+        (own(Some(1000)), 1001, 1),
+        (own(None), 1001, 0),
+    ] {
+        rib.announce(net("10.0.0.1/32"), own.clone());
+        announce(&mut rib, 1, "10.0.0.1/32", with(learned));
+        assert_eq!(best_peer(&rib, "10.0.0.1/32"), Some(best), "{own:?} {learned}");
+        let step = if best == 1 { Decision::LocalPref } else { Decision::Local };
+        let view = rib.route(&net("10.0.0.1/32")).unwrap();
+        assert_eq!(view.paths[0].decided_by, step);
+        withdraw(&mut rib, 1, "10.0.0.1/32");
+        assert_eq!(best_peer(&rib, "10.0.0.1/32"), Some(0));
+    }
+}
+
 #[test]
 fn long_lived_stale_routes_are_a_last_resort() {
     use PeerKind::Internal;

@@ -151,3 +151,39 @@ fn write_mtu(path: &Path, mtu: Option<u32>) {
         warn!(path = %path.display(), %error, "pods may send larger packets than fit into a tunnel");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use calico_netlink::testing::TestNet;
+
+    use super::*;
+
+    /// In a namespace without a way to anywhere.
+    #[test]
+    fn the_mtu_is_that_of_the_interfaces_that_count() {
+        let Some(net) = TestNet::new("devices") else { return };
+        for command in [
+            "link add fab0 mtu 1400 type veth peer name far0",
+            "link add eth0 mtu 1300 type veth peer name far1",
+            "link set fab0 up",
+            "link set eth0 up",
+        ] {
+            net.output("ip", &command.split(' ').collect::<Vec<_>>());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mtu");
+        let mut devices = Devices::new(file.clone());
+        let mut written = |sizes: Vec<Size>, pattern: Option<&str>| {
+            devices.set_fabric(pattern);
+            devices.want(Vec::new(), sizes);
+            net.run(|| devices.sync());
+            std::fs::read_to_string(&file).ok()
+        };
+        let vxlan = || vec![Size { mtu: None, overhead: 50 }];
+        assert_eq!(written(vxlan(), None).as_deref(), Some("1250"), "by upstream's default");
+        assert_eq!(written(vxlan(), Some("^fab")).as_deref(), Some("1350"));
+        assert_eq!(written(Vec::new(), Some("^fab")).as_deref(), Some("1400"), "without tunnels");
+        assert_eq!(written(Vec::new(), None), None, "pods find it out themselves");
+        assert_eq!(written(vxlan(), Some("[")).as_deref(), Some("1250"), "no expression");
+    }
+}

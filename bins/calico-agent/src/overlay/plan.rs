@@ -95,9 +95,8 @@ impl Overlay {
 
     /// How a pool's packets are wrapped, and when, unless the settings forbid it.
     fn wraps(&self, pool: &IpPoolSpec) -> Option<(TunnelKind, EncapMode)> {
-        let family_on = |kind: TunnelKind| {
-            kind.family() == Family::V4 || self.settings.ipv6_support()
-        };
+        let family_on =
+            |kind: TunnelKind| kind.family() == Family::V4 || self.settings.ipv6_support();
         TunnelKind::of_pool(pool)
             .filter(|(kind, _)| self.enabled(*kind) != Some(false) && family_on(*kind))
     }

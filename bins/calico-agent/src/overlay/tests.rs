@@ -158,3 +158,20 @@ fn addresses_come_from_pools_that_allow_tunnels_and_select_the_node() {
     assert_eq!(pools(json!({"vxlanMode": "Always", "allowedUses": ["Workload"]})), 0);
     assert_eq!(pools(json!({"vxlanMode": "Always", "nodeSelector": "has(rack)"})), 0);
 }
+
+#[test]
+fn without_ipv6_there_is_no_tunnel_of_it() {
+    let mut overlay = three(json!({"vxlanMode": "Always"}));
+    let v6 = json!({"cidr": "fd00:65::/64", "vxlanMode": "Always"});
+    overlay.put(&pool("v6", v6)).unwrap();
+    let used = |overlay: &mut Overlay| overlay.plan().unwrap().sizes.len();
+    assert_eq!(used(&mut overlay), 2);
+    let spec = FelixConfigurationSpec {
+        ipv6_support: Some(false),
+        mtu_iface_pattern: "^fab".to_owned(),
+        ..FelixConfigurationSpec::default()
+    };
+    overlay.set_settings(&spec);
+    let plan = overlay.plan().unwrap();
+    assert_eq!((plan.sizes.len(), plan.fabric.as_deref()), (1, Some("^fab")));
+}

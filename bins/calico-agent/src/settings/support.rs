@@ -23,6 +23,7 @@ const NO_USAGE: &str = "nothing is ever reported to anybody outside of the clust
 const STANDARD_ERROR: &str =
     "the log goes to the standard error, which systemd or the container runtime keeps";
 const FOR_TESTS: &str = "it is for tests of upstream's agent";
+const OWN_TABLE: &str = "no rules of others come after it in the same table";
 const MAIN_TABLE: &str = "routes are in the main table, and nothing else needs one";
 
 /// Parameters that mean nothing here, and why; those of groups by how their names begin.
@@ -52,11 +53,19 @@ const NOT_APPLICABLE: &[(&str, &str)] = &[
     ("iptablesMarkMask", NO_IPTABLES),
     ("iptablesPostWriteCheckInterval", NO_IPTABLES),
     ("iptablesRefreshInterval", NO_IPTABLES),
+    (
+        "kubeNodePortRanges",
+        "only kube-proxy in IPVS mode asks for it; its nftables and iptables modes need no such list",
+    ),
     ("logDebugFilenameRegex", "RUST_LOG chooses by module what is logged"),
     ("logFilePath", STANDARD_ERROR),
+    ("logPrefix", "the action Log reports to NFLOG, where each report names its rule"),
     ("logSeverityFile", STANDARD_ERROR),
     ("logSeveritySys", STANDARD_ERROR),
     ("maxIpsetSize", "sets of nf_tables grow as they need to"),
+    ("nftablesFilterAllowAction", OWN_TABLE),
+    ("nftablesMangleAllowAction", OWN_TABLE),
+    ("nftablesMode", "nf_tables is used whatever it says"),
     ("programClusterRoutes", "the agent makes the routes of every kind of pool"),
     ("prometheusGoMetricsEnabled", NO_GO),
     ("removeExternalRoutes", "routes that others made are never removed"),
@@ -110,6 +119,10 @@ const NOTES: &[(&str, &str)] = &[
     ),
     ("deviceRouteSourceAddress", "must be an address of the host"),
     ("deviceRouteSourceAddressIPv6", "must be an address of the host"),
+    (
+        "externalNodesList",
+        "tunnels, `natOutgoingExclusions` and code points (DSCP) take these addresses for nodes",
+    ),
     ("healthTimeoutOverrides", "of `Datastore` and `InternalDataplaneMainLoop`"),
     ("interfaceExclude", "host endpoints are not found there by their addresses"),
     ("interfacePrefix", "the first, if there are several"),
@@ -132,12 +145,20 @@ const NOTES: &[(&str, &str)] = &[
     ),
     ("netlinkTimeout", "of what makes the routes; 30 s unless set"),
     (
+        "nftablesFilterDenyAction",
+        "`Reject` is for workloads; host endpoints, and policies that select both, drop",
+    ),
+    ("nftablesMarkMask", "the lowest five bits are used; fewer are refused"),
+    (
         "nftablesRefreshInterval",
         "see `interfaceRefreshInterval`; what others change is noticed at once in any case",
     ),
     ("prometheusMetricsClientAuth", "`RequireAnyClientCert` verifies the certificate, too"),
     ("routeRefreshInterval", "see `interfaceRefreshInterval`"),
-    ("routeSyncDisabled", "routes stay as they are; those of new workloads are made by the CNI plugin"),
+    (
+        "routeSyncDisabled",
+        "routes stay as they are; those of new workloads are made by the CNI plugin",
+    ),
     ("vxlanEnabled", "as `ipipEnabled`"),
 ];
 

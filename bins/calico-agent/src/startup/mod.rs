@@ -6,9 +6,12 @@
 //! `CALICO_K8S_NODE_REF`, `CLUSTER_TYPE`, `DISABLE_NODE_IP_CHECK`, `NO_DEFAULT_POOLS`,
 //! `CALICO_IPV4POOL_...` and `CALICO_IPV6POOL_...`.
 
+mod addresses;
 pub mod condition;
+mod defaults;
 pub mod detect;
 pub mod pools;
+mod timestamp;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,22 +21,14 @@ use std::time::Duration;
 
 use calico_core::Datastore;
 use calico_core::datastore::StoreError;
-use calico_core::key::{Key, Scope};
-use calico_core::kind::Kind;
-use calico_core::resource::{
-    BgpConfiguration, ClusterInformation, FelixConfiguration, IpPool, Node, NodeAddress,
-    NodeAddressType, NodeBgp, NodeCidr, OrchRef,
-};
 use calico_datastore::KubernetesStore;
 use calico_netlink::link::LinkFilter;
 use calico_netlink::rtnl::Connection;
 use calico_netlink::{address, link};
 use ipnet::IpNet;
-use serde_json::json;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use self::detect::{Interface, Method, with_network};
-use crate::init::create;
+use self::detect::{Interface, Method};
 
 /// How often addresses are looked for again where they are to be found (upstream's default).
 const POLL: Duration = Duration::from_secs(60);
@@ -121,6 +116,7 @@ impl Startup {
             if let Err(error) = std::fs::write(&path, &self.node) {
                 warn!(path = %path.display(), %error, "cannot write the node's name for other programs");
             }
+            self.forget_end(state_dir);
         }
         Ok(wishes.iter().any(|wish| matches!(wish, Wish::Find(_))))
     }
@@ -162,228 +158,6 @@ impl Startup {
             }
         }
     }
-
-    /// Writes the node's addresses and number, unless others have the addresses.
-    async fn write_node(
-        &self,
-        store: &dyn Datastore,
-        wishes: &[Wish; 2],
-        interfaces: &[Interface],
-    ) -> Result<(), StartupError> {
-        let key = Key::resource(Kind::Node, None, &self.node);
-        for _ in 0..ATTEMPTS {
-            let stored = store.find(&key).await?;
-            let mut node: Node = match &stored {
-                Some(entry) => entry.decode()?,
-                None => Node::new(&self.node, <_>::default()),
-            };
-            let before = node.clone();
-            self.fill(&mut node, wishes, interfaces)?;
-            if node == before && stored.is_some() {
-                return Ok(());
-            }
-            self.check_conflicts(store, &node).await?;
-            let written = match stored {
-                Some(entry) => store.update(key.clone(), node.to_json(), entry.revision).await,
-                None => store.create(key.clone(), node.to_json()).await,
-            };
-            match written {
-                Ok(_) => {
-                    let bgp = node.spec.bgp.unwrap_or_default();
-                    let text = |cidr: Option<NodeCidr>| {
-                        cidr.map_or_else(|| "none".to_owned(), |cidr| cidr.0.to_string())
-                    };
-                    let (ipv4, ipv6) = (text(bgp.ipv4_address), text(bgp.ipv6_address));
-                    info!(node = self.node, ipv4, ipv6, "wrote this node's addresses");
-                    return Ok(());
-                }
-                Err(error) if error.is_conflict() || error.is_not_found() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(StartupError::Wrong(format!("others keep writing {key}")))
-    }
-
-    fn fill(
-        &self,
-        node: &mut Node,
-        wishes: &[Wish; 2],
-        interfaces: &[Interface],
-    ) -> Result<(), StartupError> {
-        let known = node.spec.addresses.iter();
-        let known = known.filter(|it| it.kind == Some(NodeAddressType::InternalIp));
-        let internal: Vec<IpAddr> =
-            known.filter_map(|it| it.address.split('/').next()?.parse().ok()).collect();
-        let mut bgp: NodeBgp = node.spec.bgp.clone().unwrap_or_default();
-        for (v6, wish) in [false, true].into_iter().zip(wishes) {
-            let current = if v6 { &mut bgp.ipv6_address } else { &mut bgp.ipv4_address };
-            let found = match wish {
-                Wish::Keep => continue,
-                Wish::FindIfMissing(_) if current.is_some() => continue,
-                Wish::Never => None,
-                Wish::This(address, net) => {
-                    let net = net.or_else(|| with_network(*address, interfaces));
-                    Some(net.unwrap_or_else(|| IpNet::from(*address)))
-                }
-                Wish::Find(method) | Wish::FindIfMissing(method) => {
-                    match method.find(v6, interfaces, &internal) {
-                        Some(found) => Some(found),
-                        // A cable that is out for a moment is no reason to forget the address.
-                        None if current.is_some() => continue,
-                        None => {
-                            let digit = if v6 { 6 } else { 4 };
-                            return Err(StartupError::Wrong(format!(
-                                "no IPv{digit} address of this host fits; set IP or its \
-                                 autodetection method"
-                            )));
-                        }
-                    }
-                }
-            };
-            *current = found.map(NodeCidr::from);
-        }
-        if let Some(text) = self.variable("AS") {
-            let number = serde_json::from_value(json!(text));
-            let number =
-                number.map_err(|error| StartupError::Wrong(format!("AS={text}: {error}")))?;
-            bgp.as_number = Some(number);
-        }
-        if bgp != NodeBgp::default() || node.spec.bgp.is_some() {
-            node.spec.bgp = Some(bgp.clone());
-        }
-        // Kubernetes has both of its own.
-        if self.kubernetes.is_none() {
-            let own = [&bgp.ipv4_address, &bgp.ipv6_address].into_iter().flatten();
-            let own = own.map(|cidr| NodeAddress {
-                address: cidr.0.to_string(),
-                kind: Some(NodeAddressType::CalicoNodeIp),
-                ..NodeAddress::default()
-            });
-            let others = node.spec.addresses.iter();
-            let others =
-                others.filter(|it| it.kind != Some(NodeAddressType::CalicoNodeIp)).cloned();
-            node.spec.addresses = own.chain(others.collect::<Vec<_>>()).collect();
-            if let Some(name) = self.variable("CALICO_K8S_NODE_REF") {
-                let reference =
-                    OrchRef { node_name: name, orchestrator: "k8s".into(), ..OrchRef::default() };
-                node.spec.orch_refs.retain(|it| it.orchestrator != "k8s");
-                node.spec.orch_refs.push(reference);
-            }
-        }
-        Ok(())
-    }
-
-    async fn check_conflicts(&self, store: &dyn Datastore, own: &Node) -> Result<(), StartupError> {
-        if self.variable("DISABLE_NODE_IP_CHECK").is_some_and(|text| text == "true") {
-            return Ok(());
-        }
-        for entry in store.list(&Scope::Kind(Kind::Node)).await?.entries {
-            // One that cannot be read takes nobody's address.
-            let Ok(other) = entry.decode::<Node>() else { continue };
-            if other.metadata.name == self.node {
-                continue;
-            }
-            let (Some(bgp), Some(own)) = (&other.spec.bgp, &own.spec.bgp) else { continue };
-            for (own, theirs) in
-                [(&own.ipv4_address, &bgp.ipv4_address), (&own.ipv6_address, &bgp.ipv6_address)]
-            {
-                if let (Some(own), Some(theirs)) = (own, theirs)
-                    && own.0.addr() == theirs.0.addr()
-                {
-                    return Err(StartupError::Wrong(format!(
-                        "node {} has the address {} already; give each node its own, or set \
-                         DISABLE_NODE_IP_CHECK",
-                        other.metadata.name,
-                        own.0.addr()
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn make_pools(
-        &self,
-        store: &dyn Datastore,
-        kubeadm: &str,
-        interfaces: &[Interface],
-    ) -> Result<(), StartupError> {
-        let entries = store.list(&Scope::Kind(Kind::IpPool)).await?.entries;
-        let existing: Vec<IpNet> =
-            entries.iter().filter_map(|it| Some(it.decode::<IpPool>().ok()?.spec.cidr)).collect();
-        let host: Vec<IpNet> =
-            interfaces.iter().flat_map(|interface| interface.addresses.clone()).collect();
-        let variable = |name: &str| self.variable(name);
-        let wanted = pools::wanted(&variable, kubeadm, &existing, &host, random());
-        for pool in wanted.map_err(StartupError::Wrong)? {
-            info!(pool = pool.metadata.name, cidr = %pool.spec.cidr, "the cluster has no pool yet");
-            create(store, pool.key(), &pool).await?;
-        }
-        Ok(())
-    }
-
-    /// What upstream's other programs and its users expect to be there.
-    async fn make_defaults(
-        &self,
-        store: &dyn Datastore,
-        kubeadm: bool,
-    ) -> Result<(), StartupError> {
-        let felix = |name: String, spec: serde_json::Value| {
-            let spec = serde_json::from_value(spec);
-            let spec = spec.map_err(|error| StartupError::Wrong(error.to_string()))?;
-            Ok::<_, StartupError>(FelixConfiguration::new(name, spec))
-        };
-        let usual = json!({"reportingInterval": "0s", "logSeverityScreen": "Info"});
-        let usual = felix("default".to_owned(), usual)?;
-        create(store, usual.key(), &usual).await?;
-        if self.kubernetes.is_none() {
-            let own = json!({"defaultEndpointToHostAction": "Return"});
-            let own = felix(format!("node.{}", self.node), own)?;
-            create(store, own.key(), &own).await?;
-        }
-        let bgp = BgpConfiguration::new("default", <_>::default());
-        create(store, bgp.key(), &bgp).await?;
-        self.add_cluster_type(store, kubeadm).await
-    }
-
-    /// Says what kind of cluster it is, beside what others say.
-    async fn add_cluster_type(
-        &self,
-        store: &dyn Datastore,
-        kubeadm: bool,
-    ) -> Result<(), StartupError> {
-        let named = self.variable("CLUSTER_TYPE").unwrap_or_default();
-        let own = named.split(',').map(str::trim).filter(|part| !part.is_empty());
-        let own = own.chain(kubeadm.then_some("kubeadm"));
-        let own: Vec<&str> = own.chain(self.kubernetes.as_ref().map(|_| "kdd")).collect();
-        let key = Key::resource(Kind::ClusterInformation, None, "default");
-        for _ in 0..ATTEMPTS {
-            // Made by the agent at the same time; without it there is nothing to add to yet.
-            let Some(entry) = store.find(&key).await? else {
-                return Err(
-                    StoreError::Unavailable { reason: format!("{key} is not made yet") }.into()
-                );
-            };
-            let mut cluster: ClusterInformation = entry.decode()?;
-            let before = cluster.spec.cluster_type.clone();
-            let mut parts: Vec<&str> = before.split(',').filter(|part| !part.is_empty()).collect();
-            for part in &own {
-                if !parts.contains(part) {
-                    parts.push(part);
-                }
-            }
-            let after = parts.join(",");
-            if after == before {
-                return Ok(());
-            }
-            cluster.spec.cluster_type = after;
-            match store.update(key.clone(), cluster.to_json(), entry.revision).await {
-                Err(error) if error.is_conflict() => {}
-                result => return Ok(result.map(drop)?),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Interfaces of this host that are up, with their addresses, in the kernel's order.
@@ -401,9 +175,4 @@ fn interfaces() -> Result<Vec<Interface>, calico_netlink::rtnl::RtnlError> {
         name: link.name,
     };
     Ok(up.map(interface).collect())
-}
-
-fn random() -> u64 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

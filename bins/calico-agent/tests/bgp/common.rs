@@ -144,6 +144,7 @@ impl Cluster {
         let (progress, watcher) = watch::channel(Progress::default());
         let view = router.view();
         let node = Node {
+            kernel: None,
             brain: Brain::new(name, Options::default()),
             store: Arc::clone(&self.store) as Arc<dyn Datastore>,
             dataplane: Arc::new(NullDataplane),
