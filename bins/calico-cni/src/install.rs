@@ -13,6 +13,7 @@
 //! | `CNI_NETWORK_CONFIG_FILE` | none | a file with it |
 //! | `SKIP_CNI_BINARIES` | none | comma-separated names that are not to be written |
 //! | `UPDATE_CNI_BINARIES` | `true` | whether to replace those that are there |
+//! | `CNI_PLUGINS_DIR` | none | ours: plugins of others, copied where the node has none of that name |
 //! | `KUBERNETES_NODE_NAME` | host name | and others that the configuration has as `__NAME__` |
 //!
 //! Every file is written under another name and renamed, so that a runtime never sees half of one;
@@ -86,6 +87,8 @@ pub struct Installation {
     pub skip: Vec<String>,
     /// Whether plugins that are there are replaced.
     pub update: bool,
+    /// Directory of plugins of others, such as `portmap`, which the node may lack.
+    pub plugins_dir: Option<PathBuf>,
     /// The configuration's text.
     pub config: String,
 }
@@ -124,6 +127,7 @@ impl Installation {
             old_conf_name: get("CNI_OLD_CONF_NAME"),
             skip: list.split(',').map(|name| name.trim().to_owned()).collect(),
             update: get("UPDATE_CNI_BINARIES").is_none_or(|value| value != "false"),
+            plugins_dir: get("CNI_PLUGINS_DIR").map(PathBuf::from),
             config,
         })
     }
@@ -148,6 +152,7 @@ impl Installation {
             replace(&path, &bytes, 0o755)?;
             written.push(path);
         }
+        self.install_others(&mut written)?;
         let path = self.net_dir.join(&self.conf_name);
         // Upstream's may hold credentials, so only root reads it.
         replace(&path, self.config.as_bytes(), 0o600)?;
@@ -156,6 +161,25 @@ impl Installation {
             remove(&self.net_dir.join(old))?;
         }
         Ok(written)
+    }
+
+    /// Copies plugins of others that the node lacks. They stay when ours are taken away: other
+    /// networks may use them by then.
+    fn install_others(&self, written: &mut Vec<PathBuf>) -> Result<(), InstallError> {
+        let Some(directory) = &self.plugins_dir else { return Ok(()) };
+        let entries = fs::read_dir(directory).map_err(file("read", directory))?;
+        for entry in entries {
+            let entry = entry.map_err(file("read", directory))?;
+            let path = self.bin_dir.join(entry.file_name());
+            let skipped = |skip: &String| entry.file_name().to_str() == Some(skip);
+            if path.exists() || self.skip.iter().any(skipped) {
+                continue;
+            }
+            let bytes = fs::read(entry.path()).map_err(file("read", &entry.path()))?;
+            replace(&path, &bytes, 0o755)?;
+            written.push(path);
+        }
+        Ok(())
     }
 
     /// Takes away what [`install`](Self::install) writes: the configuration first, so that runtimes
@@ -323,6 +347,31 @@ mod tests {
         assert_eq!(installation.uninstall().unwrap().len(), 3);
         assert!(installation.uninstall().unwrap().is_empty());
         assert_eq!((files(&bin).len(), files(&net)), (0, vec!["99-other.conf".to_owned()]));
+    }
+
+    #[test]
+    fn plugins_of_others_come_where_there_are_none() {
+        let root = tempfile::tempdir().unwrap();
+        let (bin, others) = (root.path().join("bin"), root.path().join("others"));
+        let program = root.path().join("program");
+        fs::write(&program, "ours").unwrap();
+        for directory in [&bin, &others] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("portmap"), directory.display().to_string()).unwrap();
+        }
+        for name in ["loopback", "calico", "tuning"] {
+            fs::write(others.join(name), name).unwrap();
+        }
+        let directory = others.display().to_string();
+        let settings = [("CNI_PLUGINS_DIR", &*directory), ("SKIP_CNI_BINARIES", "tuning")];
+        installation(root.path(), &settings).unwrap().install(&program).unwrap();
+        assert_eq!(files(&bin), ["calico", "calico-ipam", "loopback", "portmap"]);
+        assert_eq!(fs::read_to_string(bin.join("calico")).unwrap(), "ours");
+        assert_eq!(fs::read_to_string(bin.join("portmap")).unwrap(), bin.display().to_string());
+
+        let missing = [("CNI_PLUGINS_DIR", "/nonexistent")];
+        let error = installation(root.path(), &missing).unwrap().install(&program).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /nonexistent");
     }
 
     #[test]
