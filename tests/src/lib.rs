@@ -4,7 +4,8 @@
 //! `calico-netlink` programs it: random policies ([`random`]), told in a small language
 //! ([`scenario`]), random packets ([`wire`]) really sent between network namespaces ([`lab`]).
 //! What the evaluator foretells ([`predict`]) and what the kernel does must be the same: whether
-//! each packet arrives, which rules counted it, and what was reported about it ([`rig`]).
+//! each packet arrives, which rules counted it, and what was reported about it ([`rig`]). What of
+//! policy the packets reached is counted ([`coverage`]), and all of it must be.
 //!
 //! `tests/kubernetes.rs` has what Kubernetes' NetworkPolicy means in tables ([`reach`]): its objects
 //! ([`cluster`]) are converted as the Kubernetes datastore does it, and then take the same way, from
@@ -27,6 +28,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod cluster;
+pub mod coverage;
 pub mod dump;
 pub mod lab;
 pub mod oracle;

@@ -1,13 +1,14 @@
 //! What the reference evaluator says a kernel must do with a packet, down to its counters.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use calico_core::dataplane::{
     Action, DefaultAction, Direction, EndpointId, EndpointToHostAction, Flow, HostEndpoint,
     RuleOwner, Verdict, VerdictCause, WorkloadEndpoint,
 };
 use calico_policy::desired::Desired;
-use calico_policy::eval::{Decision, Stage, Step};
+use calico_policy::eval::{Decision, Packet, Stage, Step};
 
 use crate::lab::{Port, host_addresses};
 use crate::scenario::Probe;
@@ -21,8 +22,32 @@ pub struct Outcome {
     pub counters: BTreeMap<String, (u64, u64)>,
     /// How often each report is made.
     pub reports: BTreeMap<String, u32>,
-    /// Decisions that were made: one at each workload that a packet met.
-    pub verdicts: u32,
+    /// Decisions that were made: one at each endpoint that a packet met.
+    pub met: Vec<Met>,
+}
+
+/// A packet at an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// The packet.
+    pub packet: Packet,
+    /// Which way it went there.
+    pub direction: Direction,
+    /// Where, and what became of it.
+    pub place: Place,
+}
+
+/// Where a packet met a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At a workload.
+    Workload(EndpointId, Decision),
+    /// At a host endpoint; on its way through the host or not.
+    Host(Arc<str>, bool, Decision),
+    /// On its way from a workload to the host.
+    ToHost(EndpointToHostAction),
+    /// At an interface like a workload's that is none.
+    Unknown,
 }
 
 /// What is told when a packet meets a verdict.
@@ -50,6 +75,13 @@ pub fn report(
 }
 
 impl Outcome {
+    /// How many verdicts were compared: one at each workload or host endpoint.
+    #[must_use]
+    pub fn verdicts(&self) -> u32 {
+        let decided = self.met.iter().filter(|met| !matches!(met.place, Place::ToHost(_)));
+        u32::try_from(decided.count()).expect("few packets")
+    }
+
     /// Adds what becomes of a packet with this number and length.
     pub fn add(&mut self, desired: &Desired, probe: &Probe, number: u32, length: u16) {
         let (from, to) = (probe.from, Port::of(probe.packet.destination));
@@ -87,8 +119,9 @@ impl Outcome {
         length: u16,
     ) -> bool {
         let Some(endpoint) = host_endpoint(desired, at) else { return true };
-        self.verdicts += 1;
         let decision = desired.evaluate_host(endpoint, direction, forwarded, &probe.packet);
+        let place = Place::Host(Arc::clone(&endpoint.name), forwarded, decision.clone());
+        self.meets(probe, direction, place);
         let mut counted = false;
         for step in &decision.steps {
             match step {
@@ -113,13 +146,15 @@ impl Outcome {
     }
 
     fn leaves(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
-        self.verdicts += 1;
         let Some(endpoint) = behind(desired, probe.from) else {
+            self.meets(probe, Direction::Egress, Place::Unknown);
             self.count("unknown endpoint", length);
             self.report(probe, probe.from, Direction::Egress, &VerdictCause::UnknownEndpoint);
             return false;
         };
         let decision = desired.evaluate(endpoint, Direction::Egress, &probe.packet);
+        let place = Place::Workload(endpoint.id.clone(), decision.clone());
+        self.meets(probe, Direction::Egress, place);
         if decision.cause == VerdictCause::Spoofed {
             self.count("source is not the endpoint's", length);
         }
@@ -131,12 +166,17 @@ impl Outcome {
             );
         }
         let leaves = self.decided(probe, probe.from, Direction::Egress, &decision, length);
-        leaves && (to != Port::Host || self.enters_host(desired, length))
+        leaves && (to != Port::Host || self.enters_host(desired, probe, length))
+    }
+
+    fn meets(&mut self, probe: &Probe, direction: Direction, place: Place) {
+        self.met.push(Met { packet: probe.packet, direction, place });
     }
 
     /// From a workload, whose own policy let it leave.
-    fn enters_host(&mut self, desired: &Desired, length: u16) -> bool {
+    fn enters_host(&mut self, desired: &Desired, probe: &Probe, length: u16) -> bool {
         let action = desired.host.as_ref().map(|host| host.endpoint_to_host).unwrap_or_default();
+        self.meets(probe, Direction::Egress, Place::ToHost(action));
         if action != EndpointToHostAction::Return {
             self.count("defaultEndpointToHostAction", length);
         }
@@ -144,13 +184,15 @@ impl Outcome {
     }
 
     fn enters(&mut self, desired: &Desired, probe: &Probe, to: Port, length: u16) -> bool {
-        self.verdicts += 1;
         let Some(endpoint) = behind(desired, to) else {
+            self.meets(probe, Direction::Ingress, Place::Unknown);
             self.count("unknown endpoint", length);
             self.report(probe, to, Direction::Ingress, &VerdictCause::UnknownEndpoint);
             return false;
         };
         let decision = desired.evaluate(endpoint, Direction::Ingress, &probe.packet);
+        let place = Place::Workload(endpoint.id.clone(), decision.clone());
+        self.meets(probe, Direction::Ingress, place);
         self.decided(probe, to, Direction::Ingress, &decision, length)
     }
 

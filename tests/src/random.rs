@@ -5,7 +5,7 @@ mod policies;
 mod resources;
 
 use proptest::collection::vec;
-use proptest::option::of;
+use proptest::option::{of, weighted};
 use proptest::prelude::*;
 
 use crate::lab::PODS;
@@ -27,8 +27,14 @@ const PORTS: [u16; 8] = [22, 53, 80, 81, 443, 4789, 8080, 60_000];
 
 /// Lines of one scenario: resources, then `packets` packets.
 pub fn scenario(packets: usize) -> impl Strategy<Value = Vec<String>> {
-    (vec(resources::resource(), 6..40), vec(packets::send(), packets))
-        .prop_map(|lines| [lines.0, lines.1].concat())
+    // Packets mostly meet an endpoint; what is said of it again later counts.
+    let endpoints: Vec<_> =
+        (1..=PODS + 1).map(|pod| weighted(0.9, resources::endpoint(pod))).collect();
+    (endpoints, vec(resources::resource(), 10..40), vec(packets::send(), packets)).prop_map(
+        |(endpoints, resources, packets)| {
+            endpoints.into_iter().flatten().chain(resources).chain(packets).collect()
+        },
+    )
 }
 
 fn pods() -> impl Strategy<Value = u8> {
@@ -39,14 +45,16 @@ fn outside() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&OUTSIDE[..])
 }
 
+/// Mostly one that endpoints have a name for.
 fn port() -> impl Strategy<Value = u16> {
-    prop::sample::select(&PORTS[..])
+    prop_oneof![2 => Just(80), 1 => Just(53), 4 => prop::sample::select(&PORTS[..])]
 }
 
 fn labels() -> impl Strategy<Value = String> {
-    (of("[12]"), of("[12]")).prop_map(|(x, y)| {
+    (of("[12]"), of("[12]"), weighted(0.8, "(web|db)-[12]")).prop_map(|(x, y, z)| {
         let one = |name, value: Option<String>| value.map(|value| format!("{name}: '{value}'"));
-        one("x", x).into_iter().chain(one("y", y)).collect::<Vec<_>>().join(", ")
+        let all = [one("x", x), one("y", y), one("z", z)];
+        all.into_iter().flatten().collect::<Vec<_>>().join(", ")
     })
 }
 
@@ -86,6 +94,10 @@ fn selector() -> impl Strategy<Value = String> {
         1 => "!has\\([xy]\\)",
         1 => "[xy] != '[12]'",
         1 => "[xy] in \\{'1', '3'\\}",
+        3 => "[xy] not in \\{'1', '3'\\}",
+        3 => "z starts with '(web|db)'",
+        3 => "z ends with '-[12]'",
+        3 => "z contains '(b-1|eb)'",
         1 => "x == '[12]' && y == '[12]'",
         1 => "x == '[12]' \\|\\| has\\(y\\)",
         2 => "all\\(\\)",

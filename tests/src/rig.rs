@@ -10,14 +10,16 @@ use calico_core::dataplane::{
     Dataplane, Direction, Transaction, Update, VerdictCause, VerdictEvent,
 };
 use calico_core::key::Key;
+use calico_core::resource::AnyResource;
 use calico_netlink::dataplane::{LinuxDataplane, NoRoutes, Settings};
 use calico_netlink::nft::Tuple;
 use calico_policy::desired::Desired;
 use calico_policy::eval::Packet;
-use calico_policy::{Graph, Input, Object};
+use calico_policy::{Graph, Input, Object, staged};
 use futures_util::StreamExt as _;
 use tokio::task::JoinHandle;
 
+use crate::coverage::{Configured, Coverage};
 use crate::lab::Lab;
 use crate::predict::{self, Outcome};
 use crate::scenario::{Probe, Scenario};
@@ -49,6 +51,9 @@ pub struct Rig<'a> {
     revision: u64,
     next: u32,
     patience: Duration,
+    /// What would be in force if staged policies were.
+    staged: Option<Desired>,
+    coverage: Coverage,
 }
 
 /// What became of packets.
@@ -94,6 +99,8 @@ impl<'a> Rig<'a> {
             revision: 0,
             next: 1,
             patience: PATIENCE,
+            staged: None,
+            coverage: Coverage::default(),
         }
     }
 
@@ -101,6 +108,12 @@ impl<'a> Rig<'a> {
     /// that is lost counts more.
     pub const fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// What had a part in verdicts so far.
+    #[must_use]
+    pub const fn coverage(&self) -> &Coverage {
+        &self.coverage
     }
 
     /// Configures what the scenario says, and nothing else, and sends its packets. Returns how
@@ -111,6 +124,10 @@ impl<'a> Rig<'a> {
     /// How the kernel and the evaluator differ.
     pub async fn play(&mut self, scenario: &Scenario) -> Result<u32, String> {
         self.configure(&scenario.objects).await?;
+        self.staged = match &scenario.staged[..] {
+            [] => None,
+            staged => Some(enforced(&scenario.objects, staged)?),
+        };
         Ok(self.send(&scenario.probes).await?.verdicts)
     }
 
@@ -143,7 +160,10 @@ impl<'a> Rig<'a> {
             self.lab.send(probe.from, &probe.packet, number, length);
         }
         let found = self.observe(&before, &expected).await?;
-        let verdicts = expected.verdicts;
+        let verdicts = expected.verdicts();
+        let (objects, desired) = (&self.objects, &self.desired);
+        let configured = Configured { objects, desired, staged: self.staged.as_ref() };
+        expected.met.iter().for_each(|met| self.coverage.add(configured, met));
         match self.differences(&expected, &found, &sent) {
             text if text.is_empty() => {
                 let arrived =
@@ -306,6 +326,24 @@ impl<'a> Rig<'a> {
         }
         text
     }
+}
+
+/// What would be in force if these policies, which are staged only, were.
+fn enforced(objects: &[Object], staged: &[AnyResource]) -> Result<Desired, String> {
+    let mut graph = Graph::for_node(NODE);
+    for object in objects {
+        graph.handle(Input::Put(object.clone())).map_err(|error| error.to_string())?;
+    }
+    for resource in staged {
+        match staged::effect(resource).map_err(|error| error.to_string())? {
+            staged::Effect::Change(input) => {
+                graph.handle(input).map_err(|error| error.to_string())?;
+            }
+            other => return Err(format!("{}: {other:?}", resource.metadata.name)),
+        }
+    }
+    graph.flush();
+    Ok(graph.desired())
 }
 
 fn compare<V: PartialEq + std::fmt::Debug>(

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use calico_core::API_VERSION;
+use calico_core::kind::Kind;
 use calico_core::resource::{AnyResource, Mode};
 use calico_policy::Object;
 use calico_policy::eval::Packet;
@@ -26,6 +27,8 @@ use crate::lab::Port;
 pub struct Scenario {
     /// Resources; of those with one name the last counts.
     pub objects: Vec<Object>,
+    /// Staged policies, which nothing may come of.
+    pub staged: Vec<AnyResource>,
     /// Packets, in order.
     pub probes: Vec<Probe>,
     lines: Vec<String>,
@@ -45,7 +48,8 @@ impl FromStr for Scenario {
 
     /// Says which line is wrong, and how.
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut scenario = Self { objects: Vec::new(), probes: Vec::new(), lines: Vec::new() };
+        let mut scenario =
+            Self { objects: Vec::new(), staged: Vec::new(), probes: Vec::new(), lines: Vec::new() };
         let lines = text.lines().map(str::trim);
         for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
             scenario.line(line).map_err(|error| format!("{line}\n  {error}"))?;
@@ -65,13 +69,24 @@ impl Scenario {
     fn line(&mut self, line: &str) -> Result<(), String> {
         match line.strip_prefix("send ") {
             Some(rest) => self.probes.push(probe(rest)?),
-            None => self.objects.push(object(line)?),
+            None => {
+                let resource = resource(line)?;
+                match Object::from_resource(&resource).map_err(|error| error.to_string())? {
+                    Some(object) => self.objects.push(object),
+                    None if is_staged(resource.kind) => self.staged.push(resource),
+                    None => return Err("resources of this kind have no say in policy".to_owned()),
+                }
+            }
         }
         Ok(())
     }
 }
 
-fn object(line: &str) -> Result<Object, String> {
+const fn is_staged(kind: Kind) -> bool {
+    matches!(kind, Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy)
+}
+
+fn resource(line: &str) -> Result<AnyResource, String> {
     let parts = line.split_once(" {").and_then(|(head, rest)| {
         let (labels, spec) = rest.split_once('}')?;
         let (kind, name) = head.split_once(' ')?;
@@ -88,10 +103,8 @@ fn object(line: &str) -> Result<Object, String> {
     }
     let (version, spec) = (API_VERSION, yaml(spec.trim())?);
     let value = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
-    let resource = AnyResource::from_value(value, Mode::Strict)
-        .map_err(|errors| errors.iter().map(|e| format!("{e}; ")).collect::<String>())?;
-    let object = Object::from_resource(&resource).map_err(|error| error.to_string())?;
-    object.ok_or_else(|| "resources of this kind have no say in policy".to_owned())
+    AnyResource::from_value(value, Mode::Strict)
+        .map_err(|errors| errors.iter().map(|e| format!("{e}; ")).collect())
 }
 
 fn probe(text: &str) -> Result<Probe, String> {

@@ -51,7 +51,8 @@ fn random_policies_and_packets() {
         let started = Instant::now();
         let (mut verdicts, mut scenarios) = (0, 0u64);
         let mut runner = runner(seed);
-        while verdicts < wanted {
+        // A feature that chance left out gets another one.
+        while verdicts < wanted || verdicts < 5 * wanted && !rig.coverage().missing().is_empty() {
             assert!(started.elapsed() < DEADLINE, "only {verdicts} verdicts in {DEADLINE:?}");
             let tree = random::scenario(PACKETS).new_tree(&mut runner).unwrap();
             let lines = tree.current();
@@ -77,6 +78,10 @@ fn random_policies_and_packets() {
                 same.unwrap_or_else(|drift| panic!("CALICO_DIFF_SEED={seed}: {drift}"));
             }
         }
+        let coverage = rig.coverage();
+        println!("verdicts that each feature had a part in:\n{coverage}");
+        let missing = coverage.missing();
+        assert!(missing.is_empty(), "CALICO_DIFF_SEED={seed} never reached {missing:#?}");
         println!(
             "{verdicts} verdicts of {scenarios} scenarios agree, in {:.1} s",
             started.elapsed().as_secs_f64()

@@ -31,6 +31,12 @@ pub(super) fn send() -> impl Strategy<Value = String> {
             transport(from.contains(':'), from < to)
                 .prop_map(move |rest| format!("send {way} {from} {to} {rest}"))
         }),
+        // Neighbour discovery, which is not asked of connection tracking.
+        1 => (prop::sample::select(&["2001:db8:1::5", "2001:db8:2::9"][..]), 0..2u8, 133..=136_u8)
+            .prop_map(|(other, n, kind)| {
+                let way = if n == 0 { "out" } else { "out1" };
+                format!("send {way} {other} {} 58 {kind} 0", host_addresses(n)[1])
+            }),
         4 => (outside(), 0..2u8).prop_flat_map(|(other, n)| {
             let (v6, way) = (other.contains(':'), if n == 0 { "out" } else { "out1" });
             let host = host_addresses(n)[usize::from(v6)];
@@ -61,7 +67,7 @@ pub(super) fn send() -> impl Strategy<Value = String> {
 /// Protocol and what follows it. A protocol without ports or requests has one connection for
 /// both ways, so `others` is said for one of them only.
 fn transport(v6: bool, others: bool) -> BoxedStrategy<String> {
-    let source = prop_oneof![4 => 30_000..50_000_u16, 1 => 1_000..1_010_u16];
+    let source = prop_oneof![4 => 30_000..50_000_u16, 1 => 1_000..1_010_u16, 2 => Just(1_005)];
     let with_ports = ("6|6|6|17|17|132|136", source, port())
         .prop_map(|(protocol, source, port)| format!("{protocol} {source} {port}"));
     // Requests: what is an answer without one is not let through, whatever the policies.

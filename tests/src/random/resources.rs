@@ -11,15 +11,19 @@ use crate::lab::{PODS, addresses};
 /// A resource.
 pub(super) fn resource() -> impl Strategy<Value = String> {
     prop_oneof![
-        8 => endpoint(),
+        2 => (1..=PODS + 1).prop_flat_map(endpoint),
         1 => ("[ab]", labels()).prop_map(|(ns, labels)| {
             format!("Profile kns.{ns} {{}} {{labelsToApply: {{{}}}, ingress: [{{action: Allow}}], \
-                     egress: [{{action: Allow}}]}}", prefixed(&labels))
+                     egress: [{{action: Allow}}]}}", prefixed("pcns.", &labels))
         }),
-        1 => (rules(), rules()).prop_map(|(ingress, egress)| {
+        1 => (rules(true), rules(false)).prop_map(|(ingress, egress)| {
             format!("Profile extra {{}} {{ingress: {ingress}, egress: {egress}}}")
         }),
-        2 => ("[tu]", of(0..3u8), "Pass|Deny").prop_map(|(name, order, action)| {
+        1 => ("[ab]", "sa[12]", labels()).prop_map(|(ns, account, labels)| {
+            let labels = prefixed("pcsa.", &labels);
+            format!("Profile ksa.{ns}.{account} {{}} {{labelsToApply: {{{labels}}}}}")
+        }),
+        3 => ("[tu]", of(0..3u8), "Pass|Pass|Deny").prop_map(|(name, order, action)| {
             let order = order.map_or_else(String::new, |order| format!("order: {order}, "));
             format!("Tier {name} {{}} {{{order}defaultAction: {action}}}")
         }),
@@ -36,8 +40,9 @@ pub(super) fn resource() -> impl Strategy<Value = String> {
             format!("FelixConfiguration default {{}} {{defaultEndpointToHostAction: {action}, \
                      failsafeInboundHostPorts: {inbound}, failsafeOutboundHostPorts: {outbound}}}")
         }),
-        2 => slice(),
+        4 => slice(),
         4 => host_endpoint(),
+        3 => staged(),
         3 => (0..2u8, early_policy()).prop_map(|(n, policy)| {
             format!("GlobalNetworkPolicy e{n} {{}} {{{policy}}}")
         }),
@@ -51,21 +56,41 @@ pub(super) fn resource() -> impl Strategy<Value = String> {
     ]
 }
 
+/// What would replace a policy, come, or remove one, but must do none of it.
+fn staged() -> impl Strategy<Value = String> {
+    let action = prop_oneof![3 => Just(""), 1 => Just(", stagedAction: Set"), 1 => Just(", stagedAction: Delete")];
+    (of("[ab]"), 0..5u8, policy(), action).prop_map(|(ns, n, policy, action)| {
+        // What removes a policy has no rules.
+        let policy = if action.ends_with("Delete") {
+            "stagedAction: Delete".to_owned()
+        } else {
+            policy + action
+        };
+        match ns {
+            Some(ns) => format!("StagedNetworkPolicy {ns}/q{n} {{}} {{{policy}}}"),
+            None => format!("StagedGlobalNetworkPolicy q{n} {{}} {{{policy}}}"),
+        }
+    })
+}
+
 /// Some of what stands behind a service.
 fn slice() -> impl Strategy<Value = String> {
     let ports = prop_oneof![
         3 => ("TCP|UDP|SCTP", port()).prop_map(|(protocol, port)| format!("{{protocol: {protocol}, port: {port}}}")),
-        1 => Just("{name: web, port: 80}, {name: dns, protocol: UDP, port: 53}".to_owned()),
+        4 => Just("{name: web, port: 80}, {name: dns, protocol: UDP, port: 53}, \
+                   {name: tls, port: 443}, {name: alt, port: 8080}".to_owned()),
         1 => Just("{protocol: TCP}".to_owned()),
         1 => Just(String::new()),
     ];
-    ("[ab]", 1..4u8, "[12]", vec(pods(), 0..3), of(outside()), any::<bool>(), ports).prop_map(
+    ("[ab]", 1..4u8, "[12]", vec(pods(), 0..6), of(outside()), any::<bool>(), ports).prop_map(
         |(namespace, number, service, pods, other, v6, ports)| {
             let own = pods.iter().map(|pod| addresses(*pod)[usize::from(v6)].to_string());
             let other = other.filter(|other| other.contains(':') == v6).map(str::to_owned);
             let addresses: Vec<String> = own.chain(other).collect();
-            let endpoints: Vec<String> =
-                addresses.iter().map(|address| format!("{{addresses: ['{address}']}}")).collect();
+            // The last one of three is not ready, which does not matter to policy.
+            let ready = |n| if n == 2 { ", conditions: {ready: false}" } else { "" };
+            let endpoint = |(n, address)| format!("{{addresses: ['{address}']{}}}", ready(n));
+            let endpoints: Vec<String> = addresses.iter().enumerate().map(endpoint).collect();
             let family = if v6 { "IPv6" } else { "IPv4" };
             format!(
                 "KubernetesEndpointSlice {namespace}/e{number} \
@@ -80,8 +105,9 @@ fn slice() -> impl Strategy<Value = String> {
 /// An interface of the host, by name or address, or all of them.
 fn host_endpoint() -> impl Strategy<Value = String> {
     let which = prop_oneof![
-        3 => Just("h0 interfaceName: out0"),
-        2 => Just("h1 interfaceName: out1"),
+        2 => Just("h0 interfaceName: out0"),
+        1 => Just("h0 interfaceName: out0, expectedIPs: [198.51.100.1, '2001:db8:ff::1']"),
+        2 => Just("h1 interfaceName: out1, expectedIPs: [198.51.100.2, '2001:db8:ff::2']"),
         2 => Just("h2 expectedIPs: [198.51.100.2]"),
         1 => Just("h3 expectedIPs: ['2001:db8:ff::1', 198.51.100.2]"),
         3 => Just("h4 interfaceName: '*'"),
@@ -90,7 +116,10 @@ fn host_endpoint() -> impl Strategy<Value = String> {
     let profiles = prop_oneof![
         2 => Just("projectcalico-default-allow"), 2 => Just("extra"), 1 => Just(""),
     ];
-    let ports = prop_oneof![2 => Just(""), 1 => Just("{name: web, protocol: TCP, port: 80}")];
+    let ports = prop_oneof![
+        1 => Just(""),
+        2 => Just("{name: web, protocol: TCP, port: 80}, {name: alt, protocol: UDP, port: 53}"),
+    ];
     (which, labels(), profiles, ports).prop_map(|(which, labels, profiles, ports)| {
         let (name, interface) = which.split_once(' ').expect("two words");
         format!(
@@ -113,26 +142,35 @@ fn failsafe() -> impl Strategy<Value = String> {
 }
 
 /// Mostly of this node, behind the interface of its number.
-fn endpoint() -> impl Strategy<Value = String> {
+pub(super) fn endpoint(n: u8) -> impl Strategy<Value = String> {
     let spoof = prop_oneof![
         6 => Just(""),
         1 => Just(", allowSpoofedSourcePrefixes: [203.0.113.0/24, '2001:db8:1::/48']"),
     ];
     let profiles = prop_oneof![
-        6 => Just("kns.NS"), 1 => Just("extra"), 1 => Just("extra, kns.NS"),
+        4 => Just("kns.NS"), 1 => Just("extra"), 1 => Just("extra, kns.NS"),
         1 => Just("kns.a, kns.b"), 1 => Just(""), 2 => Just("projectcalico-default-allow"),
     ];
+    let account = of("sa[12]");
+    // Packets come from port 1005, too.
     let ports = prop_oneof![
-        2 => Just(""),
-        1 => Just("{name: web, protocol: TCP, port: 80}"),
+        1 => Just(""),
+        2 => Just("{name: web, protocol: TCP, port: 80}, {name: alt, protocol: UDP, port: 53}"),
         1 => Just("{name: web, protocol: TCP, port: 8080}, {name: web, protocol: UDP, port: 53}, \
-                   {name: alt, protocol: SCTP, port: 443}"),
+                   {name: alt, protocol: SCTP, port: 80}"),
+        2 => Just("{name: alt, protocol: TCP, port: 1005}, {name: web, protocol: TCP, port: 80}, \
+                   {name: web, protocol: UDP, port: 1005}"),
     ];
-    (1..=PODS + 1, labels(), spoof, profiles, ports).prop_map(
-        |(n, labels, spoof, profiles, ports)| {
+    (labels(), spoof, profiles, account, ports).prop_map(
+        move |(mut labels, spoof, profiles, account, ports)| {
             // An interface has one endpoint.
             let namespace = if n % 2 == 1 { "a" } else { "b" };
-            let profiles = profiles.replace("NS", namespace);
+            let mut profiles = profiles.replace("NS", namespace);
+            if let Some(account) = account {
+                // As Kubernetes' pods have them.
+                join(&mut labels, &format!("projectcalico.org/serviceaccount: {account}"));
+                join(&mut profiles, &format!("ksa.{namespace}.{account}"));
+            }
             let (node, addresses) = if n > PODS {
                 ("n2", OUTSIDE[..2].join("/32', '") + "/128")
             } else {
@@ -149,8 +187,16 @@ fn endpoint() -> impl Strategy<Value = String> {
     )
 }
 
-/// Labels of a namespace, as its profile has them.
-fn prefixed(labels: &str) -> String {
+/// One more in a list.
+fn join(list: &mut String, more: &str) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    list.push_str(more);
+}
+
+/// Labels of a namespace or a service account, as its profile has them.
+fn prefixed(prefix: &str, labels: &str) -> String {
     let labels = labels.split(", ").filter(|label| !label.is_empty());
-    labels.map(|label| format!("pcns.{label}")).collect::<Vec<_>>().join(", ")
+    labels.map(|label| format!("{prefix}{label}")).collect::<Vec<_>>().join(", ")
 }
