@@ -21,6 +21,7 @@ usage: cargo xtask <chore>
   vm [ARGS]     run the tests that need Debian's kernel (IP-in-IP) in a virtual machine
   kills [N]     as the tests: N agents (100) are killed under traffic; nothing is lost or let in
   crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
+  simulate [STEPS [SEED]]  hosts that race for addresses and crash, STEPS steps (10000000) on end
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   plugin        build the CNI plugin as it ships, small and quick to start, and say where it is
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some("kills") => kills(&rest),
         Some("crash") => crash(&rest),
         Some("containers") => containers(&rest),
+        Some("simulate") => simulate(&rest),
         Some("bench") => bench(&rest),
         Some("plugin") => plugin(),
         Some("check-deps") => check_deps(),
@@ -137,6 +139,17 @@ fn containers(args: &[String]) -> Result<(), Failure> {
         .args(["test", "-p", "calico-lab", "--locked", "--test", "containerd", "--", "--nocapture"])
         .env("CALICO_CONTAINERS", number)
         .deadline(Duration::from_secs(30 * 60))
+        .run()
+}
+
+fn simulate(args: &[String]) -> Result<(), Failure> {
+    let steps = number_of(args, "10000000")?;
+    let seed = number_of(args.get(1..).unwrap_or_default(), "0")?;
+    Step::cargo("simulate")
+        .args(["test", "-p", "calico-ipam", "--locked", "--test", "simulation"])
+        .env("CALICO_SIMULATION_STEPS", steps)
+        .env("CALICO_SIMULATION_SEED", seed)
+        .deadline(Duration::from_secs(12 * 60 * 60))
         .run()
 }
 
