@@ -12,6 +12,7 @@ mod owner;
 mod policy;
 mod recheck;
 mod settings;
+mod style;
 mod translate;
 mod tunnels;
 
