@@ -38,4 +38,5 @@ pub use driver::{
 pub use error::{IpamError, Limit, PoolFill, Shortfall};
 pub use plan::owner::Owner;
 pub use plan::service::ServiceWish;
+pub use plan::tunnel::Tunnel;
 pub use request::{Address, AssignIp, AssignRequest, Assigned, Outcome, Release, Released};

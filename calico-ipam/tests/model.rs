@@ -15,9 +15,12 @@ use std::time::Duration;
 
 use calico_core::Datastore;
 use calico_core::datastore::WriteFailed;
-use calico_core::key::Scope;
+use calico_core::key::{Key, Scope};
+use calico_core::kind::Kind;
 use calico_ipam::plan::collect::{Collector, Settings};
-use calico_ipam::{Allocator, AssignIp, AssignRequest, Finding, Ipam, Release};
+use calico_ipam::{
+    Allocator, AssignIp, AssignRequest, Finding, Ipam, Release, ServiceWish, Tunnel,
+};
 use common::{Chances, Chaos, Cluster};
 use proptest::prelude::*;
 
@@ -202,7 +205,7 @@ fn poll_times(future: impl Future<Output = ()>, polls: usize) -> bool {
 }
 
 /// What [`operate`] knows.
-const OPERATIONS: u32 = 18;
+const OPERATIONS: u32 = 21;
 
 /// Drops the future of each operation at each await.
 #[test]
@@ -326,6 +329,32 @@ async fn operate(operation: u32, ipam: &Ipam, allocator: &Allocator) {
             let blocks = ipam.tidy_blocks("n1").await.unwrap_or_default();
             let blocks: Vec<_> = blocks.into_iter().map(|(block, _)| block).collect();
             drop(ipam.give_back("n1", &blocks).await);
+        }
+        17 => {
+            let Some(_) = first().await else { return };
+            let is = |pod: &'static str| {
+                move |other: &calico_ipam::OwnerAttributes| {
+                    other.get("pod").is_some_and(|own| own == pod)
+                }
+            };
+            drop(ipam.machine_starts("dropped", &named("b"), is("b"), true).await);
+            drop(ipam.machine_stops("dropped", is("a"), false).await);
+            drop(ipam.machine_stops("dropped", is("b"), true).await);
+        }
+        18 => {
+            let pool = r#"{"metadata":{"name":"lb"},"spec":{"cidr":"10.0.1.0/29","blockSize":30,
+                "allowedUses":["LoadBalancer"]}}"#;
+            let key = Key::resource(Kind::IpPool, None, "lb");
+            drop(ipam.store().create(key, pool.into()).await);
+            let mut wish =
+                ServiceWish { handle: "dropped".into(), v4: true, ..ServiceWish::default() };
+            drop(ipam.serve(&wish).await);
+            wish.addresses = vec![[10, 0, 1, 7].into()];
+            drop(ipam.serve(&wish).await);
+            drop(ipam.served().await);
+        }
+        19 => {
+            drop(allocator.auto_assign(Tunnel::Vxlan.request("n1", vec![]).handle("dropped")).await)
         }
         _ => {
             let _ = first().await;

@@ -8,3 +8,4 @@ pub mod pool;
 pub mod reserved;
 pub mod service;
 pub mod time;
+pub mod tunnel;

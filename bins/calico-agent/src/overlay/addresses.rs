@@ -18,7 +18,7 @@ use calico_core::datastore::StoreError;
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::AllowedUse;
-use calico_ipam::{AssignIp, AssignRequest, Ipam, IpamError, Release};
+use calico_ipam::{AssignIp, Ipam, IpamError, Release, Tunnel};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -47,12 +47,12 @@ impl TunnelKind {
     /// In upstream's order of allocation.
     pub const ALL: [Self; 3] = [Self::Ipip, Self::VxlanV4, Self::VxlanV6];
 
-    /// Start of its handle, and the attribute `type`.
-    const fn names(self) -> (&'static str, &'static str) {
+    /// As IPAM calls it.
+    const fn tunnel(self) -> Tunnel {
         match self {
-            Self::Ipip => ("ipip-tunnel-addr", "ipipTunnelAddress"),
-            Self::VxlanV4 => ("vxlan-tunnel-addr", "vxlanTunnelAddress"),
-            Self::VxlanV6 => ("vxlan-v6-tunnel-addr", "vxlanV6TunnelAddress"),
+            Self::Ipip => Tunnel::Ipip,
+            Self::VxlanV4 => Tunnel::Vxlan,
+            Self::VxlanV6 => Tunnel::VxlanV6,
         }
     }
 
@@ -143,7 +143,6 @@ impl Addresses {
             self.release(kind).await?;
             return Ok(());
         }
-        let handle = self.handle(kind);
         let usable = |address: &IpAddr| wanted.pools.iter().any(|pool| pool.contains(address));
         let mut address = self.held(kind).await?.filter(usable);
         if address.is_none() {
@@ -151,16 +150,9 @@ impl Addresses {
             address = self.adopt(kind, wanted).await?;
         }
         if address.is_none() && !wanted.pools.is_empty() {
-            let mut request = AssignRequest::new(&self.node).handle(&handle);
-            request.attributes = self.attributes(kind);
             let pools = wanted.pools.iter().map(ToString::to_string).collect();
-            request.intended_use = AllowedUse::Tunnel;
-            if kind == TunnelKind::VxlanV6 {
-                (request.v6, request.v6_pools) = (1, pools);
-            } else {
-                (request.v4, request.v4_pools) = (1, pools);
-            }
-            let assigned = self.ipam.auto_assign(request.reuse()).await?.complete()?;
+            let request = kind.tunnel().request(&self.node, pools);
+            let assigned = self.ipam.auto_assign(request).await?.complete()?;
             address = assigned.addresses().next().map(|it| it.ip);
             info!(?kind, ?address, "assigned an address to a tunnel");
         }
@@ -218,7 +210,7 @@ impl Addresses {
         }
         let mut request = AssignIp::new(&self.node, address);
         request.handle = Some(self.handle(kind));
-        request.attributes = self.attributes(kind);
+        request.attributes = kind.tunnel().attributes(&self.node);
         request.intended_use = AllowedUse::Tunnel;
         match self.ipam.assign_ip(request).await {
             Ok(_) => {
@@ -232,12 +224,7 @@ impl Addresses {
     }
 
     fn handle(&self, kind: TunnelKind) -> String {
-        format!("{}-{}", kind.names().0, self.node)
-    }
-
-    fn attributes(&self, kind: TunnelKind) -> BTreeMap<String, String> {
-        let pairs = [("node", self.node.as_str()), ("type", kind.names().1)];
-        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+        kind.tunnel().handle(&self.node)
     }
 }
 

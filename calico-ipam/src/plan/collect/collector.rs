@@ -11,15 +11,7 @@ use ipnet::IpNet;
 use super::{Decision, Doubt, Look, Reason, Settings, Subject, Verdict};
 use crate::plan::block::{Allocation, Block};
 use crate::plan::owner::Owner;
-
-/// Attribute `type` of the addresses of tunnels, as upstream's node agent and ours write it.
-const TUNNELS: [&str; 5] = [
-    "ipipTunnelAddress",
-    "vxlanTunnelAddress",
-    "vxlanV6TunnelAddress",
-    "wireguardTunnelAddress",
-    "wireguardV6TunnelAddress",
-];
+use crate::plan::tunnel::Tunnel;
 
 /// Handle of the addresses that Windows keeps for itself in each block; they go with the block.
 pub(crate) const WINDOWS: &str = "windows-reserved-ipam-handle";
@@ -153,8 +145,9 @@ fn objection(look: &Look, node: &str, allocation: &Allocation) -> Option<Reason>
     if allocation.is_of_machine() {
         return Some(Reason::Machine);
     }
-    if let Some(kind) = of("type") {
-        return (!TUNNELS.contains(&kind)).then_some(Reason::UnknownOwner);
+    if of("type").is_some() {
+        let tunnel = Tunnel::of(&allocation.attributes);
+        return tunnel.is_none().then_some(Reason::UnknownOwner);
     }
     let container = of("sandbox").or_else(|| handle.rsplit_once('.').map(|(_, id)| id));
     let pod = of("namespace").zip(of("pod"));

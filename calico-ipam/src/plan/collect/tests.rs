@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::*;
 use crate::plan::block::Block;
 use crate::plan::reserved::Reserved;
+use crate::plan::tunnel::Tunnel;
 
 const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
@@ -151,6 +152,33 @@ fn whatever_is_not_known_for_sure_stays() {
         let verdicts: Vec<Verdict> = settled(&look).into_iter().map(|(_, v)| v).collect();
         assert_eq!(verdicts, [verdict], "{handle}, {recorded}");
     }
+}
+
+#[test]
+fn addresses_of_every_tunnel_stay_while_their_node_does() {
+    for (tunnel, handle, kind) in [
+        (Tunnel::Wireguard, "wireguard-tunnel-addr-a", "wireguardTunnelAddress"),
+        (Tunnel::WireguardV6, "wireguard-v6-tunnel-addr-a", "wireguardV6TunnelAddress"),
+        (Tunnel::Ipip, "ipip-tunnel-addr-a", "ipipTunnelAddress"),
+        (Tunnel::Vxlan, "vxlan-tunnel-addr-a", "vxlanTunnelAddress"),
+        (Tunnel::VxlanV6, "vxlan-v6-tunnel-addr-a", "vxlanV6TunnelAddress"),
+    ] {
+        assert_eq!((tunnel.handle("a"), tunnel.attribute()), (handle.to_owned(), kind));
+        let recorded = format!("node=a type={kind}");
+        let of =
+            |nodes: &str| look(nodes, vec![block("10.0.0.0/30", "", &[owner(handle, &recorded)])]);
+        assert_eq!(settled(&of("me a")), [], "{kind}");
+        let mut gone = of("me b");
+        let verdicts = |look: &Look| -> Vec<Verdict> {
+            settled(look).into_iter().map(|(_, verdict)| verdict).collect()
+        };
+        assert_eq!(verdicts(&gone), [Verdict::Free], "{kind}");
+        // Something runs there, under a name that the datastore does not know as a node.
+        let there = WorkloadEndpointSpec { node: "a".into(), ..WorkloadEndpointSpec::default() };
+        gone.endpoints.add("default", &there);
+        assert_eq!(verdicts(&gone), [Verdict::Keep(Reason::NodeInUse)], "{kind}");
+    }
+    assert_eq!(Tunnel::ALL.len(), 5);
 }
 
 #[test]
