@@ -19,7 +19,7 @@ use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
 use super::state::State;
 use super::verdicts::Verdicts;
-use crate::nft::wire::{Family, Generation, table_flags};
+use crate::nft::wire::{Family, Generation};
 use crate::nft::{Batch, Counts, Error, Socket, Tracker, parts};
 use crate::qos::Shaper;
 
@@ -32,9 +32,6 @@ const ATTEMPTS: usize = 5;
 
 /// How many refusals are dealt with one after the other; each names at least one object.
 const ISOLATIONS: usize = 100;
-
-/// Only its maker changes it, and it outlives its maker.
-const OWNED: u32 = table_flags::OWNER | table_flags::PERSIST;
 
 /// How this backend behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +74,10 @@ pub struct LinuxDataplane {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    socket: Socket,
-    state: State,
+    pub(super) socket: Socket,
+    pub(super) state: State,
     /// Of the ruleset as we last saw or made it.
-    generation: Generation,
+    pub(super) generation: Generation,
     lister: interfaces::Lister,
     /// Whether the interfaces changed since they were read. They are only read while host
     /// endpoints ask for them by address.
@@ -123,11 +120,13 @@ impl LinuxDataplane {
 
     /// As [`open_with`](Self::open_with), and nobody else can change our table as long as this
     /// value lives, nor remove it with all others (`nft flush ruleset`). When it is dropped the table
-    /// stays in force. Where the kernel cannot do that (before Linux 6.9), or an earlier run has left
-    /// a table that anybody may change, it is as without.
+    /// stays in force. One that an earlier run has left for anybody to change is replaced together
+    /// with the first complete desired state. Where the kernel cannot do that (before Linux 6.9) it
+    /// is as without.
     ///
     /// # Errors
-    /// See [`open`](Self::open).
+    /// See [`open`](Self::open); [`DataplaneError::Unavailable`] if another process owns our table,
+    /// and still does after some seconds.
     pub async fn open_owning(
         routes: Arc<dyn RouteProgrammer>,
         settings: Settings,
@@ -166,7 +165,7 @@ impl LinuxDataplane {
                 }
                 inner.state.table().observed(Some(found), foreign);
                 if owning {
-                    inner.take_over().await.map_err(failed)?;
+                    inner.take_over().await?;
                 }
             }
         }
@@ -318,47 +317,16 @@ impl Inner {
         &mut self.state
     }
 
-    /// Makes the closed table, owned if that is wanted and the kernel can.
-    async fn begin(&mut self, owning: bool) -> Result<(), Error> {
-        if owning {
-            self.state.table().set_flags(OWNED);
-            match self.commit().await {
-                Err(Error::Refused(refusals)) => {
-                    let error = Error::Refused(refusals);
-                    tracing::info!(%error, "other programs can change our nftables table");
-                    self.state.table().set_flags(0);
-                }
-                result => return result,
-            }
-        }
-        self.commit().await
-    }
-
-    /// Owns the table that an earlier run left, if that one owned it.
-    async fn take_over(&mut self) -> Result<(), Error> {
-        let mut batch = Batch::new(Family::Inet, TABLE);
-        batch.add_table_with(OWNED);
-        match self.socket.commit(&batch, None).await {
-            Ok(()) => {
-                self.state.table().set_flags(OWNED);
-                self.generation = self.socket.generation().await?;
-            }
-            Err(error) => {
-                tracing::info!(%error, "other programs can change our nftables table");
-            }
-        }
-        Ok(())
-    }
-
     /// Brings the desired table into force with one batch. What the kernel refuses is left out,
     /// and whoever needs it is closed and told of; everything else comes into force.
-    async fn commit(&mut self) -> Result<(), Error> {
+    pub(super) async fn commit(&mut self) -> Result<(), Error> {
         for _ in 0..ISOLATIONS {
             match self.commit_whole().await {
                 Err(Error::Refused(refusals)) if self.state.isolate(&refusals) => {
                     let error = Error::Refused(refusals);
                     tracing::error!(%error, "left out, and closed what needs it");
                 }
+                Err(error) if self.does_without_owner(&error) => {}
                 result => return result,
             }
         }

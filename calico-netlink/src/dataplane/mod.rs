@@ -47,6 +47,7 @@ mod linux;
 mod lower;
 mod matches;
 mod names;
+mod owner;
 mod recheck;
 mod recheck_state;
 mod refused;

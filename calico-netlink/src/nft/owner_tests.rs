@@ -1,5 +1,5 @@
-//! What it would mean to own the table (`NFT_TABLE_F_OWNER`, Linux 5.12; `NFT_TABLE_F_PERSIST`,
-//! Linux 6.9): docs/differences.md says why the dataplane does not yet.
+//! What it means to own a table (`NFT_TABLE_F_OWNER`, Linux 5.12; `NFT_TABLE_F_PERSIST`, Linux 6.9),
+//! and what that means for other programs on the host.
 
 use std::process::Command;
 
@@ -37,6 +37,12 @@ fn an_owned_table_is_its_owners_alone_and_outlives_it_only_if_it_persists() {
         assert!(is_there());
         assert!(!nft(&["add", "chain", "inet", TABLE, "c"]));
         assert!(nft(&["flush", "ruleset"]) && is_there());
+        // Nor does it fail what others do in the same breath, as when a firewall is reloaded.
+        assert!(nft(&["flush ruleset; add table inet other; add chain inet other c"]));
+        assert!(is_there() && nft(&["list", "chain", "inet", "other", "c"]));
+        // But a listing of everything cannot be restored: our table is in it.
+        assert!(!nft(&[&format!("flush ruleset; add table inet {TABLE}; add table inet late")]));
+        assert!(is_there() && nft(&["list", "chain", "inet", "other", "c"]), "all or nothing");
         let mut other = Socket::open().unwrap();
         let mut batch = Batch::new(Family::Inet, TABLE);
         batch.add_chain("c", None);

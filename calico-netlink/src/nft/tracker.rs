@@ -16,6 +16,8 @@ pub struct Tracker {
     family: Family,
     table: String,
     flags: u32,
+    /// Whether the kernel's table is to be replaced as a whole.
+    remake: bool,
     desired: Ruleset,
     /// Names (and what cannot be changed in place) of what the kernel holds; `None` when there
     /// is no table.
@@ -42,6 +44,7 @@ impl Tracker {
             family,
             table: table.into(),
             flags: 0,
+            remake: false,
             desired: Ruleset::default(),
             kernel: None,
             dirty_chains: BTreeSet::new(),
@@ -52,6 +55,22 @@ impl Tracker {
     /// Flags that the table is made with (`wire::table_flags`).
     pub fn set_flags(&mut self, flags: u32) {
         self.flags = flags;
+    }
+
+    /// Flags that the table is made with.
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// Has the next batch replace the kernel's table, or no longer so: its flags cannot be changed in
+    /// place.
+    pub fn set_remake(&mut self, remake: bool) {
+        self.remake = remake;
+    }
+
+    /// Whether the next batch makes the table with its flags.
+    pub fn makes_table(&self) -> bool {
+        self.kernel.as_ref().is_none_or(|kernel| self.needs_rebuild(kernel))
     }
 
     /// What the table is to hold.
@@ -159,6 +178,9 @@ impl Tracker {
         let replaced = |name: &&String| {
             kernel.chains.contains_key(*name) && self.desired.chains.contains_key(*name)
         };
+        if self.needs_rebuild(kernel) {
+            return self.desired.chains.keys().filter(replaced).map(String::as_str).collect();
+        }
         self.dirty_chains.iter().filter(replaced).map(String::as_str).collect()
     }
 
@@ -177,11 +199,11 @@ impl Tracker {
     pub fn batch_keeping(&self, counts: &Counts) -> Batch {
         let mut batch = Batch::new(self.family, self.table.clone());
         match &self.kernel {
-            None => self.build_all(&mut batch),
+            None => self.build_all(&Counts::default(), &mut batch),
             // A hook or a key type cannot be changed in place.
             Some(kernel) if self.needs_rebuild(kernel) => {
                 batch.delete_table();
-                self.build_all(&mut batch);
+                self.build_all(counts, &mut batch);
             }
             Some(kernel) => self.build_changes(kernel, counts, &mut batch),
         }
@@ -207,6 +229,7 @@ impl Tracker {
                 };
             }
         }
+        self.remake = false;
         self.dirty_chains.clear();
         self.dirty_sets.clear();
     }
@@ -258,11 +281,12 @@ impl Tracker {
             _ => false,
         };
         kernel.foreign
+            || self.remake
             || self.dirty_chains.iter().any(chain_differs)
             || self.dirty_sets.keys().any(set_differs)
     }
 
-    fn build_all(&self, batch: &mut Batch) {
+    fn build_all(&self, counts: &Counts, batch: &mut Batch) {
         batch.add_table_with(self.flags);
         for (name, set) in &self.desired.sets {
             batch.add_set(&set.spec.wire(name));
@@ -274,7 +298,7 @@ impl Tracker {
             add_elements(batch, name, &set.spec, set.elements.iter());
         }
         for (name, chain) in &self.desired.chains {
-            add_rules(batch, name, chain);
+            add_rules(batch, name, chain, counts);
         }
     }
 
@@ -307,13 +331,7 @@ impl Tracker {
         }
         for name in dirty_chains() {
             if let Some(chain) = desired.chains.get(name) {
-                let mut counted = counts.of_chain(name);
-                for rule in &chain.rules {
-                    match counted.take(rule) {
-                        Some(expressions) => batch.add_rule(name, &expressions, &rule.identity),
-                        None => batch.add_rule(name, &rule.expressions, &rule.identity),
-                    }
-                }
+                add_rules(batch, name, chain, counts);
             }
         }
         let gone_sets = self.dirty_sets.keys().filter(|name| !desired.sets.contains_key(*name));
@@ -352,9 +370,13 @@ fn note(changes: &mut ElementChanges, element: Element, gain: bool) {
     }
 }
 
-fn add_rules(batch: &mut Batch, name: &str, chain: &ChainDef) {
+fn add_rules(batch: &mut Batch, name: &str, chain: &ChainDef, counts: &Counts) {
+    let mut counted = counts.of_chain(name);
     for rule in &chain.rules {
-        batch.add_rule(name, &rule.expressions, &rule.identity);
+        match counted.take(rule) {
+            Some(expressions) => batch.add_rule(name, &expressions, &rule.identity),
+            None => batch.add_rule(name, &rule.expressions, &rule.identity),
+        }
     }
 }
 
