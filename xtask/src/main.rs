@@ -23,13 +23,15 @@ usage: cargo xtask <chore>
   crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
   simulate [STEPS [SEED]]  hosts that race for addresses and crash, STEPS steps (10000000) on end
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
+  kubelet       run deploy/kubernetes/calico.yaml under a real kubelet, with pods over it
+  pods [N]      as the tests: memory for following N pods (25000) of a real API server
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
   plugin        build the CNI plugin as it ships, small and quick to start, and say where it is
   check-deps    hold the dependencies between the workspace's crates against their table
   seeds [DIR]   write the seeds of the fuzz targets to DIR (fuzz/corpus)
   crds          write deploy/crds and deploy/schemas from the resource types
 
-demo, test, vm, kills and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
+demo, test, vm, kills, kubelet and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
 
 fn main() -> ExitCode {
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         Some("crash") => crash(&rest),
         Some("containers") => containers(&rest),
         Some("simulate") => simulate(&rest),
+        Some("kubelet") => kubelet(),
+        Some("pods") => pods(&rest),
         Some("bench") => bench(&rest),
         Some("plugin") => plugin(),
         Some("check-deps") => check_deps(),
@@ -168,6 +172,29 @@ fn seeds(args: &[String]) -> Result<(), Failure> {
     }
     println!("the seeds are in {}", place.display());
     Ok(())
+}
+
+fn kubelet() -> Result<(), Failure> {
+    run::require_root("the kubelet")?;
+    packages::install(packages::TEST)?;
+    build("--bins")?;
+    // The first time, Go builds what a node of Kubernetes runs.
+    Step::cargo("kubelet")
+        .args(["test", "-p", "calico-lab", "--locked", "--test", "kubelet"])
+        .args(["--", "--ignored", "--nocapture"])
+        .deadline(Duration::from_secs(60 * 60))
+        .run()
+}
+
+fn pods(args: &[String]) -> Result<(), Failure> {
+    let number = number_of(args, "25000")?;
+    packages::install(packages::TEST)?;
+    Step::cargo("pods")
+        .args(["test", "-p", "calico-datastore", "--locked", "--test", "kubernetes"])
+        .args(["--", "memory::many", "--nocapture"])
+        .env("CALICO_PODS", number)
+        .deadline(Duration::from_secs(60 * 60))
+        .run()
 }
 
 /// The only argument, if any: how many.

@@ -1,10 +1,15 @@
 //! From settings to a client.
 
+use std::time::Duration;
+
 use kube::Config;
 use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 
 use crate::config::KubernetesConfig;
+
+/// Time for a connection, which a server that has much to do takes long before it answers.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Reads what the settings refer to, files among it.
 pub(super) async fn client_config(settings: &KubernetesConfig) -> Result<Config, String> {
@@ -21,6 +26,7 @@ pub(super) async fn client_config(settings: &KubernetesConfig) -> Result<Config,
     // Retries are our own: a write must not be sent twice unless it certainly did not arrive.
     config.default_retry = false;
     config.read_timeout = None;
+    config.connect_timeout = Some(CONNECT);
     Ok(config)
 }
 

@@ -21,8 +21,11 @@ use crate::conversion::ApiGroup;
 
 /// Time for an answer: the server checks large objects for many seconds.
 const REQUEST: Duration = Duration::from_secs(30);
-/// Time for repetitions.
+/// Time for repetitions while the server answers that it is busy, or breaks off.
 const REPEAT: Duration = Duration::from_secs(8);
+/// Time for repetitions while nothing takes connections. Who waits for a pod's network is told
+/// soon and comes again; a server that another takes the place of is passed over by then.
+const NOBODY: Duration = Duration::from_secs(2);
 /// Pauses between repetitions grow from here to there.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
@@ -177,7 +180,7 @@ impl Server {
         change: &Change<'_>,
         again: fn(&Failure) -> bool,
     ) -> Result<String, Failure> {
-        let deadline = Instant::now() + REPEAT;
+        let start = Instant::now();
         let mut pause = SHORTEST;
         loop {
             let failure = match timeout(REQUEST, self.once(change)).await {
@@ -192,7 +195,8 @@ impl Server {
                 self.refused().await;
             }
             let wait = failure.pause.unwrap_or(pause);
-            if !again(&failure) || Instant::now() + wait > deadline {
+            let patience = if failure.kind == FailureKind::NotSent { NOBODY } else { REPEAT };
+            if !again(&failure) || start.elapsed() + wait > patience {
                 return Err(failure);
             }
             tracing::debug!(reason = failure.reason, "asking the API server again");
