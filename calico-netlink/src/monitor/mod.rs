@@ -6,6 +6,7 @@
 //! [`Event::Resync`]: whoever also keeps routes must read those again too.
 
 mod links;
+mod slim;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -140,7 +141,8 @@ impl Monitor {
             if length < 16 || length > rest.len() {
                 break;
             }
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]) {
+            let message = slim::slim(&rest[..length]);
+            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&message) {
                 Ok(message) => {
                     if let NetlinkPayload::InnerMessage(message) = message.payload {
                         digest_message(message, &mut self.links, &mut self.pending);

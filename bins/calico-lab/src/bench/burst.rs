@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use calico_netlink::netns::create_named;
 
-use super::agent::Agent;
-use super::plugin::Plugin;
-use super::times::{goal, ratio};
+use super::Ways;
+use super::process::children_cpu;
+use super::times::{goal, millis, ratio};
 use crate::error::LabError;
 use crate::netns;
 
@@ -19,13 +19,10 @@ const ROUNDS: usize = 5;
 const GOAL: f64 = 5.0;
 
 /// Adds `pods` pods at once in each way and deletes them at once, turn by turn.
-pub(super) fn measure(
-    lab: &str,
-    [ours, peer]: &[Plugin; 2],
-    agent: &Agent,
-    empty: &Plugin,
-    pods: usize,
-) -> Result<(), LabError> {
+pub(super) fn measure(lab: &str, ways: &Ways, pods: usize) -> Result<(), LabError> {
+    let Ways { plugins: [ours, peer], agent, empty, process } = ways;
+    // Of programs, and of the agent.
+    let cpu = || Ok::<_, LabError>(children_cpu() + process.cpu()?);
     type Call<'a> = &'a (dyn Fn(&str, &str) -> Result<Duration, LabError> + Sync);
     let ways: [(&str, &str, Call<'_>); 4] = [
         ("calico", ours.node(), &|verb, pod| ours.call_here(verb, pod)),
@@ -36,24 +33,34 @@ pub(super) fn measure(
         ("processes that do nothing", ours.node(), &|verb, pod| empty.call_here(verb, pod)),
     ];
     let mut best = [[Duration::MAX; 2]; 4];
+    let mut work = [[Duration::MAX; 2]; 4];
     for round in 0..ROUNDS {
         // Namespaces come before and stay: the kernel tears them down in the background.
-        for (nth, ((_, node, call), best)) in ways.iter().zip(&mut best).enumerate() {
+        for (nth, (_, node, call)) in ways.iter().enumerate() {
             let name = |pod| netns::name_of(lab, &format!("burst{round}-{nth}-{pod}"));
             let names: Vec<String> = (0..pods).map(name).collect();
             for name in &names {
                 create_named(name).map_err(|error| LabError::Machine(error.to_string()))?;
             }
-            for (best, verb) in best.iter_mut().zip(["ADD", "DEL"]) {
-                *best = (*best).min(at_once(node, &names, |pod| call(verb, pod))?);
+            for (at, verb) in ["ADD", "DEL"].into_iter().enumerate() {
+                let before = cpu()?;
+                let took = at_once(node, &names, |pod| call(verb, pod))?;
+                best[nth][at] = took.min(best[nth][at]);
+                work[nth][at] = (cpu()? - before).min(work[nth][at]);
             }
         }
     }
     println!("\n{pods} pods at once, a second, the best of {ROUNDS} rounds\n");
-    println!("{:<40} {:>9} {:>9}", "", "ADD", "DEL");
+    let [add, delete, work_add, work_delete] = ["ADD", "DEL", "CPU of ADD", "CPU of DEL"];
+    println!("{:<40} {add:>9} {delete:>9} {work_add:>11} {work_delete:>11}", "");
     let rate = |time: Duration| pods as f64 / time.as_secs_f64();
-    for ((what, ..), [add, delete]) in ways.iter().zip(&best) {
-        println!("{what:<40} {:>9.0} {:>9.0}", rate(*add), rate(*delete));
+    let each = |work: Duration| millis(work / u32::try_from(pods).unwrap_or(u32::MAX).max(1));
+    for ((what, ..), ([add, delete], [work_add, work_delete])) in
+        ways.iter().zip(best.iter().zip(&work))
+    {
+        let (work_add, work_delete) = (each(*work_add), each(*work_delete));
+        let (add, delete) = (rate(*add), rate(*delete));
+        println!("{what:<40} {add:>9.0} {delete:>9.0} {work_add:>11} {work_delete:>11}");
     }
     println!();
     let [ours, peer, agent, _] = best;

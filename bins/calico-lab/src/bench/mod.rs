@@ -6,9 +6,10 @@ mod agent;
 mod burst;
 mod floor;
 mod plugin;
+mod process;
 mod times;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
@@ -17,6 +18,7 @@ use calico_netlink::netns::create_named;
 use self::agent::Agent;
 use self::floor::Disk;
 use self::plugin::Plugin;
+use self::process::{Memory, Process};
 use self::times::{Times, at_most, goal, line, ratio};
 use crate::error::LabError;
 use crate::topology::Topology;
@@ -60,10 +62,10 @@ pub async fn run(pods: usize) -> Result<(), LabError> {
     measured.add(&lab, &ways, pods)?;
     measured.report(pods);
     sizes(&bins)?;
-    memory(&lab, 2 * (pods + 1))?;
+    measured.report_memory();
     measured.remove(&ways)?;
     measured.report_removal();
-    burst::measure(&lab.topology().name, &ways.plugins, &ways.agent, &ways.empty, pods)?;
+    burst::measure(&lab.topology().name, &ways, pods)?;
     lab.remove()?;
     demo()
 }
@@ -74,6 +76,8 @@ struct Ways {
     plugins: [Plugin; 2],
     agent: Agent,
     empty: Plugin,
+    /// The agent's.
+    process: Process,
 }
 
 impl Ways {
@@ -89,6 +93,7 @@ impl Ways {
             ],
             agent: Agent::new(&run_dir),
             empty: Plugin::empty(&node, empty),
+            process: Process::of_agent(&run_dir.join("agent.toml"))?,
         })
     }
 }
@@ -107,6 +112,8 @@ struct Measured {
     ours: Times,
     asked: Times,
     peer: Times,
+    /// The agent's, and with how many pods.
+    memory: (Memory, usize),
     /// DEL.
     removed: [Times; 3],
 }
@@ -151,6 +158,10 @@ impl Measured {
                 self.peer.0.push(peer);
             }
             self.pods.push([pod, asked, other]);
+            // Two of ours at a time.
+            if number == pods / 2 {
+                self.memory = (ways.process.memory()?, 2 * self.pods.len());
+            }
         }
         Ok(())
     }
@@ -191,6 +202,13 @@ impl Measured {
         faster("ADD against bridge + host-local", ours, &self.peer);
     }
 
+    fn report_memory(&self) {
+        let (Memory { resident, peak }, pods) = self.memory;
+        let found = format!("{}, peak {}", mib(resident), mib(peak));
+        let what = format!("agent, resident with {pods} pods");
+        goal(&what, &found, "at most 20 MiB", resident <= GOAL_MEMORY);
+    }
+
     fn report_removal(&self) {
         let [ours, asked, peer] = &self.removed;
         println!("\n{:<40} {:>9} {:>9} {:>10}", "", "p50", "p99", "of bridge");
@@ -210,30 +228,6 @@ fn faster(what: &str, ours: &Times, peer: &Times) {
 fn sizes(cni: &Path) -> Result<(), LabError> {
     let size = fs::metadata(cni).map_err(LabError::file("read", cni))?.len();
     goal("calico-cni, bytes on disk", &mib(size), "at most 4 MiB", size <= GOAL_SIZE);
-    Ok(())
-}
-
-fn memory(lab: &Lab, pods: usize) -> Result<(), LabError> {
-    let config = lab.run_dir("node1").join("agent.toml").display().to_string();
-    let is_agent = |directory: &PathBuf| {
-        let line = fs::read(directory.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        line.contains("calico-agent") && line.contains(&config)
-    };
-    let processes = fs::read_dir("/proc").map_err(LabError::file("list", Path::new("/proc")))?;
-    let agent = processes.flatten().map(|entry| entry.path()).find(is_agent);
-    let agent = agent.ok_or_else(|| LabError::Machine("the agent has gone".to_owned()))?;
-    let status = agent.join("status");
-    let text = fs::read_to_string(&status).map_err(LabError::file("read", &status))?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
-    };
-    let resident = field("VmRSS:").unwrap_or_default();
-    let peak = field("VmHWM:").unwrap_or_default();
-    let found = format!("{}, peak {}", mib(resident), mib(peak));
-    let what = format!("agent, resident with {} pods", pods + 1);
-    goal(&what, &found, "at most 20 MiB", resident <= GOAL_MEMORY);
     Ok(())
 }
 
