@@ -21,10 +21,42 @@ pub struct Batch {
     table: String,
     body: Writer,
     last: usize,
-    subjects: Vec<Subject>,
-    /// The first message that no length field can describe.
-    too_large: Option<Subject>,
+    subjects: Vec<Brief>,
+    /// What the subjects are called, one after the other.
+    names: String,
+    /// The number, from 1, of the first message that no length field can describe.
+    too_large: Option<u32>,
     next_set_id: u32,
+}
+
+/// A [`Subject`] that is not written down yet: nobody asks for it unless it is refused.
+#[derive(Debug, Clone, Copy)]
+struct Brief {
+    verb: &'static str,
+    kind: &'static str,
+    /// Where its name ends.
+    end: usize,
+}
+
+/// A batch as the kernel takes it: these pieces as one datagram.
+#[derive(Debug)]
+pub(super) struct Datagram<'a> {
+    begin: Writer,
+    body: &'a [u8],
+    /// The last message, which asks for an acknowledgement: one answer tells that all went well, and
+    /// every refused message is answered anyway.
+    last: Vec<u8>,
+    end: Writer,
+}
+
+impl Datagram<'_> {
+    pub(super) fn pieces(&self) -> [&[u8]; 4] {
+        [self.begin.bytes(), self.body, &self.last, self.end.bytes()]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.pieces().iter().map(|piece| piece.len()).sum()
+    }
 }
 
 impl Batch {
@@ -36,6 +68,7 @@ impl Batch {
             body: Writer::new(),
             last: 0,
             subjects: Vec::new(),
+            names: String::new(),
             too_large: None,
             next_set_id: 1,
         }
@@ -52,8 +85,11 @@ impl Batch {
     }
 
     /// What message number `seq` (from 1) was to do.
-    pub fn subject(&self, seq: u32) -> Option<&Subject> {
-        self.subjects.get((seq as usize).checked_sub(1)?)
+    pub fn subject(&self, seq: u32) -> Option<Subject> {
+        let at = (seq as usize).checked_sub(1)?;
+        let Brief { verb, kind, end } = *self.subjects.get(at)?;
+        let start = at.checked_sub(1).map_or(0, |before| self.subjects[before].end);
+        Some(Subject { verb, kind, name: self.names[start..end].to_owned() })
     }
 
     /// Creates the table unless it exists.
@@ -63,50 +99,54 @@ impl Batch {
 
     /// Creates the table with these flags (`wire::table_flags`), or gives them to it.
     pub fn add_table_with(&mut self, flags: u32) {
-        let table = Table { name: self.table.clone(), flags };
-        self.push(msg::NEW_TABLE, flags::CREATE, ("add", "table", table.name.clone()), |w| {
-            table.encode(w);
+        let name = self.table.clone();
+        let subject = ("add", "table", [name.as_str(), "", "", ""]);
+        self.push(msg::NEW_TABLE, flags::CREATE, subject, |w, table| {
+            Table { name: table.to_owned(), flags }.encode(w);
         });
     }
 
     /// Deletes the table and all in it.
     pub fn delete_table(&mut self) {
         let name = self.table.clone();
-        self.push(msg::DEL_TABLE, 0, ("delete", "table", name.clone()), |w| w.string(1, &name));
+        let subject = ("delete", "table", [name.as_str(), "", "", ""]);
+        self.push(msg::DEL_TABLE, 0, subject, |w, table| w.string(1, table));
     }
 
     /// Creates a chain unless it exists.
     pub fn add_chain(&mut self, name: &str, base: Option<&BaseChain>) {
-        let chain = Chain { table: self.table.clone(), name: name.to_owned(), base: base.cloned() };
-        self.push(msg::NEW_CHAIN, flags::CREATE, ("add", "chain", name.to_owned()), |w| {
-            chain.encode(w);
-        });
+        self.push(
+            msg::NEW_CHAIN,
+            flags::CREATE,
+            ("add", "chain", [name, "", "", ""]),
+            |w, table| {
+                let base = base.cloned();
+                Chain { table: table.to_owned(), name: name.to_owned(), base }.encode(w);
+            },
+        );
     }
 
     /// Deletes a chain; nothing may lead to it any more.
     pub fn delete_chain(&mut self, name: &str) {
-        let table = self.table.clone();
-        self.push(msg::DEL_CHAIN, 0, ("delete", "chain", name.to_owned()), |w| {
-            w.string(1, &table);
+        self.push(msg::DEL_CHAIN, 0, ("delete", "chain", [name, "", "", ""]), |w, table| {
+            w.string(1, table);
             w.string(3, name);
         });
     }
 
     /// Deletes all rules of a chain.
     pub fn flush_chain(&mut self, name: &str) {
-        let table = self.table.clone();
-        self.push(msg::DEL_RULE, 0, ("flush", "chain", name.to_owned()), |w| {
-            w.string(1, &table);
+        self.push(msg::DEL_RULE, 0, ("flush", "chain", [name, "", "", ""]), |w, table| {
+            w.string(1, table);
             w.string(2, name);
         });
     }
 
     /// Appends a rule to a chain.
     pub fn add_rule(&mut self, chain: &str, expressions: &[Expr], identity: &str) {
-        let table = self.table.clone();
-        let subject = ("add", "rule", format!("{chain} ({identity})"));
-        self.push(msg::NEW_RULE, flags::CREATE | flags::APPEND, subject, |w| {
-            super::wire::encode_rule(w, &table, chain, expressions, &Userdata::new(identity));
+        let subject = ("add", "rule", [chain, " (", identity, ")"]);
+        self.push(msg::NEW_RULE, flags::CREATE | flags::APPEND, subject, |w, table| {
+            super::wire::encode_rule(w, table, chain, expressions, &Userdata::new(identity));
         });
     }
 
@@ -114,17 +154,16 @@ impl Batch {
     pub fn add_set(&mut self, set: &Set) {
         let id = self.next_set_id;
         self.next_set_id += 1;
-        let set = Set { table: self.table.clone(), ..set.clone() };
-        self.push(msg::NEW_SET, flags::CREATE, ("add", "set", set.name.clone()), |w| {
-            set.encode(w, id);
+        let subject = ("add", "set", [set.name.as_str(), "", "", ""]);
+        self.push(msg::NEW_SET, flags::CREATE, subject, |w, table| {
+            Set { table: table.to_owned(), ..set.clone() }.encode(w, id);
         });
     }
 
     /// Deletes a set; no rule may use it any more.
     pub fn delete_set(&mut self, name: &str) {
-        let table = self.table.clone();
-        self.push(msg::DEL_SET, 0, ("delete", "set", name.to_owned()), |w| {
-            w.string(1, &table);
+        self.push(msg::DEL_SET, 0, ("delete", "set", [name, "", "", ""]), |w, table| {
+            w.string(1, table);
             w.string(2, name);
         });
     }
@@ -151,12 +190,11 @@ impl Batch {
         set: &str,
         elements: impl IntoIterator<Item = &'a Element>,
     ) {
-        let table = self.table.clone();
         let mut elements = elements.into_iter().peekable();
         while elements.peek().is_some() {
-            let subject = (verb, "elements of set", set.to_owned());
-            self.push(kind, flags, subject, |w| {
-                w.string(1, &table);
+            let subject = (verb, "elements of set", [set, "", "", ""]);
+            self.push(kind, flags, subject, |w, table| {
+                w.string(1, table);
                 w.string(2, set);
                 w.nested(3, |w| {
                     let start = w.len();
@@ -170,28 +208,35 @@ impl Batch {
         }
     }
 
+    /// `body` writes the message for this table.
     fn push(
         &mut self,
         kind: u16,
         flags: u16,
-        (verb, object, name): (&'static str, &'static str, String),
-        body: impl FnOnce(&mut Writer),
+        (verb, object, name): (&'static str, &'static str, [&str; 4]),
+        body: impl FnOnce(&mut Writer, &str),
     ) {
-        self.subjects.push(Subject { verb, kind: object, name });
+        name.iter().for_each(|part| self.names.push_str(part));
+        self.subjects.push(Brief { verb, kind: object, end: self.names.len() });
         self.last = self.body.len();
-        let seq = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
+        let seq = self.acknowledged();
         let family = self.family as u8;
         let header = Header { kind, flags: flags::REQUEST | flags, seq, family, res_id: 0 };
-        let fitted = !self.body.overflowed();
-        self.body.message(header, body);
-        if fitted && self.body.overflowed() {
-            self.too_large = self.subjects.last().cloned();
+        self.body.message(header, |w| body(w, &self.table));
+        if self.body.overflowed() {
+            self.too_large.get_or_insert(seq);
         }
     }
 
-    /// The datagram: begin, messages, end. The last message asks for an acknowledgement: one
-    /// answer tells that all went well, and every refused message is answered anyway.
-    pub(super) fn datagram(&self, generation: Option<Generation>) -> Result<Vec<u8>, Error> {
+    /// The datagram: begin, messages, end.
+    pub(super) fn datagram(&self, generation: Option<Generation>) -> Result<Datagram<'_>, Error> {
+        if let Some(seq) = self.too_large {
+            return Err(Error::Refused(vec![Refusal {
+                subject: self.subject(seq),
+                errno: Errno::EMSGSIZE,
+                message: Some("a message holds 64 KiB".to_owned()),
+            }]));
+        }
         let frame = |kind, seq| Header {
             kind,
             flags: flags::REQUEST,
@@ -199,26 +244,18 @@ impl Batch {
             family: 0,
             res_id: msg::SUBSYS_NFTABLES,
         };
-        let mut datagram = Writer::new();
-        datagram.message(frame(msg::BATCH_BEGIN, 0), |w| {
+        let mut begin = Writer::new();
+        begin.message(frame(msg::BATCH_BEGIN, 0), |w| {
             if let Some(Generation(id)) = generation {
                 w.u32(BATCH_GENID, id);
             }
         });
-        if self.body.overflowed() {
-            return Err(Error::Refused(vec![Refusal {
-                subject: self.too_large.clone(),
-                errno: Errno::EMSGSIZE,
-                message: Some("a message holds 64 KiB".to_owned()),
-            }]));
-        }
-        let begin = datagram.len();
-        datagram.reserve(self.body.len() + 64);
-        datagram.append(&self.body);
-        datagram.add_flags(begin + self.last, flags::ACK);
-        let seq = u32::try_from(self.subjects.len() + 1).unwrap_or(u32::MAX);
-        datagram.message(frame(msg::BATCH_END, seq), |_| {});
-        Ok(datagram.into_bytes())
+        let (body, last) = self.body.bytes().split_at(self.last);
+        let mut last = last.to_vec();
+        super::wire::add_flags(&mut last, flags::ACK);
+        let mut end = Writer::new();
+        end.message(frame(msg::BATCH_END, self.acknowledged().saturating_add(1)), |_| {});
+        Ok(Datagram { begin, body, last, end })
     }
 
     /// Sequence number of the message that is acknowledged.

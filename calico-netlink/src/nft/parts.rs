@@ -1,7 +1,11 @@
-//! Chains in parts: rules for the same protocol stand in a chain of their own, which is jumped to
-//! once. A packet of another protocol passes them all by with one comparison, and none of them has
+//! Chains in parts: rules for the same protocol stand in a chain of their own, to which one rule
+//! leads. A packet of another protocol passes them all by with one comparison, and none of them has
 //! to ask for the protocol: the kernel takes fewer expressions, which is most of what a rule costs
 //! it.
+//!
+//! Whoever returns from a part returns from the whole chain, so nothing may follow that the packets
+//! of a part could meet: only the rules at the end of a chain that all ask for a protocol are put
+//! into parts.
 
 use super::ruleset::{ChainDef, RuleDef};
 use super::wire::{CmpOp, Expr, MetaKey, Reg, Verdict};
@@ -17,21 +21,33 @@ const PROTOCOLS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (132, "sctp")];
 const FEWEST: usize = 4;
 
 /// The chain with these rules, and its parts.
-pub fn split(name: &str, rules: Vec<RuleDef>) -> Vec<(String, ChainDef)> {
-    let mut whole = Vec::new();
-    let mut parts = Vec::new();
-    let mut run: Vec<(Protocol, RuleDef)> = Vec::new();
-    for rule in rules {
-        match protocol_of(&rule) {
-            Some(protocol) => run.push((protocol, rule)),
-            None => {
-                end_of_run(name, std::mem::take(&mut run), &mut whole, &mut parts);
-                whole.push(rule);
-            }
+pub fn split(name: &str, mut rules: Vec<RuleDef>) -> Vec<(String, ChainDef)> {
+    let asks = rules.iter().rev().take_while(|rule| protocol_of(rule).is_some()).count();
+    let mut groups: Vec<(Protocol, Vec<RuleDef>)> = Vec::new();
+    for rule in rules.split_off(rules.len() - asks) {
+        // No packet meets rules of two protocols, so that these may change places.
+        let Some(protocol) = protocol_of(&rule) else { continue };
+        match groups.iter_mut().find(|(of, _)| *of == protocol) {
+            Some((_, rules)) => rules.push(rule),
+            None => groups.push((protocol, vec![rule])),
         }
     }
-    end_of_run(name, run, &mut whole, &mut parts);
-    parts.push((name.to_owned(), ChainDef { base: None, rules: whole }));
+    let mut parts = Vec::new();
+    for ((number, protocol), mut of_protocol) in groups {
+        if of_protocol.len() < FEWEST {
+            rules.extend(of_protocol);
+            continue;
+        }
+        for rule in &mut of_protocol {
+            rule.expressions.drain(..2);
+        }
+        let part = format!("{name}{SEPARATOR}{protocol}");
+        let mut expressions = matches(number).to_vec();
+        expressions.push(Expr::Verdict(Verdict::Goto(part.clone())));
+        rules.push(RuleDef { identity: String::new(), expressions });
+        parts.push((part, ChainDef { base: None, rules: of_protocol }));
+    }
+    parts.push((name.to_owned(), ChainDef { base: None, rules }));
     parts
 }
 
@@ -52,7 +68,7 @@ pub fn prefix(chain: &str) -> String {
 
 /// What a rule of this chain does if it stands in the whole chain.
 pub(super) fn outside(chain: &str, rule: &RuleDef) -> RuleDef {
-    let part = chain.split(SEPARATOR).nth(1).and_then(|part| part.split('.').next());
+    let part = chain.split(SEPARATOR).nth(1);
     let protocol = PROTOCOLS.iter().find(|(_, name)| Some(*name) == part);
     let guard = protocol.into_iter().flat_map(|(number, _)| matches(*number));
     let expressions = guard.chain(rule.expressions.iter().cloned()).collect();
@@ -80,39 +96,6 @@ fn matches(protocol: u8) -> [Expr; 2] {
     ]
 }
 
-/// No packet meets rules of two protocols, so that within a run these change places.
-fn end_of_run(
-    name: &str,
-    run: Vec<(Protocol, RuleDef)>,
-    whole: &mut Vec<RuleDef>,
-    parts: &mut Vec<(String, ChainDef)>,
-) {
-    let mut groups: Vec<(Protocol, Vec<RuleDef>)> = Vec::new();
-    for (protocol, rule) in run {
-        match groups.iter_mut().find(|(of, _)| *of == protocol) {
-            Some((_, rules)) => rules.push(rule),
-            None => groups.push((protocol, vec![rule])),
-        }
-    }
-    for ((number, protocol), mut rules) in groups {
-        if rules.len() < FEWEST {
-            whole.extend(rules);
-            continue;
-        }
-        let mut part = format!("{name}{SEPARATOR}{protocol}");
-        if let earlier @ 1.. = parts.iter().filter(|(other, _)| other.starts_with(&part)).count() {
-            part.push_str(&format!(".{earlier}"));
-        }
-        for rule in &mut rules {
-            rule.expressions.drain(..2);
-        }
-        let mut expressions = matches(number).to_vec();
-        expressions.push(Expr::Verdict(Verdict::Jump(part.clone())));
-        whole.push(RuleDef { identity: String::new(), expressions });
-        parts.push((part, ChainDef { base: None, rules }));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +114,11 @@ mod tests {
             let asked = protocol_of(rule);
             match rule.expressions.last() {
                 _ if asked.is_some_and(|(asked, _)| asked != protocol) => {}
-                Some(Expr::Verdict(Verdict::Jump(to))) => all.extend(met(chains, to, protocol)),
+                Some(Expr::Verdict(Verdict::Goto(to))) => {
+                    all.extend(met(chains, to, protocol));
+                    // It does not come back.
+                    return all;
+                }
                 _ => all.push(rule.identity.clone()),
             }
         }
@@ -140,25 +127,19 @@ mod tests {
 
     #[test]
     fn every_packet_meets_the_same_rules_in_the_same_order() {
-        let protocols = [6, 6, 17, 6, 6, 0, 6, 6, 6, 6, 17, 17, 0, 17, 6, 17, 17, 6, 17];
-        let rules: Vec<_> = protocols
-            .iter()
-            .enumerate()
-            .map(|(n, protocol)| rule(n, Some(*protocol).filter(|protocol| *protocol != 0)))
-            .collect();
+        let protocols = [6, 6, 6, 6, 0, 17, 17, 6, 6, 132, 17, 6, 17, 6];
+        let asked = |protocol: &u8| Some(*protocol).filter(|protocol| *protocol != 0);
+        let numbered = protocols.iter().enumerate();
+        let rules: Vec<_> = numbered.map(|(n, protocol)| rule(n, asked(protocol))).collect();
         let chains = split("c", rules.clone());
         let names: Vec<_> = chains.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["c//tcp", "c//tcp.1", "c//udp", "c"]);
-        for protocol in [6, 17, 132] {
-            let expected = met(
-                &[("c".to_owned(), ChainDef { base: None, rules: rules.clone() })],
-                "c",
-                protocol,
-            );
-            assert_eq!(met(&chains, "c", protocol), expected, "protocol {protocol}");
+        assert_eq!(names, ["c//udp", "c//tcp", "c"]);
+        let unsplit = [("c".to_owned(), ChainDef { base: None, rules: rules.clone() })];
+        for protocol in [1, 6, 17, 132] {
+            assert_eq!(met(&chains, "c", protocol), met(&unsplit, "c", protocol), "{protocol}");
         }
         let (part, chain) = &chains[1];
-        assert_eq!(outside(part, &chain.rules[0]), rules[6]);
+        assert_eq!(outside(part, &chain.rules[0]), rules[7]);
         assert_eq!((whole_of(part), is_part(part), is_part("c")), ("c", true, false));
     }
 

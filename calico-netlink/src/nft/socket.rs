@@ -1,13 +1,14 @@
 //! The netlink socket: commits batches and reads the ruleset back.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, Socket as RawSocket, SocketAddr, TokioSocket};
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
 
 use super::batch::Batch;
 use super::error::{Error, Refusal};
@@ -65,6 +66,20 @@ impl Netlink {
 
     async fn send(&self, datagram: &[u8]) -> io::Result<usize> {
         poll_fn(|cx| self.0.poll_send(cx, datagram)).await
+    }
+
+    /// Sends these pieces as one datagram, which spares a copy of a large one. The kernel takes it
+    /// within the call: there is no queue that could be full.
+    fn send_pieces(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        let pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        loop {
+            let fd = self.raw().as_raw_fd();
+            return match sendmsg::<()>(fd, &pieces, &[], MsgFlags::empty(), None) {
+                Ok(_whole) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
     }
 
     /// Waits for a datagram. Nothing is lost when the future is dropped.
@@ -129,7 +144,9 @@ impl Socket {
         let datagram = batch.datagram(generation)?;
         self.reserve_send_queue(datagram.len())?;
         self.discard_pending()?;
-        self.send(&datagram).await?;
+        self.io
+            .send_pieces(&datagram.pieces())
+            .map_err(|source| Error::Socket { what: "send", source })?;
         let mut acknowledged = false;
         let mut refusals = Vec::new();
         let mut stale = false;
@@ -159,7 +176,7 @@ impl Socket {
                     // ERESTART never reaches user space but here: the generation differs.
                     _ if answer.errno == ERESTART => stale = true,
                     errno => refusals.push(Refusal {
-                        subject: batch.subject(answer.seq).cloned(),
+                        subject: batch.subject(answer.seq),
                         errno,
                         message: answer.message,
                     }),

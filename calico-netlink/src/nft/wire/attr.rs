@@ -65,30 +65,6 @@ impl Writer {
         }
     }
 
-    /// Makes room for so many bytes more.
-    pub(crate) fn reserve(&mut self, bytes: usize) {
-        self.buf.reserve(bytes);
-    }
-
-    /// Appends whole messages.
-    pub(crate) fn append(&mut self, messages: &Self) {
-        self.buf.extend_from_slice(&messages.buf);
-        self.overflow |= messages.overflow;
-    }
-
-    /// The bytes written.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.buf
-    }
-
-    /// Adds flags to the message that starts at `offset`.
-    pub(crate) fn add_flags(&mut self, offset: usize, flags: u16) {
-        if let Some(field) = self.buf.get_mut(offset + 6..offset + 8) {
-            let old = u16::from_ne_bytes([field[0], field[1]]);
-            field.copy_from_slice(&(old | flags).to_ne_bytes());
-        }
-    }
-
     /// A binary attribute.
     pub fn attr(&mut self, kind: u16, payload: &[u8]) {
         let len = ATTR_HEADER + payload.len();
@@ -144,6 +120,14 @@ impl Writer {
         while !self.buf.len().is_multiple_of(4) {
             self.buf.push(0);
         }
+    }
+}
+
+/// Adds flags to the message that starts here.
+pub(crate) fn add_flags(message: &mut [u8], flags: u16) {
+    if let Some(field) = message.get_mut(6..8) {
+        let old = u16::from_ne_bytes([field[0], field[1]]);
+        field.copy_from_slice(&(old | flags).to_ne_bytes());
     }
 }
 

@@ -17,6 +17,7 @@ mod userdata;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use attr::add_flags;
 pub use attr::{Attr, Attrs, Writer};
 pub use data::{Reg, Verdict};
 pub use expr::{CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectKind, checksum, fib, nat};
