@@ -25,6 +25,9 @@
 //! listen_port = 179                   # default: BGPConfiguration, else 179
 //! secrets_dir = "/etc/calico/secrets"   # passwords: <secret>/<key>, as a kubelet mounts them
 //!
+//! [dataplane]
+//! own_table = true                    # nobody else can change our nftables table (from Linux 6.9 on)
+//!
 //! [startup]                           # write this node's addresses, and the first pools, as upstream's
 //! IP = "autodetect"                   # node does by these variables; leave out to write nothing.
 //! NO_DEFAULT_POOLS = "true"           # The environment's hold as well; without a file, they alone
@@ -70,9 +73,27 @@ pub struct Config {
     pub kubernetes: Option<Box<KubernetesConfig>>,
     /// The BGP speaker; none if absent.
     pub bgp: Option<Bgp>,
+    /// What packets pass.
+    #[serde(default)]
+    pub dataplane: DataplaneOptions,
     /// Variables of the node's start, by upstream's names, which win over the environment's; if
     /// absent, the node writes nothing about itself.
     pub startup: Option<BTreeMap<String, String>>,
+}
+
+/// What packets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataplaneOptions {
+    /// Whether the agent's nftables table is its own, so that other programs can neither change nor
+    /// flush it while the agent runs; where the kernel can do that (from Linux 6.9 on).
+    pub own_table: bool,
+}
+
+impl Default for DataplaneOptions {
+    fn default() -> Self {
+        Self { own_table: true }
+    }
 }
 
 /// What to do about addresses of this node whose container is proven to be gone.
@@ -187,14 +208,17 @@ impl Config {
 
     /// What holds without a file, as upstream's node: everything by default, BGP unless
     /// `CALICO_NETWORKING_BACKEND` is another than `bird`; and of upstream's controllers
-    /// `loadbalancer`, if `ENABLED_CONTROLLERS` names it.
+    /// `loadbalancer`, if `ENABLED_CONTROLLERS` names it. `CALICO_OWN_TABLE=false` is ours, and does
+    /// what `own_table` does in the file.
     #[must_use]
     pub fn from_env() -> Self {
         let variable = |name| std::env::var(name).unwrap_or_default();
         let controllers = variable("ENABLED_CONTROLLERS");
         let load_balancer = controllers.split(',').any(|name| name.trim() == "loadbalancer");
         let backend = variable("CALICO_NETWORKING_BACKEND");
-        Self { load_balancer, ..Self::for_backend(&backend) }
+        let own_table = !variable("CALICO_OWN_TABLE").eq_ignore_ascii_case("false");
+        let dataplane = DataplaneOptions { own_table };
+        Self { load_balancer, dataplane, ..Self::for_backend(&backend) }
     }
 
     fn for_backend(backend: &str) -> Self {
@@ -208,6 +232,7 @@ impl Config {
             datastore: None,
             kubernetes: None,
             bgp: matches!(backend, "" | "bird").then(Bgp::default),
+            dataplane: DataplaneOptions::default(),
             startup: Some(BTreeMap::new()),
         }
     }

@@ -89,8 +89,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     }
     let routes =
         Arc::new(RouteSync::open(settings::kernel::routes(&FelixConfigurationSpec::default()))?);
-    let dataplane = Arc::new(LinuxDataplane::open(Arc::clone(&routes) as _).await?);
-    let kernel = Some(Kernel { routes, dataplane: Arc::clone(&dataplane) });
+    let usual = calico_netlink::dataplane::Settings::default();
+    let dataplane = match config.dataplane.own_table {
+        true => LinuxDataplane::open_owning(Arc::clone(&routes) as _, usual).await?,
+        false => LinuxDataplane::open_with(Arc::clone(&routes) as _, usual).await?,
+    };
+    let dataplane = Arc::new(dataplane);
+    let kernel = Some(Kernel::new(routes, Arc::clone(&dataplane)));
     let dataplane: Arc<dyn Dataplane> = dataplane;
 
     let (progress, watcher) = watch::channel(Progress::default());
