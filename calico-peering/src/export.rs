@@ -9,6 +9,7 @@ use calico_core::resource::{BgpConfigurationSpec, IpPoolSpec, PrefixAdvertisemen
 use ipnet::IpNet;
 
 use crate::filters::{Labelled, PRIORITY_BASE};
+use crate::host::HostPrefixes;
 use crate::notes::Note;
 use crate::peering::BlockState;
 
@@ -23,6 +24,8 @@ pub(crate) struct Exports {
     /// Addresses of services that are told.
     pub(crate) services: Told,
     pub(crate) pools: Vec<IpNet>,
+    /// Routes of the host.
+    pub(crate) host: HostPrefixes,
     /// LOCAL_PREF of usual routes, by family.
     pub(crate) local_pref: [u32; 2],
 }
@@ -71,6 +74,7 @@ impl Exports {
             blocks: confirmed.map(|(block, _)| *block).collect(),
             services,
             pools: of(false),
+            host: HostPrefixes::default(),
             local_pref: [
                 priority(|global| global.ipv4_normal_route_priority),
                 priority(|global| global.ipv6_normal_route_priority),

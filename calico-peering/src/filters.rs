@@ -9,6 +9,7 @@ use calico_core::resource::{
 };
 use ipnet::IpNet;
 
+use crate::host::HostPrefixes;
 use crate::notes::{Note, Problem};
 
 /// A kernel route's priority and LOCAL_PREF add up to this, as upstream.
@@ -32,6 +33,7 @@ pub(crate) fn rules(
     family: Family,
     direction: Direction,
     resource: &str,
+    host: &HostPrefixes,
     notes: &mut Vec<Note>,
 ) -> Vec<Labelled> {
     let mut rules = Vec::new();
@@ -47,12 +49,20 @@ pub(crate) fn rules(
             (Direction::Export, Family::V6) => ("exportV6", &spec.export_v6),
         };
         for (at, rule) in of_filter.iter().enumerate() {
-            if !rule.interface.is_empty() {
-                let why = format!("rule {at} asks for an interface, which no route here has");
+            let by_interface = !rule.interface.is_empty();
+            if by_interface && direction == Direction::Import {
+                let why = format!("rule {at} asks for an interface, which no learned route has");
                 notes.push(Note::no_effect(format!("BGPFilter {name}"), field, why));
             }
             match self::rule(rule) {
-                Ok(rule) => rules.push((rule, format!("BGPFilter {name}, {field} rule {at}"))),
+                Ok(rule) => {
+                    let label = format!("BGPFilter {name}, {field} rule {at}");
+                    // Interfaces are known of the host's own routes.
+                    if by_interface && direction == Direction::Export {
+                        rules.push((of_host(&rule, host), label.clone()));
+                    }
+                    rules.push((rule, label));
+                }
                 Err(error) => {
                     let why = format!("rule {at}: {error}");
                     notes.push(Note::bad(format!("BGPFilter {name}"), field, why));
@@ -61,6 +71,17 @@ pub(crate) fn rules(
         }
     }
     rules
+}
+
+/// The same rule for the host's own routes, of which it is known where they lead.
+fn of_host(rule: &Rule, host: &HostPrefixes) -> Rule {
+    let condition = |condition: &Condition| match condition {
+        Condition::Interface(pattern) => Condition::Prefixes(host.over(pattern)),
+        other => other.clone(),
+    };
+    let own = std::iter::once(Condition::Local);
+    let conditions = own.chain(rule.conditions.iter().map(condition)).collect();
+    Rule { conditions, action: rule.action.clone() }
 }
 
 fn rule(spec: &BgpFilterRule) -> Result<Rule, String> {

@@ -32,6 +32,7 @@
 
 mod export;
 mod filters;
+mod host;
 mod kernel;
 mod node;
 mod notes;
@@ -44,6 +45,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use host::HostRoute;
 pub use kernel::KernelFilter;
 pub use notes::{Note, Problem};
 pub use peering::{Options, Peering, RouterId};

@@ -12,6 +12,7 @@ use calico_core::resource::{
 };
 use ipnet::IpNet;
 
+use crate::host::HostRoute;
 use crate::secrets::{Secret, SecretRef};
 use crate::services::Services;
 
@@ -62,6 +63,8 @@ pub struct Peering {
     /// Labels that profiles pass on.
     pub(crate) profiles: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) services: Services,
+    /// What the host has besides.
+    pub(crate) host: Vec<HostRoute>,
     pub(crate) secrets: BTreeMap<SecretRef, Secret>,
     /// What names of this node's endpoints begin with.
     workload_prefix: String,
@@ -91,6 +94,7 @@ impl Peering {
             workloads: BTreeMap::new(),
             profiles: BTreeMap::new(),
             services: Services::default(),
+            host: Vec::new(),
             secrets: BTreeMap::new(),
         }
     }
@@ -192,6 +196,14 @@ impl Peering {
     /// Brings a password, or why there is none. Says whether the plan may have changed.
     pub fn set_secret(&mut self, reference: SecretRef, secret: Secret) -> bool {
         replace(&mut self.secrets, reference, secret)
+    }
+
+    /// Brings the routes that the host has besides Calico's. Says whether the plan may have
+    /// changed.
+    pub fn set_host_routes(&mut self, routes: Vec<HostRoute>) -> bool {
+        let changed = self.host != routes;
+        self.host = routes;
+        changed
     }
 
     /// The addresses of all nodes.

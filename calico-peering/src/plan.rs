@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use calico_core::key::Family;
-use calico_core::resource::{BindMode, LogSeverity, Node};
+use calico_core::resource::{BgpFilterAction, BgpFilterRule, BindMode, LogSeverity, Node};
 use ipnet::IpNet;
 
 use crate::export::{Exports, Told, advertisements};
+use crate::filters::PRIORITY_BASE;
+use crate::host::HostPrefixes;
 use crate::kernel::KernelFilter;
 use crate::node::{self, address, cluster_id};
 use crate::notes::Note;
@@ -27,6 +29,8 @@ pub struct SpeakerPlan {
     pub sessions: Vec<Session>,
     /// Addresses of services that the node announces as they are: ranges, and single ones.
     pub services: Vec<IpNet>,
+    /// Prefixes of the host's own routes that peers may be told of.
+    pub host: Vec<IpNet>,
     /// Ways to peers that no subnet leads to: a route for each, via its gateway.
     pub gateways: BTreeMap<IpNet, IpAddr>,
     /// Which learned routes go into the kernel.
@@ -66,16 +70,22 @@ impl SpeakerPlan {
     }
 
     /// LOCAL_PREF that a prefix of this node is announced with (RFC 4271, section 5.1.5). As
-    /// upstream, 2147483647 less the kernel metric of its routes.
+    /// upstream, 2147483647 less the kernel metric of its routes. The least for a route of the
+    /// kernel, which is used where no peer tells one; none for a subnet of the host, which no
+    /// peer's takes the place of.
     #[must_use]
-    pub fn local_pref(&self, prefix: &IpNet) -> u32 {
-        self.exports.local_pref(Family::of_net(prefix))
+    pub fn local_pref(&self, prefix: &IpNet) -> Option<u32> {
+        match self.exports.host.get(prefix) {
+            Some(host) => host.yields.then_some(0),
+            None => Some(self.exports.local_pref(Family::of_net(prefix))),
+        }
     }
 
     /// Whether prefixes of the node are announced in the same way by both plans.
     #[must_use]
     pub fn announces_like(&self, other: &Self) -> bool {
-        self.exports.local_pref == other.exports.local_pref
+        let (own, theirs) = (&self.exports, &other.exports);
+        own.local_pref == theirs.local_pref && own.host == theirs.host
     }
 
     /// Whether peers without filters of their own are told of a prefix of this node.
@@ -104,7 +114,8 @@ impl Peering {
         };
         let own = self.own_configuration();
         let advertisements = advertisements(own, global, &self.node, &mut notes);
-        let exports = Exports::new(&self.pools, &self.blocks, told, advertisements, global);
+        let mut exports = Exports::new(&self.pools, &self.blocks, told, advertisements, global);
+        exports.host = self.host_prefixes(&exports, &services.announced, &mut notes);
         self.note_per_node(&mut notes);
         self.note_unsupported(&mut notes);
         let sessions = Sessions::new(self, me, &exports, notes).all();
@@ -121,6 +132,7 @@ impl Peering {
             },
             sessions: sessions.found.into_values().collect(),
             services: services.announced,
+            host: exports.host.prefixes().copied().collect(),
             gateways: sessions.gateways,
             kernel: KernelFilter::new(services.ranges, self.pools.values(), program),
             workload_addresses: sessions.workload_addresses,
@@ -131,6 +143,33 @@ impl Peering {
             exports,
             families: (ipv4.is_some(), ipv6.is_some()),
         })
+    }
+
+    /// Routes of the host that somebody may want to hear of: in a pool, as far as this node's own
+    /// blocks leave them, or anywhere if a filter may accept them.
+    fn host_prefixes(
+        &self,
+        exports: &Exports,
+        services: &[IpNet],
+        notes: &mut Vec<Note>,
+    ) -> HostPrefixes {
+        let accepts = |rules: &[BgpFilterRule]| {
+            rules.iter().any(|rule| rule.action == Some(BgpFilterAction::Accept))
+        };
+        let filtered = [
+            self.filters.values().any(|filter| accepts(&filter.export_v4)),
+            self.filters.values().any(|filter| accepts(&filter.export_v6)),
+        ];
+        let asked = |prefix: &IpNet| {
+            let by_filter = match prefix {
+                IpNet::V4(_) => filtered[0],
+                IpNet::V6(_) => filtered[1],
+            };
+            let own = self.blocks.contains_key(prefix) || services.contains(prefix);
+            !own && (by_filter || exports.pools.iter().any(|pool| pool.contains(prefix)))
+        };
+        let usual = |family| PRIORITY_BASE - exports.local_pref(family);
+        HostPrefixes::new(self, usual, asked, notes)
     }
 
     fn router_id(&self, ipv4: Option<IpAddr>) -> Ipv4Addr {
@@ -157,11 +196,6 @@ impl Peering {
         let Some(global) = self.global() else { return };
         let metric = "it sets what other nodes are told, and no metric in the kernel";
         let fields = [
-            (
-                "ignoredInterfaces",
-                !global.ignored_interfaces.is_empty(),
-                "no routes of interfaces are announced anyway",
-            ),
             ("ipv4NormalRoutePriority", global.ipv4_normal_route_priority.is_some(), metric),
             ("ipv6NormalRoutePriority", global.ipv6_normal_route_priority.is_some(), metric),
         ];

@@ -12,7 +12,7 @@ use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::resource::{AffinityState, BlockAffinityValue, FelixConfigurationSpec};
 use calico_core::routes::RouteEvent;
-use calico_peering::{Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
+use calico_peering::{HostRoute, Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
 use calico_policy::{Graph, Rejected, Stats};
 use ipnet::IpNet;
 use tracing::{info, warn};
@@ -154,6 +154,11 @@ impl Brain {
         self.peering_dirty |= self.peering.set_secret(reference, secret);
     }
 
+    /// Takes the routes that the host has besides Calico's.
+    pub fn set_host_routes(&mut self, routes: Vec<HostRoute>) {
+        self.peering_dirty |= self.peering.set_host_routes(routes);
+    }
+
     /// Takes news from other routers.
     pub fn handle_route(&mut self, event: RouteEvent) {
         self.routing.handle_route(event);
@@ -238,10 +243,12 @@ impl Brain {
     fn follow(&mut self, plan: Option<&SpeakerPlan>) {
         let Some(plan) = plan else {
             self.routing.set_services([]);
+            self.routing.set_host([]);
             self.routing.set_gateways(BTreeMap::new());
             return;
         };
         self.routing.set_services(plan.services.iter().copied());
+        self.routing.set_host(plan.host.iter().copied());
         self.routing.set_gateways(plan.gateways.clone());
         self.routing.set_kernel(plan.kernel.clone());
         for note in plan.notes.iter().filter(|note| !self.noted.contains(note)) {

@@ -234,6 +234,12 @@ impl Node {
             self.brain.set_secret(reference, secret);
         }
         self.workload_addresses.sync();
+        if let Some(kernel) = &mut self.kernel
+            && self.router.is_enabled()
+            && let Some(routes) = kernel.host_routes().await
+        {
+            self.brain.set_host_routes(routes);
+        }
         if let Some(devices) = &mut self.devices {
             devices.sync();
         }

@@ -114,6 +114,12 @@ impl Router {
         }
     }
 
+    /// Whether there may be a speaker.
+    #[must_use]
+    pub const fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// Whether there is a speaker.
     #[must_use]
     pub const fn is_running(&self) -> bool {
@@ -213,7 +219,7 @@ impl Router {
     }
 
     fn attributes(&self, prefix: &IpNet) -> PathAttributes {
-        let local_pref = self.plan.as_ref().map(|plan| plan.local_pref(prefix));
+        let local_pref = self.plan.as_ref().and_then(|plan| plan.local_pref(prefix));
         PathAttributes { local_pref, ..PathAttributes::default() }
     }
 

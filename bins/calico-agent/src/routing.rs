@@ -16,8 +16,8 @@
 //! Metrics are upstream's: those of endpoints as the settings say, those of learned routes what
 //! their LOCAL_PREF leaves of 2147483647.
 //!
-//! The speaker is told of the own blocks, of every address of own endpoints and of ranges of
-//! services. What of it a peer hears is the business of the peer's export filter.
+//! The speaker is told of the own blocks, of every address of own endpoints, of ranges of services,
+//! and of routes of the host that somebody may want to hear of. What of it a peer hears is the business of the peer's export filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -83,6 +83,7 @@ pub struct Routing {
     metrics: Metrics,
     blocks: BTreeSet<IpNet>,
     services: BTreeSet<IpNet>,
+    host: BTreeSet<IpNet>,
     overlay: BTreeMap<IpNet, RouteTarget>,
     gateways: BTreeMap<IpNet, IpAddr>,
     kernel: KernelFilter,
@@ -113,6 +114,13 @@ impl Routing {
         let services: BTreeSet<IpNet> = services.into_iter().collect();
         self.dirty.extend(self.services.symmetric_difference(&services));
         self.services = services;
+    }
+
+    /// Prefixes of the host's own routes that this node announces.
+    pub fn set_host(&mut self, host: impl IntoIterator<Item = IpNet>) {
+        let host: BTreeSet<IpNet> = host.into_iter().collect();
+        self.dirty.extend(self.host.symmetric_difference(&host));
+        self.host = host;
     }
 
     /// Metrics of routes to endpoints.
@@ -304,6 +312,7 @@ impl Routing {
         self.blocks.contains(prefix)
             || self.addresses.contains_key(prefix)
             || self.services.contains(prefix)
+            || self.host.contains(prefix)
     }
 }
 
@@ -422,6 +431,11 @@ mod tests {
         let changes = routing.flush();
         assert_eq!(changes.announce, [net("10.96.0.0/12"), net("203.0.113.0/24")]);
         assert_eq!(changes.routes, []);
+        routing.set_host([net("10.7.0.0/24")]);
+        let changes = routing.flush();
+        assert_eq!((changes.announce, changes.routes), (vec![net("10.7.0.0/24")], vec![]));
+        routing.set_host([]);
+        assert_eq!(routing.flush().withdraw, [net("10.7.0.0/24")]);
         routing.set_services([net("10.96.0.0/12")]);
         assert_eq!(routing.flush().withdraw, [net("203.0.113.0/24")]);
     }

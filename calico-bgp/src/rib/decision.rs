@@ -110,9 +110,9 @@ pub fn compare(a: &Candidate<'_>, b: &Candidate<'_>) -> (Ordering, Decision) {
     // An own route that says how much it is preferred yields to a learned one that is preferred to
     // it (a workload on its way to another node).
     let yields = |own: &Candidate<'_>, other: &Candidate<'_>| {
-        let preferred = other.attributes.local_pref > own.attributes.local_pref;
-        let alive = !is_last_resort(other.attributes);
-        own.attributes.local_pref.is_some() && preferred && alive
+        let preferred =
+            own.attributes.local_pref.is_some_and(|own| own < local_pref(other.attributes));
+        preferred && !is_last_resort(other.attributes)
     };
     let (own_a, own_b) = (a.peer.kind == PeerKind::Local, b.peer.kind == PeerKind::Local);
     if own_a != own_b && !(if own_a { yields(a, b) } else { yields(b, a) }) {

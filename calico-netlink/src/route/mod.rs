@@ -14,6 +14,7 @@
 //! the next hops of the route that leads to it, and follows that route.
 
 mod config;
+mod host;
 mod kernel;
 mod list;
 mod message;
@@ -24,6 +25,7 @@ mod table;
 mod tests;
 
 pub use config::RouteConfig;
+pub use host::HostRoute;
 pub use kernel::{Hop, KernelRoute, KernelTarget};
 pub use list::list;
 pub use sync::{RouteReport, RouteSync};

@@ -10,12 +10,16 @@ use calico_core::dataplane::{DataplaneError, Route};
 use ipnet::IpNet;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::config::RouteConfig;
+use super::host::{self, HostRoute};
+use super::kernel::KernelRoute;
 use super::message;
 use super::recursive;
 use super::table::{Op, RouteTable, Standing};
+use crate::address;
 use crate::dataplane::RouteProgrammer;
 use crate::link::{self, LinkFilter};
 use crate::monitor::{Event, Follow, LinkChange, Monitor};
@@ -56,6 +60,8 @@ struct Core {
     table: RouteTable,
     /// Whether what leads to gateways on no link may have changed.
     moved: bool,
+    /// Told when routes or interfaces changed that are not ours.
+    others: watch::Sender<()>,
 }
 
 impl RouteSync {
@@ -74,7 +80,8 @@ impl RouteSync {
         let monitor = Monitor::open(Follow { routes: true })?;
         let mut connection = Connection::open()?;
         connection.answer_within(config.answer_within)?;
-        let mut core = Core { connection, table: RouteTable::new(config), moved: false };
+        let others = watch::Sender::new(());
+        let mut core = Core { connection, table: RouteTable::new(config), moved: false, others };
         core.read()?;
         let core = Arc::new(Mutex::new(core));
         let follower = tokio::spawn(follow(monitor, Arc::clone(&core)));
@@ -153,6 +160,29 @@ impl RouteSync {
         self.with_core(Core::resync).await
     }
 
+    /// Tells when routes that are not ours, or interfaces, may have changed: then
+    /// [`host_routes`](Self::host_routes) may say something else.
+    #[must_use]
+    pub fn others_changed(&self) -> watch::Receiver<()> {
+        lock(&self.core).others.subscribe()
+    }
+
+    /// The routes of the host that are not ours, sorted, at most so many; and how many more there
+    /// are. Reads all of the kernel's.
+    ///
+    /// # Errors
+    ///
+    /// If the conversation with the kernel fails.
+    pub async fn host_routes(&self, most: usize) -> Result<(Vec<HostRoute>, usize), RtnlError> {
+        blocking(&self.core, move |core| {
+            let links = link::list(&mut core.connection, &LinkFilter::default())?;
+            let addresses = address::list(&mut core.connection, None)?;
+            let routes = core.list()?;
+            Ok(host::of(&core.table, &links, &addresses, &routes, most))
+        })
+        .await
+    }
+
     /// Desired routes that are not in the kernel now, and why.
     #[must_use]
     pub fn standing(&self) -> Vec<(IpNet, Standing)> {
@@ -197,6 +227,14 @@ impl Core {
     /// Reads interfaces and routes; returns how the routes differ from what is desired.
     fn read(&mut self) -> Result<Vec<String>, RtnlError> {
         let links = link::list(&mut self.connection, &LinkFilter::default())?;
+        let routes = self.list()?;
+        self.moved = true;
+        self.others.send_replace(());
+        Ok(self.table.observe(&links, routes))
+    }
+
+    /// Every route of our table, whoever made it.
+    fn list(&mut self) -> Result<Vec<KernelRoute>, RtnlError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let query = message::query(family, self.table.config());
@@ -215,8 +253,7 @@ impl Core {
                 _ => None,
             }));
         }
-        self.moved = true;
-        Ok(self.table.observe(&links, routes))
+        Ok(routes)
     }
 
     /// Looks at these gateways again.
@@ -299,6 +336,7 @@ impl Core {
             if message::decode(message).is_some_and(|route| self.table.owns(&route)))
         {
             self.moved = true;
+            self.others.send_replace(());
         }
         match event {
             Event::Link(event) if event.change == LinkChange::Gone => {
@@ -404,10 +442,10 @@ async fn reopen(core: &Arc<Mutex<Core>>) -> Monitor {
     }
 }
 
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     core: &Arc<Mutex<Core>>,
-    work: impl FnOnce(&mut Core) -> Result<RouteReport, RtnlError> + Send + 'static,
-) -> Result<RouteReport, RtnlError> {
+    work: impl FnOnce(&mut Core) -> Result<T, RtnlError> + Send + 'static,
+) -> Result<T, RtnlError> {
     let core = Arc::clone(core);
     match tokio::task::spawn_blocking(move || work(&mut lock(&core))).await {
         Ok(result) => result,

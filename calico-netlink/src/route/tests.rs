@@ -543,3 +543,54 @@ fn another_configuration_makes_the_routes_anew_without_a_gap() {
         assert_eq!(shown(&net).len(), 7, "they are all made now, one of them being new");
     });
 }
+
+/// What upstream's BIRD learns: routes that somebody else made, and subnets of interfaces.
+#[test]
+fn the_hosts_own_routes_are_those_of_others_and_of_interfaces() {
+    let Some(net) = node("route-host") else { return };
+    for command in [
+        "route add 10.80.0.0/24 via 192.0.2.9 metric 50",
+        "route add blackhole 10.81.0.0/24",
+        "route add 10.82.0.0/24 via 192.0.2.9 proto bird",
+        "route add 10.65.0.9 dev cali1 scope link",
+        "route add 10.83.0.0/24 via 192.0.2.9 table 77",
+        "-6 route add 2001:db8:7::/64 via 2001:db8::9",
+        "address add 127.0.0.9/8 dev fabric0",
+        "address add 198.51.100.1/24 dev pod1",
+        "link set pod1 down",
+    ] {
+        ip(&net, command);
+    }
+    inside(&net, async |sync| {
+        let shown = async || -> Vec<String> {
+            let (routes, more) = sync.host_routes(100).await.unwrap();
+            assert_eq!(more, 0);
+            let show = |route: HostRoute| {
+                format!(
+                    "{} {:?} {:?}",
+                    route.prefix,
+                    route.interface.unwrap_or_default(),
+                    route.metric
+                )
+            };
+            routes.into_iter().map(show).collect()
+        };
+        let mut wanted = vec![
+            "10.80.0.0/24 \"fabric0\" Some(50)",
+            "10.81.0.0/24 \"\" Some(0)",
+            "192.0.2.0/24 \"fabric0\" None",
+            "2001:db8::/64 \"fabric0\" None",
+            "2001:db8:7::/64 \"fabric0\" Some(1024)",
+        ];
+        assert_eq!(shown().await, wanted);
+        let (few, more) = sync.host_routes(2).await.unwrap();
+        assert_eq!((few.len(), more), (2, 3));
+
+        sync.replace_all(&full(), true).await.unwrap();
+        let mut others = sync.others_changed();
+        ip(&net, "route del 10.80.0.0/24");
+        tokio::time::timeout(Duration::from_secs(20), others.changed()).await.unwrap().unwrap();
+        wanted.remove(0);
+        assert_eq!(shown().await, wanted, "and ours are none of the host's");
+    });
+}

@@ -78,11 +78,12 @@ impl<'a> Sessions<'a> {
         let family = Family::of(session.address);
         let (peering, exports, notes) = (self.peering, self.exports, &mut self.notes);
         let (import, export) = self.policies.entry((family, names)).or_insert_with(|| {
-            let mut rules = |direction| {
-                filters::rules(names, &peering.filters, family, direction, resource, notes)
-            };
+            let (known, host) = (&peering.filters, &exports.host);
+            let mut rules =
+                |direction| filters::rules(names, known, family, direction, resource, host, notes);
             let import = rules(Direction::Import);
-            let mut export = rules(Direction::Export);
+            let mut export = host.rules(family);
+            export.extend(rules(Direction::Export));
             export.extend(exports.rules(family));
             let import = filter(import, Otherwise::Accept, "");
             let export = filter(export, Otherwise::Reject, "in no IPPool and no range of services");

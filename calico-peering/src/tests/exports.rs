@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::*;
-use crate::{Options, Session};
+use crate::{HostRoute, Options, Session};
 
 const USUAL: u32 = 2_147_482_623;
 
@@ -113,7 +113,7 @@ fn families_have_rules_of_their_own() {
     assert_eq!(told(six, "::/0", PeerKind::External, USUAL), None);
     assert_eq!(
         (plan.local_pref(&net("10.65.1.0/26")), plan.local_pref(&net("fd00::/64"))),
-        (USUAL, USUAL)
+        (Some(USUAL), Some(USUAL))
     );
 }
 
@@ -138,7 +138,7 @@ fn what_moves_to_another_node_is_told_beside_the_block() {
     assert!(!told_with(&entries, USUAL + 1));
     assert!(told_with(&entries, 2_147_483_548));
     let plan = plan("a", &entries);
-    assert_eq!(plan.local_pref(&net("10.65.1.0/26")), 2_147_483_547);
+    assert_eq!(plan.local_pref(&net("10.65.1.0/26")), Some(2_147_483_547));
 }
 
 #[test]
@@ -285,4 +285,104 @@ fn routes_of_tunnels_are_left_to_others_and_those_of_other_pools_may_be() {
     assert_eq!(programs("Enabled"), [true, false, false, true]);
     assert_eq!(programs("Disabled"), [false, false, false, true]);
     assert_eq!(programs("EnabledIPIPOnly"), [false, false, false, true]);
+}
+
+fn host(prefix: &str, interface: &str, metric: Option<u32>) -> HostRoute {
+    let interface = Some(interface.to_owned()).filter(|name| !name.is_empty());
+    HostRoute { prefix: net(prefix), interface, metric }
+}
+
+/// The host's own routes that the node announces.
+fn announced(peering: &Peering) -> Vec<String> {
+    peering.plan().unwrap().host.iter().map(ToString::to_string).collect()
+}
+
+/// What an internal and an external peer are told of an own prefix: the LOCAL_PREF of the one, and
+/// whether the other is.
+fn heard(plan: &SpeakerPlan, prefix: &str) -> (Option<u32>, bool) {
+    let prefix = net(prefix);
+    let told = |peer: &str, kind| {
+        let attributes = PathAttributes::default();
+        session(plan, peer).export.evaluate(&PolicyRoute {
+            prefix: &prefix,
+            attributes: &attributes,
+            from: &facts(PeerKind::Local),
+            to: Some(&facts(kind)),
+            local_pref: plan.local_pref(&prefix),
+        })
+    };
+    let internal = match told("10.0.0.2", PeerKind::Internal) {
+        Verdict::Modify(changed) => changed.local_pref,
+        Verdict::Accept => Some(0),
+        Verdict::Reject => None,
+    };
+    (internal, told("10.0.0.254", PeerKind::External) != Verdict::Reject)
+}
+
+#[test]
+fn routes_of_the_host_in_a_pool_are_told() {
+    let mut peering = peering("a", &cluster());
+    let routes = vec![
+        host("0.0.0.0/0", "eth0", Some(100)),
+        host("10.0.0.0/24", "eth0", None),
+        host("10.65.7.0/24", "eth1", None),
+        host("10.65.7.0/24", "eth1", Some(5)),
+        host("10.65.8.0/24", "eth0", Some(50)),
+        host("10.65.8.0/24", "eth0", Some(20)),
+        host("10.65.9.0/24", "", Some(0)),
+        // Those of tunnels, of workloads and of the service proxy, and what this node has itself.
+        host("10.65.10.0/24", "vxlan.calico", Some(0)),
+        host("10.65.11.1/32", "cali1", None),
+        host("10.65.12.1/32", "kube-ipvs0", None),
+        host("10.65.1.0/26", "eth0", Some(0)),
+        // In its own block: told if it is preferred to the usual.
+        host("10.65.1.7/32", "eth0", Some(1024)),
+        host("10.65.1.8/32", "eth0", Some(512)),
+        host("10.66.3.0/24", "eth0", Some(0)),
+    ];
+    assert!(peering.set_host_routes(routes.clone()));
+    assert!(!peering.set_host_routes(routes));
+    let wanted = ["10.65.1.7/32", "10.65.1.8/32", "10.65.7.0/24", "10.65.8.0/24", "10.65.9.0/24"];
+    assert_eq!(announced(&peering), wanted);
+    let plan = peering.plan().unwrap();
+    let base = 2_147_483_647;
+    assert_eq!(heard(&plan, "10.65.7.0/24"), (Some(USUAL), true), "a subnet");
+    assert_eq!(heard(&plan, "10.65.8.0/24"), (Some(base - 20), true));
+    assert_eq!(heard(&plan, "10.65.9.0/24"), (Some(base), true));
+    assert_eq!(heard(&plan, "10.65.1.7/32"), (None, false));
+    assert_eq!(heard(&plan, "10.65.1.8/32"), (Some(base - 512), false), "only in this AS");
+    // A subnet is nobody else's; a route of the kernel is where nobody tells one.
+    let own = |prefix: &str| plan.local_pref(&net(prefix));
+    assert_eq!([own("10.65.7.0/24"), own("10.65.8.0/24")], [None, Some(0)]);
+    assert!(!plan.announces_like(&super::plan("a", &cluster())));
+
+    peering.put(&configuration("default", json!({"ignoredInterfaces": ["eth*"]}))).unwrap();
+    let plan = peering.plan().unwrap();
+    assert_eq!(plan.local_pref(&net("10.65.7.0/24")), Some(0), "that of the kernel is left");
+    assert_eq!(notes(&plan), [] as [&str; 0]);
+}
+
+#[test]
+fn a_filter_may_tell_any_route_of_the_host() {
+    let mut entries = cluster();
+    let rule = json!({"action": "Accept", "interface": "eth1", "cidr": "172.16.0.0/12",
+        "matchOperator": "In"});
+    let spec = json!({"exportV4": [rule]});
+    entries.push(entry(Kind::BgpFilter, "dmz", json!({}), spec));
+    let tor = json!({"peerIP": "10.0.0.254", "asNumber": 65001, "filters": ["dmz"]});
+    entries.push(peer("tor", tor));
+    let mut peering = peering("a", &entries);
+    peering.set_host_routes(vec![
+        host("172.16.1.0/24", "eth1", None),
+        host("172.16.2.0/24", "eth2", None),
+        host("172.17.0.0/24", "eth1", Some(7)),
+        host("192.168.1.0/24", "eth1", Some(7)),
+        host("2001:db8:1::/64", "eth1", None),
+    ]);
+    assert_eq!(announced(&peering).len(), 4, "no filter is about IPv6");
+    let plan = peering.plan().unwrap();
+    let told = ["172.16.1.0/24", "172.16.2.0/24", "172.17.0.0/24", "192.168.1.0/24"];
+    assert_eq!(told.map(|prefix| heard(&plan, prefix).1), [true, false, true, false]);
+    assert!(told.iter().all(|prefix| heard(&plan, prefix).0.is_none()), "the mesh hears of none");
+    assert_eq!(notes(&plan), [] as [&str; 0]);
 }

@@ -273,7 +273,7 @@ fn a_peer_with_every_option_of_its_session() {
     let texts = notes(&plan);
     assert_eq!(texts.len(), 3, "{texts:?}");
     let interface = "BGPFilter second: importV4 has no effect: rule 1 asks for an interface, which \
-                     no route here has";
+                     no learned route has";
     assert_eq!(texts[0], interface);
     assert!(texts[1].starts_with("BGPFilter second: importV4 is ignored: rule 2: "), "{texts:?}");
     assert_eq!(texts[2], "BGPPeer tor: BGPFilter no does not exist; routes pass as without it");
@@ -330,11 +330,10 @@ fn fields_without_effect_are_named() {
     let mut entries = three();
     entries.push(configuration(
         "default",
-        json!({"ignoredInterfaces": ["eth7"], "ipv4NormalRoutePriority": 100,
-            "ipv6NormalRoutePriority": 100}),
+        json!({"ipv4NormalRoutePriority": 100, "ipv6NormalRoutePriority": 100}),
     ));
     let texts = notes(&plan("a", &entries));
-    for field in ["ignoredInterfaces", "ipv4NormalRoutePriority", "ipv6NormalRoutePriority"] {
+    for field in ["ipv4NormalRoutePriority", "ipv6NormalRoutePriority"] {
         let start = format!("BGPConfiguration default: {field} has no effect: ");
         assert_eq!(texts.iter().filter(|text| text.starts_with(&start)).count(), 1, "{texts:?}");
     }

@@ -5,23 +5,64 @@ use std::sync::Arc;
 
 use calico_core::resource::FelixConfigurationSpec;
 use calico_netlink::dataplane::{Exclusion, LinuxDataplane};
-use calico_netlink::route::{RouteConfig, RouteSync};
+use calico_netlink::route::{self, RouteConfig, RouteSync};
+use calico_peering::HostRoute;
 use regex::Regex;
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::duration;
 use crate::routing::Metrics;
 
+/// As many of the host's own routes are looked at.
+const HOST_ROUTES: usize = 10_000;
+
 /// What obeys these settings.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Kernel {
-    /// Makes the routes.
-    pub routes: Arc<RouteSync>,
-    /// Enforces policy.
-    pub dataplane: Arc<LinuxDataplane>,
+    routes: Arc<RouteSync>,
+    dataplane: Arc<LinuxDataplane>,
+    others: watch::Receiver<()>,
+    /// How many routes were too many.
+    left_out: usize,
 }
 
 impl Kernel {
+    /// `routes` makes the routes, `dataplane` enforces policy.
+    #[must_use]
+    pub fn new(routes: Arc<RouteSync>, dataplane: Arc<LinuxDataplane>) -> Self {
+        let mut others = routes.others_changed();
+        others.mark_changed();
+        Self { routes, dataplane, others, left_out: 0 }
+    }
+
+    /// The host's own routes, if they may have changed since the last call.
+    pub async fn host_routes(&mut self) -> Option<Vec<HostRoute>> {
+        if !self.others.has_changed().unwrap_or(false) {
+            return None;
+        }
+        self.others.mark_unchanged();
+        match self.routes.host_routes(HOST_ROUTES).await {
+            Ok((found, left_out)) => {
+                if left_out > 0 && self.left_out == 0 {
+                    warn!(left_out, "the host has too many routes; peers hear of some of them");
+                }
+                self.left_out = left_out;
+                let known = |route: route::HostRoute| HostRoute {
+                    prefix: route.prefix,
+                    interface: route.interface,
+                    metric: route.metric,
+                };
+                Some(found.into_iter().map(known).collect())
+            }
+            Err(error) => {
+                warn!(%error, "cannot read the host's routes; tries again");
+                self.others.mark_changed();
+                None
+            }
+        }
+    }
+
     /// Makes it as the settings say; to be called before desired state that follows from them is
     /// applied.
     pub async fn configure(&self, spec: &FelixConfigurationSpec) {

@@ -24,7 +24,7 @@ use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::memory::MemoryStore;
 use calico_core::resource::FelixConfigurationSpec;
-use calico_peering::Options;
+use calico_peering::{HostRoute, Options};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -138,14 +138,21 @@ impl Cluster {
 
     /// Runs the agent of a node.
     pub(crate) fn start(&mut self, name: &'static str) {
+        self.start_with(name, Vec::new());
+    }
+
+    /// Likewise, on a host that has these routes.
+    pub(crate) fn start_with(&mut self, name: &'static str, host: Vec<HostRoute>) {
         let run = self.directory.path().join(name);
         std::fs::create_dir_all(&run).unwrap();
         let router = Router::new(Some(&Bgp::default()), &run);
         let (progress, watcher) = watch::channel(Progress::default());
         let view = router.view();
+        let mut brain = Brain::new(name, Options::default());
+        brain.set_host_routes(host);
         let node = Node {
             kernel: None,
-            brain: Brain::new(name, Options::default()),
+            brain,
             store: Arc::clone(&self.store) as Arc<dyn Datastore>,
             dataplane: Arc::new(NullDataplane),
             router,

@@ -6,6 +6,7 @@
 
 mod common;
 mod export;
+mod host;
 mod passwords;
 mod services;
 mod status;
