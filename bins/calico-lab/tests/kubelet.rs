@@ -163,7 +163,7 @@ fn a_kubelet_runs_the_daemon_set_and_pods_over_it() {
     manifests.iter().for_each(|object| cluster.apply(object));
     let agent = cluster.until("the agent is ready", || {
         let agents = cluster.agents()?;
-        agents.first().cloned().ok_or_else(|| cluster.logs())
+        agents.first().cloned().ok_or_else(|| "no pod is ready".to_owned())
     });
     cluster.until_condition("Ready", "True");
     cluster.until_condition("NetworkUnavailable", "False");

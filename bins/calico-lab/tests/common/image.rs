@@ -26,7 +26,8 @@ pub(crate) fn image(root: &Path) {
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": { "Env": ["PATH=/bin"] },
+        // What a sandbox of Kubernetes runs, which names no command.
+        "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/busybox", "sleep", "100000000"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     fs::write(root.join("config.json"), config.to_string()).unwrap();
