@@ -9,6 +9,8 @@
 //! - *Writes* that are made together go in one transaction wherever etcd's limits allow (128 of
 //!   them, 1 MiB, every key once): one round trip, and then they share a revision. If one of them
 //!   fails, the transaction tells which, and those before it are done in a second one.
+//! - *Members* are named, or found by SRV records (`etcdDiscoverySrv`), which are read when the first
+//!   call is made, and again after a connection broke.
 //! - *Failover*: a request goes to the endpoint that answered last, and to the others if that one
 //!   fails. A write is never sent twice unless it certainly was not received the first time; its
 //!   error says so when nobody can tell.
@@ -36,9 +38,11 @@
 //! ```
 
 mod cluster;
+mod discovery;
 mod endpoint;
 mod failure;
 mod field;
+mod members;
 mod pages;
 mod range;
 mod rpc;

@@ -15,14 +15,15 @@ pub(crate) const DEMO: &[&str] =
 /// What a demo runs besides whose datastore is etcd.
 pub(crate) const DEMO_ETCD: &[&str] = &["etcd-server"];
 
-/// What the tests run besides: two container runtimes, what their containers hold, etcd, the BGP
-/// daemons of docs/bgp-interop.md, and a virtual machine.
+/// What the tests run besides: two container runtimes, what their containers hold, etcd, a name
+/// server, the BGP daemons of docs/bgp-interop.md, and a virtual machine.
 pub(crate) const TEST: &[&str] = &[
     "bird2",
     "busybox-static",
     "conntrack",
     "containerd",
     "containernetworking-plugins",
+    "dnsmasq-base",
     "etcd-client",
     "etcd-server",
     "exabgp",

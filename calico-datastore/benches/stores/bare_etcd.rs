@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use bytes::Bytes;
+use calico_core::datastore::Write;
 use futures_util::stream::{StreamExt as _, once, pending};
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -10,6 +11,8 @@ use tonic::Request;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
+
+use super::pace::Seen;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -40,7 +43,7 @@ struct Txn {
 struct Done {}
 
 #[derive(Clone, PartialEq, Message)]
-struct KeyValue {
+pub(crate) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
     key: Bytes,
     #[prost(int64, tag = "3")]
@@ -111,13 +114,26 @@ impl Client {
         self.call::<_, Done>("/etcdserverpb.KV/Txn", Txn { success: vec![put] }).await.map(drop)
     }
 
-    pub(crate) async fn list(&mut self, prefix: &str) -> Result<usize> {
-        let (first, second) = range(prefix);
-        let answer: Range = self.call("/etcdserverpb.KV/Range", Pair { first, second }).await?;
-        Ok(answer.kvs.len())
+    /// The same of several objects.
+    pub(crate) async fn put_all(&mut self, writes: &[Write]) -> Result<()> {
+        let put = |write: &Write| {
+            let value = write.value.as_deref().unwrap_or_default();
+            let (first, second) = (write.key.to_string().into(), value.to_owned().into());
+            Op { put: Some(Pair { first, second }) }
+        };
+        let success = writes.iter().map(put).collect();
+        self.call::<_, Done>("/etcdserverpb.KV/Txn", Txn { success }).await.map(drop)
     }
 
-    pub(crate) async fn watch(&mut self, prefix: &str, from: u64, count: usize) -> Result<()> {
+    /// Every object, in one message: slices of it are what this client keeps.
+    pub(crate) async fn list(&mut self, prefix: &str) -> Result<Vec<KeyValue>> {
+        let (first, second) = range(prefix);
+        let answer: Range = self.call("/etcdserverpb.KV/Range", Pair { first, second }).await?;
+        Ok(answer.kvs)
+    }
+
+    /// Hands out changes as they come.
+    pub(crate) async fn watch(&mut self, prefix: &str, from: u64, seen: &mut Seen) -> Result<()> {
         let (key, end) = range(prefix);
         let create = Some(Create { key, end, start: i64::try_from(from)? });
         let requests = once(async { Watch { create } }).chain(pending());
@@ -125,11 +141,14 @@ impl Client {
         let codec = ProstCodec::<Watch, Events>::default();
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
         let mut answers = self.0.streaming(Request::new(requests), path, codec).await?.into_inner();
-        let mut seen = 0;
-        while seen < count {
-            seen += answers.message().await?.ok_or("the watch ended")?.events.len();
+        loop {
+            let events = answers.message().await?.ok_or("the watch ended")?.events;
+            for event in events {
+                if std::hint::black_box(event.kv).is_some() && seen.saw(1) {
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
     }
 }
 

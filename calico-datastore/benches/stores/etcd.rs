@@ -10,7 +10,10 @@ use calico_core::kind::Kind;
 use calico_datastore::config::EtcdConfig;
 use calico_datastore::etcd::EtcdStore;
 
-use super::{Best, ROUNDS, Result, UPDATES, bare_etcd, follow, key, value, write};
+use super::pace::{self, Pace, Run, Seen};
+use super::{
+    AT_ONCE, Best, HELD, ROUNDS, Result, UPDATES, Writes, bare_etcd, follow, key, value, write,
+};
 
 /// Writes of one object each.
 const WRITES: usize = 300;
@@ -46,7 +49,7 @@ pub(crate) async fn measure(objects: usize) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     write(&store, objects, 0).await?;
-    let mut bare = bare_etcd::Client::connect(url).await?;
+    let mut bare = bare_etcd::Client::connect(url.clone()).await?;
     let scope = Scope::Kind(Kind::WorkloadEndpoint);
     let prefix = scope.prefixes().concat();
 
@@ -68,25 +71,54 @@ pub(crate) async fn measure(objects: usize) -> Result<()> {
     let mut best = Best::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        assert_eq!(bare.list(&prefix).await?, objects);
+        let all = bare.list(&prefix).await?;
         best.raw(start);
+        assert_eq!(all.len(), objects);
+        drop(all);
         let start = Instant::now();
-        assert_eq!(store.list(&scope).await?.entries.len(), objects);
+        let all = store.list(&scope).await?;
         best.ours(start);
+        assert_eq!(all.entries.len(), objects);
     }
     best.print(&format!("etcd: list of {objects}"));
 
-    let from = store.revision().await?;
-    write(&store, UPDATES, 1).await?;
-    let mut best = Best::new();
-    for _ in 0..ROUNDS {
-        let start = Instant::now();
-        bare.watch(&prefix, from.0 + 1, UPDATES).await?;
-        best.raw(start);
-        let start = Instant::now();
-        follow(&store, scope.clone(), from, UPDATES).await?;
-        best.ours(start);
+    let (mut time, mut cpu) = (Best::new(), Best::new());
+    for round in 1..=ROUNDS {
+        let runs = both(&url, &store, &mut bare, AT_ONCE, round).await?;
+        time.runs(&runs, |run| run.time);
+        cpu.runs(&runs, |run| run.watcher);
     }
-    best.print(&format!("etcd: {UPDATES} updates, seen"));
+    time.print(&format!("etcd: {UPDATES} updates, written and seen"));
+    cpu.print(&format!("etcd: {UPDATES} updates, CPU of the watcher"));
+    let runs = both(&url, &store, &mut bare, HELD, 0).await?;
+    pace::print("etcd: paced", &runs, |run| run.watcher);
     Ok(())
+}
+
+/// A raw watcher, then ours, each with the raw client as its writer.
+async fn both(
+    url: &str,
+    store: &EtcdStore,
+    writer: &mut bare_etcd::Client,
+    pace: Pace,
+    version: usize,
+) -> Result<[Run; 2]> {
+    let scope = Scope::Kind(Kind::WorkloadEndpoint);
+    // The only object at its revision, so that nothing at it is told again.
+    let from = store.put(key(0), value(0, 0)).await?;
+    let (address, prefix) = (url.to_owned(), scope.prefixes().concat());
+    let raw = async move |seen: &mut Seen| {
+        let mut bare = bare_etcd::Client::connect(address).await?;
+        bare.watch(&prefix, from.0 + 1, seen).await
+    };
+    let writes = Writes::new(pace, version);
+    let raw = pace::run(pace, raw, async |n| writer.put_all(&writes.0[n]).await).await?;
+    let from = store.put(key(0), value(0, 0)).await?;
+    let address = url.to_owned();
+    let ours = async move |seen: &mut Seen| {
+        let store = EtcdStore::connect(EtcdConfig::new([address]))?;
+        follow(&store, scope, from, seen).await
+    };
+    let ours = pace::run(pace, ours, async |n| writer.put_all(&writes.0[n]).await).await?;
+    Ok([raw, ours])
 }

@@ -4,25 +4,24 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use calico_core::Datastore;
-use calico_core::datastore::{Entry, Revision};
-use calico_core::key::Scope;
+use calico_core::datastore::{Entry, Revision, Write};
+use calico_core::key::{Key, Scope};
 use calico_core::memory::MemoryStore;
 use calico_datastore::embedded::{Durability, Options};
 use tokio::sync::mpsc;
 
-use super::{Best, ROUNDS, Result, UPDATES, follow, key, value, write};
+use super::pace::{self, Pace, Run, Seen};
+use super::{AT_ONCE, Best, HELD, ROUNDS, Result, UPDATES, Writes, follow, key, value, write};
 
 type Map = BTreeMap<String, Entry>;
 
-fn entry(n: usize, version: usize) -> Entry {
-    Entry { key: key(n), value: value(n, version), revision: Revision(version as u64) }
-}
-
 pub(crate) async fn memory(objects: usize) -> Result<()> {
-    compare("memory", &MemoryStore::with_history(UPDATES * 2), objects, None).await
+    let store = MemoryStore::with_history(UPDATES * 2);
+    compare("memory", Arc::new(store), objects, None).await
 }
 
 pub(crate) async fn embedded(objects: usize) -> Result<()> {
@@ -30,22 +29,24 @@ pub(crate) async fn embedded(objects: usize) -> Result<()> {
     let options = Options::new().durability(Durability::Process).history(UPDATES * 2);
     let store = options.open(dir.path().join("calico.db"))?;
     let log = File::create(dir.path().join("raw"))?;
-    compare("embedded", &store, objects, Some(log)).await
+    compare("embedded", Arc::new(store), objects, Some(log)).await
 }
 
 async fn compare(
     name: &str,
-    store: &dyn Datastore,
+    store: Arc<dyn Datastore>,
     objects: usize,
-    mut log: Option<File>,
+    log: Option<File>,
 ) -> Result<()> {
-    let mut map: Map = (0..objects).map(|n| (key(n).to_string(), entry(n, 0))).collect();
-    let mut from = write(store, objects, 0).await?;
+    let entry = |n| Entry { key: key(n), value: value(n, 0), revision: Revision(0) };
+    let map = (0..objects).map(|n| (key(n).to_string(), entry(n))).collect();
+    let mut raw = Raw { map, log };
+    write(&*store, objects, 0).await?;
 
     let mut best = Best::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let all: Vec<_> = map.values().cloned().collect();
+        let all: Vec<_> = raw.map.values().cloned().collect();
         best.raw(start);
         assert_eq!(all.len(), objects);
         drop(all);
@@ -56,48 +57,70 @@ async fn compare(
     }
     best.print(&format!("{name}: list of {objects}"));
 
-    let mut best = Best::new();
+    let (mut time, mut cpu) = (Best::new(), Best::new());
     for round in 1..=ROUNDS {
-        let start = Instant::now();
-        raw(&mut map, log.as_mut(), round).await?;
-        best.raw(start);
-        let start = Instant::now();
-        let (written, followed) =
-            tokio::join!(write(store, UPDATES, round), follow(store, Scope::All, from, UPDATES));
-        followed?;
-        best.ours(start);
-        from = written?;
+        let runs = both(&store, &mut raw, AT_ONCE, round).await?;
+        time.runs(&runs, |run| run.time);
+        cpu.runs(&runs, |run| run.process);
     }
-    best.print(&format!("{name}: {UPDATES} updates, written and seen"));
+    time.print(&format!("{name}: {UPDATES} updates, written and seen"));
+    cpu.print(&format!("{name}: {UPDATES} updates, CPU of writer and watcher"));
+    let runs = both(&store, &mut raw, HELD, 0).await?;
+    pace::print(&format!("{name}: paced"), &runs, |run| run.process);
     Ok(())
 }
 
-/// The same without a store: changes a map, appends to a file, and tells another task.
-async fn raw(map: &mut Map, mut log: Option<&mut File>, version: usize) -> Result<()> {
+/// The raw way, then the store's.
+async fn both(
+    store: &Arc<dyn Datastore>,
+    raw: &mut Raw,
+    pace: Pace,
+    version: usize,
+) -> Result<[Run; 2]> {
     let (tell, mut told) = mpsc::unbounded_channel();
-    let writes = async {
-        for from in (0..UPDATES).step_by(100) {
-            let mut bytes = Vec::new();
-            for n in from..from + 100 {
-                let entry = entry(n, version);
-                let path = entry.key.to_string();
-                bytes.extend_from_slice(path.as_bytes());
-                bytes.extend_from_slice(entry.value.as_bytes());
-                map.insert(path, entry.clone());
-                tell.send(entry)?;
+    let watch = async move |seen: &mut Seen| {
+        while let Some(entry) = told.recv().await {
+            drop::<Entry>(entry);
+            if seen.saw(1) {
+                break;
             }
-            if let Some(log) = &mut log {
-                log.write_all(&bytes)?;
-            }
-            tokio::task::yield_now().await;
         }
-        Ok::<(), Box<dyn std::error::Error>>(())
+        Ok(())
     };
-    let reads = async {
-        for _ in 0..UPDATES {
-            told.recv().await;
+    let mut writes = Writes::new(pace, version);
+    let first = pace::run(pace, watch, async |n| raw.write(writes.take(n), &tell)).await?;
+    let (from, follows) = (store.list(&Scope::One(Key::IpamConfig)).await?, Arc::clone(store));
+    let watch =
+        async move |seen: &mut Seen| follow(&*follows, Scope::All, from.revision, seen).await;
+    let mut writes = Writes::new(pace, version);
+    let second = pace::run(pace, watch, async |n| {
+        store.write(writes.take(n)).await?;
+        Ok(())
+    });
+    Ok([first, second.await?])
+}
+
+/// The same without a store: changes a map, appends to a file, and tells another thread.
+struct Raw {
+    map: Map,
+    log: Option<File>,
+}
+
+impl Raw {
+    fn write(&mut self, writes: Vec<Write>, tell: &mpsc::UnboundedSender<Entry>) -> Result<()> {
+        let mut bytes = Vec::new();
+        for Write { key, value, .. } in writes {
+            let value = value.ok_or("a deletion")?;
+            let path = key.to_string();
+            bytes.extend_from_slice(path.as_bytes());
+            bytes.extend_from_slice(value.as_bytes());
+            let entry = Entry { key, value, revision: Revision(0) };
+            self.map.insert(path, entry.clone());
+            tell.send(entry)?;
         }
-    };
-    let (written, ()) = tokio::join!(writes, reads);
-    written
+        if let Some(log) = &mut self.log {
+            log.write_all(&bytes)?;
+        }
+        Ok(())
+    }
 }

@@ -11,6 +11,7 @@ pub(crate) fn measure(objects: usize) {
     let compact: usize = (0..objects).map(|n| value(n, 0).len()).sum();
     println!("an object has {} bytes of compact JSON", compact / objects);
 
+    sys::count(true);
     let before = sys::used();
     let mut table = Table::new(0);
     for n in 0..objects {
@@ -27,6 +28,7 @@ pub(crate) fn measure(objects: usize) {
     table.replace(Listing { entries, revision: Revision(1) });
     print("in a table that was listed (fan-out)", sys::used() - before, objects, compact);
     drop(table);
+    sys::count(false);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio")]

@@ -238,13 +238,8 @@ impl ApiConfigSpec {
     }
 
     fn etcd(&self) -> Result<EtcdConfig, String> {
-        if !self.etcd_discovery_srv.is_empty() {
-            return Err(match self.etcd_endpoints.is_empty() {
-                false => "etcdEndpoints and etcdDiscoverySrv exclude each other; give one".into(),
-                true => "etcdDiscoverySrv is not supported; name the members in etcdEndpoints \
-                         (ETCD_ENDPOINTS)"
-                    .into(),
-            });
+        if !self.etcd_discovery_srv.is_empty() && !self.etcd_endpoints.is_empty() {
+            return Err("etcdEndpoints and etcdDiscoverySrv exclude each other; give one".into());
         }
         let files = [&self.etcd_ca_cert_file, &self.etcd_cert_file, &self.etcd_key_file];
         let inline = [&self.etcd_ca_cert, &self.etcd_cert, &self.etcd_key];
@@ -258,6 +253,8 @@ impl ApiConfigSpec {
         };
         let endpoints = self.etcd_endpoints.split(',').map(str::trim);
         let mut config = EtcdConfig::new(endpoints.filter(|endpoint| !endpoint.is_empty()));
+        let domain = Some(self.etcd_discovery_srv.trim()).filter(|domain| !domain.is_empty());
+        config.discovery_srv = domain.map(str::to_owned);
         (config.ca, config.certificate, config.key) = (pem(0), pem(1), pem(2));
         // As upstream: one without the other is as if there were none.
         if let (false, Some(password)) = (self.etcd_username.is_empty(), &self.etcd_password) {
@@ -315,6 +312,11 @@ mod tests {
         assert_eq!(config.username.as_deref(), Some("u"));
         assert_eq!(config.password.unwrap().reveal(), "p");
 
+        let discovered =
+            etcd_of(&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_DISCOVERY_SRV", "etcd.example")]);
+        assert_eq!(discovered.discovery_srv.as_deref(), Some("etcd.example"));
+        assert!(discovered.endpoints.is_empty());
+
         let no_password = etcd_of(&[("ETCD_ENDPOINTS", "http://a:1"), ("ETCD_USERNAME", "u")]);
         assert_eq!(no_password.username, None);
     }
@@ -344,7 +346,6 @@ mod tests {
         check(&[("DATASTORE_TYPE", "embedded")], "spec.path");
         check(&[("ETCD_ENDPOINTS", "http://a:1"), ("ETCD_KEY_FILE", "/k")], "give both");
         check(&[("ETCD_ENDPOINTS", "http://a:1"), ("ETCD_DISCOVERY_SRV", "x")], "exclude");
-        check(&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_DISCOVERY_SRV", "x")], "ETCD_ENDPOINTS");
         check(&[("USE_POD_CIDR", "maybe")], "USE_POD_CIDR");
         check(&[("CALICO_API_GROUP", "calico.org")], "neither");
         check(&[("DATASTORE_TYPE", "kubernetes"), ("K8S_CERT_FILE", "/c")], "K8S_KEY_FILE");

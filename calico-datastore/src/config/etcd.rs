@@ -71,7 +71,13 @@ impl Pem {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EtcdConfig {
     /// `http://host:port` or `https://host:port` of the members, any number of them.
+    #[serde(default)]
     pub endpoints: Vec<String>,
+    /// Instead of `endpoints`: the domain whose SRV records name the members,
+    /// `_etcd-client-ssl._tcp` of it or, where there are none and no certificates are set here,
+    /// `_etcd-client._tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery_srv: Option<String>,
     /// Name of an etcd user, if the cluster has authentication turned on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
@@ -100,6 +106,7 @@ impl EtcdConfig {
     pub fn new<T: Into<String>>(endpoints: impl IntoIterator<Item = T>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            discovery_srv: None,
             username: None,
             password: None,
             ca: None,
@@ -128,8 +135,19 @@ impl EtcdConfig {
     ///
     /// What does not, and what to do.
     pub fn check(&self) -> Result<(), String> {
-        if self.endpoints.is_empty() {
-            return Err("etcd without endpoints; name at least one".to_owned());
+        match &self.discovery_srv {
+            None if self.endpoints.is_empty() => {
+                return Err("etcd without endpoints; name at least one, or the domain whose SRV \
+                            records do (discoverySrv, ETCD_DISCOVERY_SRV)"
+                    .to_owned());
+            }
+            Some(_) if !self.endpoints.is_empty() => {
+                return Err("endpoints of etcd and a domain to discover them by; give one".into());
+            }
+            Some(domain) if domain.trim_end_matches('.').is_empty() => {
+                return Err("an empty domain to discover etcd by".to_owned());
+            }
+            _ => {}
         }
         if self.certificate.is_some() != self.key.is_some() {
             return Err("a certificate for etcd without its key, or the reverse; give both".into());
@@ -176,6 +194,11 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(|c| c.endpoints.clear(), "at least one");
+        check(|c| c.discovery_srv = Some("etcd.example".into()), "give one");
+        check(
+            |c| (c.endpoints, c.discovery_srv) = (Vec::new(), Some(".".into())),
+            "an empty domain",
+        );
         check(|c| c.key = Some(Pem::File("/x".into())), "give both");
         check(|c| c.username = Some("u".into()), "give both");
         check(|c| c.request_timeout_ms = 0, "zero");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tonic::Streaming;
 
 use super::endpoint::{Endpoint, Line};
 use super::failure::{Failure, FailureKind};
+use super::members::{Endpoints, Members};
 use super::rpc::{self, Ask, Call, Method, OpenWatch, Token};
 use super::wire::{AuthenticateRequest, WatchCreateRequest, WatchResponse};
 use crate::config::EtcdConfig;
@@ -32,7 +34,7 @@ pub(super) enum Repeat {
 /// The endpoints of one etcd cluster.
 pub(super) struct Cluster {
     config: EtcdConfig,
-    endpoints: Vec<Endpoint>,
+    members: Members,
     /// The one that answered last.
     preferred: AtomicUsize,
     login: Mutex<Login>,
@@ -50,7 +52,7 @@ enum Login {
 /// An open watch.
 pub(super) struct WatchLine {
     pub(super) answers: Streaming<WatchResponse>,
-    endpoint: usize,
+    endpoint: Arc<Endpoint>,
     generation: u64,
 }
 
@@ -58,23 +60,20 @@ impl Cluster {
     /// Checks the settings. Connects when it is first used.
     pub(super) fn new(config: EtcdConfig) -> Result<Self, StoreError> {
         config.check().map_err(|reason| StoreError::Settings { reason })?;
-        let secure = config.ca.is_some() || config.certificate.is_some();
-        let endpoints: Result<Vec<_>, _> =
-            config.endpoints.iter().map(|text| Endpoint::new(text, secure)).collect();
-        let endpoints = endpoints?;
+        let members = Members::new(&config)?;
         // A thousand nodes with one settings file must not all begin at the same server.
         let seed = RandomState::new().hash_one(0) as usize;
-        let preferred = AtomicUsize::new(seed % endpoints.len().max(1));
+        let preferred = AtomicUsize::new(seed % config.endpoints.len().max(1));
         let login = match config.username {
             Some(_) => Login::Unknown,
             None => Login::None,
         };
-        Ok(Self { config, endpoints, preferred, login: Mutex::new(login) })
+        Ok(Self { config, members, preferred, login: Mutex::new(login) })
     }
 
-    /// How many endpoints there are.
-    pub(super) const fn size(&self) -> usize {
-        self.endpoints.len()
+    /// How many endpoints are known.
+    pub(super) fn size(&self) -> usize {
+        self.members.known().len()
     }
 
     /// Makes a call on the first endpoint that answers.
@@ -96,15 +95,16 @@ impl Cluster {
         let deadline = Instant::now() + self.config.request_timeout();
         let mut pause = PAUSE;
         loop {
+            let endpoints = self.members.get(deadline).await?;
             let mut round = Round::default();
-            for index in self.order() {
-                match self.attempt(index, deadline, ask).await {
+            for index in self.order(&endpoints) {
+                match self.attempt(&endpoints, index, deadline, ask).await {
                     Ok((_, answer)) => return Ok(answer),
                     Err(failure) if !failure.is_of_endpoint() => return Err(failure),
                     Err(failure) if failure.kind == FailureKind::Lost && repeat == Repeat::No => {
                         return Err(failure);
                     }
-                    Err(failure) => round.add(&self.endpoints[index], failure),
+                    Err(failure) => round.add(&endpoints[index], failure),
                 }
             }
             if !round.worth_another || Instant::now() + pause >= deadline {
@@ -118,15 +118,16 @@ impl Cluster {
     /// Opens a watch on the first endpoint that takes it.
     pub(super) async fn watch(&self, request: &WatchCreateRequest) -> Result<WatchLine, Failure> {
         let mut round = Round::default();
-        for index in self.order() {
-            let deadline = Instant::now() + self.config.request_timeout();
-            let result = self.attempt(index, deadline, &OpenWatch(request)).await;
-            match result {
+        let patience = || Instant::now() + self.config.request_timeout();
+        let endpoints = self.members.get(patience()).await?;
+        for index in self.order(&endpoints) {
+            match self.attempt(&endpoints, index, patience(), &OpenWatch(request)).await {
                 Ok((generation, answers)) => {
-                    return Ok(WatchLine { answers, endpoint: index, generation });
+                    let endpoint = Arc::clone(&endpoints[index]);
+                    return Ok(WatchLine { answers, endpoint, generation });
                 }
                 Err(failure) if !failure.is_of_endpoint() => return Err(failure),
-                Err(failure) => round.add(&self.endpoints[index], failure),
+                Err(failure) => round.add(&endpoints[index], failure),
             }
         }
         Err(round.into_failure())
@@ -135,24 +136,24 @@ impl Cluster {
     /// Notes that an open watch broke.
     pub(super) fn watch_broke(&self, line: &WatchLine, failure: &Failure) {
         if failure.is_of_endpoint() {
-            let endpoint = &self.endpoints[line.endpoint];
-            endpoint.failed(line.generation, &failure.reason, Instant::now());
+            line.endpoint.failed(line.generation, &failure.reason, Instant::now());
+            self.members.doubt();
         }
     }
 
     /// The endpoints, the most promising first.
-    fn order(&self) -> Vec<usize> {
-        let (count, now) = (self.endpoints.len(), Instant::now());
+    fn order(&self, endpoints: &Endpoints) -> Vec<usize> {
+        let (count, now) = (endpoints.len(), Instant::now());
         let preferred = self.preferred.load(Ordering::Relaxed);
         let mut order: Vec<usize> = (0..count).map(|n| (preferred + n) % count).collect();
-        order.sort_by_key(|&index| self.endpoints[index].is_avoided(now));
+        order.sort_by_key(|&index| endpoints[index].is_avoided(now));
         order
     }
 
     /// How long one endpoint may take: not all of the time, if others are left to ask.
-    fn patience(&self, deadline: Instant) -> Duration {
+    fn patience(&self, endpoints: &Endpoints, deadline: Instant) -> Duration {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.endpoints.len() {
+        match endpoints.len() {
             1 => left,
             _ => left.min(self.config.request_timeout() / 2),
         }
@@ -161,14 +162,15 @@ impl Cluster {
     /// Makes a call on one endpoint, and draws conclusions about it.
     async fn attempt<T: Ask>(
         &self,
+        endpoints: &Endpoints,
         index: usize,
         deadline: Instant,
         ask: &T,
     ) -> Result<(u64, T::Answer), Failure> {
-        let endpoint = &self.endpoints[index];
+        let endpoint = &endpoints[index];
         let line = endpoint.line(&self.config)?;
         let generation = line.generation;
-        let patience = self.patience(deadline);
+        let patience = self.patience(endpoints, deadline);
         let result = timeout(patience, self.logged_in(line, ask)).await.unwrap_or_else(|_| {
             let reason = format!("no answer within {} ms", patience.as_millis());
             Err(Failure::new(FailureKind::Lost, reason))
@@ -182,7 +184,10 @@ impl Cluster {
             Err(failure) => {
                 let failure = endpoint.explain(failure);
                 match failure.is_of_endpoint() {
-                    true => endpoint.failed(generation, &failure.reason, Instant::now()),
+                    true => {
+                        endpoint.failed(generation, &failure.reason, Instant::now());
+                        self.members.doubt();
+                    }
                     false => endpoint.works(),
                 }
                 Err(failure)
@@ -256,7 +261,7 @@ impl Cluster {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+        let endpoints: Vec<String> = self.members.known().iter().map(ToString::to_string).collect();
         f.debug_struct("Cluster").field("endpoints", &endpoints).finish_non_exhaustive()
     }
 }

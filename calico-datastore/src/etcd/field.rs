@@ -54,7 +54,7 @@ fn head(data: &[u8]) -> Result<Option<Head>, Malformed> {
             match tag & 7 {
                 0 => Head { number, value: Some(Value::Number(value)), start, length: 0 },
                 _ => {
-                    let length = usize::try_from(value).map_err(|_| Malformed)?;
+                    let length = usize::try_from(value).ok().ok_or(Malformed)?;
                     Head { number, value: None, start, length }
                 }
             }

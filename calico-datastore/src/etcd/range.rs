@@ -180,7 +180,7 @@ impl Page {
         let Some((number, value, used)) = field::next(data)? else { return Ok(0) };
         match (number, value) {
             (1, field::Value::Bytes(header)) => {
-                self.header = Header::decode(header).map_err(|_| field::Malformed)?;
+                self.header = Header::decode(header).ok().ok_or(field::Malformed)?;
             }
             (2, field::Value::Bytes(object)) => {
                 let object = StoredObject::read(object)?;

@@ -1,6 +1,6 @@
 //! The etcd backend against real etcd servers.
 //!
-//! Needs etcd and etcdctl (Debian: `etcd-server`, `etcd-client`). Each test starts its own
+//! Needs etcd, etcdctl and dnsmasq (Debian: `etcd-server`, `etcd-client`, `dnsmasq-base`). Each test starts its own
 //! servers on loopback ports, in a temporary directory.
 
 #![cfg(feature = "etcd")]
@@ -9,6 +9,7 @@
 mod access;
 mod authority;
 mod contract;
+mod discovery;
 mod failover;
 mod golden;
 mod proxy;

@@ -152,10 +152,11 @@ fn of_store(store: &DatastoreConfig) -> Result<Vec<(&'static str, String)>, Fail
     let path = |path: &Path| path.display().to_string();
     match store {
         DatastoreConfig::Etcd(etcd) => {
-            let mut all = vec![
-                ("DATASTORE_TYPE", "etcdv3".to_owned()),
-                ("ETCD_ENDPOINTS", etcd.endpoints.join(",")),
-            ];
+            let mut all = vec![("DATASTORE_TYPE", "etcdv3".to_owned())];
+            all.push(match &etcd.discovery_srv {
+                Some(domain) => ("ETCD_DISCOVERY_SRV", domain.clone()),
+                None => ("ETCD_ENDPOINTS", etcd.endpoints.join(",")),
+            });
             let files = [
                 ("ETCD_CA_CERT_FILE", &etcd.ca),
                 ("ETCD_CERT_FILE", &etcd.certificate),
@@ -260,6 +261,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        let mut discovered = EtcdConfig::new(Vec::<String>::new());
+        discovered.discovery_srv = Some("etcd.example".to_owned());
+        let text = run(&args, &DatastoreConfig::Etcd(discovered)).unwrap();
+        assert!(text.contains("ETCD_DISCOVERY_SRV=etcd.example \\\n"), "{text}");
         let text = run(&RunArgs { init_system: true, ..args }, &etcd()).unwrap();
         assert!(
             text.contains("Environment=\"AS=65001\"\n") && text.contains("ExecStart="),
