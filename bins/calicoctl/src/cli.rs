@@ -397,10 +397,10 @@ pub(crate) enum PolicyCommand {
     #[command(after_help = ENDS)]
     Explain {
         /// Who sends
-        #[arg(long, value_name = "POD|IP")]
+        #[arg(long, value_name = "END")]
         from: String,
         /// Who receives, on which port
-        #[arg(long, value_name = "POD|IP[:PORT[/PROTOCOL]]")]
+        #[arg(long, value_name = "END[:PORT[/PROTOCOL]]")]
         to: String,
         /// Port that it is sent from
         #[arg(long, value_name = "PORT", default_value_t = 40_000)]
@@ -505,12 +505,21 @@ pub(crate) struct StateArgs {
     pub(crate) output: String,
 }
 
-const ENDS: &str = "An end is NAMESPACE/NAME (of a pod or its WorkloadEndpoint) or an address:
+const ENDS: &str =
+    "An end is [NAMESPACE/]NAME of a pod or its WorkloadEndpoint, an address, or one of
+  hep/NAME                   a HostEndpoint: the node itself, behind it
+  node/NAME                  a node, by its address
+  svc/[NAMESPACE/]NAME       as --to: every backend of a service that is ready
+Examples:
   --to prod/web:80           TCP port 80
   --to prod/web:53/UDP       UDP port 53
   --to prod/web:http         the pod's port of that name
   --to prod/web              a ping
-  --to '[2001:db8::1]:443'   an IPv6 address outside";
+  --to svc/prod/web:http     the backends' port of that name (or number)
+  --to '[2001:db8::1]:443'   an IPv6 address outside
+
+Asked are the policies of the workload that sends, of host endpoints whose policy applies to what
+their node forwards, and of the workload that receives.";
 
 /// Whom to ask about BGP, and how to show the answer.
 #[derive(Debug, Clone, Args)]

@@ -6,7 +6,10 @@ mod explain;
 mod foreign;
 mod log;
 mod names;
+mod services;
 mod state;
+mod unknown;
+mod way;
 
 use std::io::Read;
 

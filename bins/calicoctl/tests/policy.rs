@@ -84,6 +84,8 @@ fn an_explanation_names_verdict_tier_policy_and_rule_and_why_not_earlier_ones() 
         text,
         "\
 prod/web -> prod/db: allowed by NetworkPolicy prod/db ingress rule 1, in tier default
+from: 10.65.0.1, WorkloadEndpoint prod/n1-k8s-web-eth0 on n1, labels app=web
+to: 10.65.0.2, WorkloadEndpoint prod/n2-k8s-db-eth0 on n2, labels app=db
 10.65.0.1 -> 10.65.0.2 TCP/5432: allowed
 egress:
   profiles
@@ -227,11 +229,126 @@ fn objects_of_kubernetes_count_in_files_as_they_do_in_a_cluster() {
     assert!(error.contains("metadata"), "{error}");
 }
 
+/// What stands before workloads and behind services.
+const HOSTS: &str = "\
+apiVersion: projectcalico.org/v3
+kind: List
+items:
+- {apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: n1},
+    spec: {bgp: {ipv4Address: 192.0.2.11/24}}}
+- {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: n1-all, labels: {host: n1}},
+    spec: {node: n1, interfaceName: '*', expectedIPs: [192.0.2.11], ports: [{name: ssh, protocol: TCP, port: 2222}]}}
+- {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: n2-eth0, labels: {host: n2}},
+    spec: {node: n2, interfaceName: eth0, expectedIPs: [192.0.2.12]}}
+- {apiVersion: projectcalico.org/v3, kind: GlobalNetworkSet, metadata: {name: bad, labels: {bad: 'yes'}},
+    spec: {nets: [198.51.100.0/24]}}
+- {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: early},
+    spec: {selector: has(host), preDNAT: true, applyOnForward: true, types: [Ingress], ingress: [
+      {action: Deny, source: {selector: bad == 'yes'}}]}}
+- {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: security.hosts},
+    spec: {tier: security, selector: has(host), types: [Ingress], ingress: [
+      {action: Allow, protocol: TCP, destination: {ports: [ssh]}}]}}
+- {apiVersion: projectcalico.org/v3, kind: StagedKubernetesNetworkPolicy,
+    metadata: {name: web, namespace: prod}, spec: {podSelector: {matchLabels: {app: web}}}}
+";
+
+/// What is behind the services of the cluster.
+const SLICES: &str = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: prod, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.65.0.2]}
+- {addresses: [203.0.113.7]}
+- {addresses: [10.65.0.1], conditions: {ready: false}}
+ports: [{name: sql, protocol: TCP, port: 5432}]
+";
+
+#[test]
+fn nodes_host_endpoints_and_services_are_ends_too() {
+    let first = |from: &str, to: &str| {
+        let files = [CLUSTER, HOSTS, SLICES];
+        let output = offline_output(&files, &format!("policy explain --from {from} --to {to}"));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{from} {to}: {error}");
+        (String::from_utf8(output.stdout).unwrap(), error)
+    };
+    for (from, to, said) in [
+        // Policies of hosts judge what comes to a pod from elsewhere.
+        (
+            "198.51.100.9",
+            "prod/web:80",
+            "outside -> prod/web: denied by GlobalNetworkPolicy early ingress rule 0, in tier default\n\
+             from: 198.51.100.9, in GlobalNetworkSet bad\n",
+        ),
+        (
+            "prod/db",
+            "prod/web:80",
+            "prod/db -> prod/web: allowed by Profile projectcalico-default-allow ingress rule 0\n",
+        ),
+        ("203.0.113.9", "node/n1:22", "outside -> node n1: allowed by the list of failsafe ports"),
+        (
+            "192.0.2.99",
+            "hep/n1-all:ssh",
+            "outside -> node n1: allowed by GlobalNetworkPolicy security.hosts ingress rule 0, in tier",
+        ),
+        ("hep/n1-all", "prod/web:80", "node n1 -> prod/web: denied by default: no profile"),
+        ("prod/web", "192.0.2.11:80", "prod/web -> node n1: denied by defaultEndpointToHostAction"),
+    ] {
+        let (text, error) = first(from, to);
+        println!("{text}{error}");
+        assert!(text.starts_with(said), "{from} {to}: {text}{error}");
+    }
+    let (text, error) = first("198.51.100.9", "prod/db:sql");
+    assert!(text.starts_with("outside -> prod/db: denied by GlobalNetworkPolicy early"), "{text}");
+    assert!(error.contains("taken to pass node n2 over eth0 (host endpoint n2-eth0)"), "{error}");
+
+    // One answer for each backend that is ready.
+    let (text, _) = first("prod/web", "svc/prod/db:sql");
+    let verdicts: Vec<&str> = text.lines().filter(|line| line.starts_with("prod/web ->")).collect();
+    assert_eq!(
+        verdicts,
+        [
+            "prod/web -> prod/db: allowed by NetworkPolicy prod/db ingress rule 1, in tier default",
+            "prod/web -> outside: allowed by Profile projectcalico-default-allow egress rule 0",
+        ]
+    );
+    assert_eq!(first("prod/web", "svc/prod/db"), first("prod/web", "svc/prod/db:5432"));
+    let files = [CLUSTER, HOSTS, SLICES];
+    let output = offline_output(&files, "policy explain --from prod/web --to svc/prod/db -o json");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found.as_array().map(Vec::len), Some(2));
+    assert_eq!(found[1]["to"], Value::Null);
+
+    // A staged policy of Kubernetes is converted as one of Kubernetes' own.
+    let (text, _) = first("prod/db", "prod/web:80");
+    let staged = text.lines().find(|line| line.starts_with("staged:")).unwrap();
+    assert_eq!(
+        staged,
+        "staged: would be denied by the end of tier default (ingress) if enforced: \
+         StagedKubernetesNetworkPolicy prod/web"
+    );
+}
+
 #[test]
 fn mistakes_are_told() {
     for (arguments, part) in [
         ("policy explain --from prod/web --to prod/nobody", "no pod and no WorkloadEndpoint"),
-        ("policy explain --from prod/web --to prod/db:http", "no port of name"),
+        ("policy explain --from prod/web --to prod/dv", "; did you mean prod/db?"),
+        ("policy explain --from web --to prod/db", "; did you mean prod/web?"),
+        ("policy explain --from prod/web --to hep/n1", "no HostEndpoint n1; `calicoctl get hep`"),
+        ("policy explain --from prod/web --to node/n1", "no node n1; `calicoctl get nodes`"),
+        (
+            "policy explain --from 203.0.113.0/24 --to prod/db",
+            "name one of them, such as 203.0.113.1",
+        ),
+        ("policy explain --from prod/web --to svc/prod/sql", "no endpoints of a service prod/sql"),
+        ("policy explain --from svc/prod/sql --to prod/web", "name one of its pods"),
+        (
+            "policy explain --from prod/web --to prod/db:http",
+            "no port of name \"http\"; its ports are sql",
+        ),
         ("policy explain --from prod/web --to prod/db:8/ICMP", "leave the port out for a ping"),
         ("policy explain --from fd65::1 --to prod/db:1", "no address of the same family"),
         ("policy explain --from prod/web --to prod/db -o yaml", "use text or json"),

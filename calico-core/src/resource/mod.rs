@@ -80,6 +80,7 @@ pub use self::live_migration::*;
 #[cfg(feature = "yaml")]
 pub use self::manifest::*;
 pub use self::meta::ObjectMeta;
+pub use self::nearest::nearest;
 pub use self::node::*;
 pub use self::node_status::*;
 pub use self::object::Unknown;

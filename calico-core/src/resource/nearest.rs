@@ -8,8 +8,16 @@ pub(crate) fn unknown_field<'a>(key: &str, known: impl Iterator<Item = &'a str>)
     }
 }
 
-/// The candidate nearest to `word`, if it is near enough to be a slip.
-pub(crate) fn nearest<'a>(
+/// The candidate nearest to `word`, if it is near enough to be a slip: one letter in three, four
+/// at most, may differ.
+///
+/// ```
+/// let pods = ["prod/web", "prod/db"];
+/// assert_eq!(calico_core::resource::nearest("prod/wbe", pods.into_iter()), Some("prod/web"));
+/// assert_eq!(calico_core::resource::nearest("something", pods.into_iter()), None);
+/// ```
+#[must_use]
+pub fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {

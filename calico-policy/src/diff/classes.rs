@@ -32,10 +32,12 @@ impl Class {
         }
     }
 
-    /// Whether a packet from here to there meets a workload.
+    /// Whether a packet from here to there meets a workload. What a workload sends to itself does
+    /// not leave it.
     pub(super) fn can_send_to(&self, to: &Self) -> bool {
         let is_workload = self.endpoint().is_some() || to.endpoint().is_some();
-        is_workload && self.family() == to.family()
+        let is_itself = self.members.len() == 1 && self.members == to.members;
+        is_workload && !is_itself && self.family() == to.family()
     }
 
     pub(super) fn ends(&self) -> impl Iterator<Item = End> + '_ {

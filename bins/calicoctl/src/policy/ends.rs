@@ -1,12 +1,14 @@
-//! From what a person writes to endpoints and a packet.
+//! From what a person writes to packets and who is at their ends.
 
 use std::net::IpAddr;
 
 use calico_core::dataplane::EndpointId;
-use calico_core::resource::{Protocol, WorkloadEndpoint};
+use calico_core::resource::{HostEndpoint, Protocol, WorkloadEndpoint};
 use calico_policy::eval::Packet;
 
+use super::services::{self, Backend};
 use super::state::State;
+use super::unknown;
 use crate::failure::Failure;
 
 /// As written on the command line.
@@ -21,31 +23,60 @@ pub(super) struct Query {
 /// A packet, and who its ends are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flow {
-    pub(super) from: Option<EndpointId>,
-    pub(super) to: Option<EndpointId>,
+    pub(super) from: Place,
+    pub(super) to: Place,
     pub(super) packet: Packet,
 }
 
-/// A workload or an address outside.
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A workload of a node.
+    Workload { id: EndpointId, node: String },
+    /// A node itself, behind this host endpoint.
+    Host { name: String, node: String },
+    /// Nobody whom policy protects.
+    Outside,
+}
+
+/// One end, with its address if that was written.
 enum End<'a> {
-    Workload(&'a WorkloadEndpoint),
+    Workload(&'a WorkloadEndpoint, Option<IpAddr>),
+    Host(&'a HostEndpoint, Option<IpAddr>),
     Address(IpAddr),
 }
 
-/// What is asked about.
-pub(super) fn resolve(state: &State, query: &Query) -> Result<Flow, Failure> {
+/// What is asked about: one flow, or one for each backend of a service.
+pub(super) fn resolve(state: &State, query: &Query) -> Result<Vec<Flow>, Failure> {
     let (to, port) = split_port(&query.to);
-    let (from, to) = (end(state, &query.from)?, end(state, to)?);
-    let (source, destination) = addresses(&from, &to, query)?;
-    let packet = match port {
-        None => Packet::ping(source, destination),
-        Some(text) => {
-            let (protocol, port) = self::port(text, &to)?;
-            let ports = Some((query.source_port, port));
-            Packet { ports, ..Packet::to_port(source, destination, protocol, port) }
-        }
+    let from = end(state, &query.from)?;
+    let sources = addresses(state, &from);
+    let flow = |source, backend: &Backend| {
+        let destination = backend.address;
+        let packet = match backend.port {
+            None => Packet::ping(source, destination),
+            Some((protocol, port)) => {
+                let ports = Some((query.source_port, port));
+                Packet { ports, ..Packet::to_port(source, destination, protocol, port) }
+            }
+        };
+        let from = place(&from);
+        Flow { from, to: place(&owner(state, destination)), packet }
     };
-    Ok(Flow { from: id(&from), to: id(&to), packet })
+    if let Some(name) = services::named(to) {
+        let backends = services::backends(state, name, port)?;
+        let destinations: Vec<IpAddr> = backends.iter().map(|backend| backend.address).collect();
+        let (source, first) = pair(&sources, &destinations, query)?;
+        let alike = |backend: &&Backend| backend.address.is_ipv6() == first.is_ipv6();
+        return Ok(backends.iter().filter(alike).map(|backend| flow(source, backend)).collect());
+    }
+    let to = end(state, to)?;
+    let (source, address) = pair(&sources, &addresses(state, &to), query)?;
+    let port = port.map(|text| self::port(text, &to)).transpose()?;
+    let mut flow = flow(source, &Backend { address, port });
+    // One address may be of several: who was named counts.
+    flow.to = place(&to);
+    Ok(vec![flow])
 }
 
 /// `NAME:PORT/PROTOCOL`, where an IPv6 address with a port stands in brackets.
@@ -62,11 +93,22 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
 fn end<'a>(state: &'a State, text: &str) -> Result<End<'a>, Failure> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse() {
-        let owner = state
-            .endpoints
-            .iter()
-            .find(|endpoint| endpoint.spec.ip_networks.iter().any(|net| net.addr() == address));
-        return Ok(owner.map_or(End::Address(address), End::Workload));
+        return Ok(owner(state, address));
+    }
+    if services::named(text).is_some() {
+        return Err(Failure::Usage(format!(
+            "{text} sends nothing by itself: name one of its pods"
+        )));
+    }
+    if let Some(name) = text.strip_prefix("node/") {
+        return unknown::node(state, name).map(|address| owner(state, address));
+    }
+    let host = text.strip_prefix("hep/").or_else(|| text.strip_prefix("hostendpoint/"));
+    let host_of = |name: &str| state.hosts.iter().find(|host| host.name() == name);
+    if let Some(name) = host {
+        return host_of(name)
+            .map(|host| End::Host(host, None))
+            .ok_or_else(|| unknown::end(state, text));
     }
     let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
     let named = |wanted: &dyn Fn(&WorkloadEndpoint) -> bool| {
@@ -78,10 +120,10 @@ fn end<'a>(state: &'a State, text: &str) -> Result<End<'a>, Failure> {
         found = named(&|endpoint| endpoint.spec.pod == name);
     }
     match found[..] {
-        [endpoint] => Ok(End::Workload(endpoint)),
-        [] => Err(Failure::Usage(format!(
-            "no pod and no WorkloadEndpoint {namespace}/{name}; `calicoctl get wep -A` lists them"
-        ))),
+        [endpoint] => Ok(End::Workload(endpoint, None)),
+        [] => {
+            host_of(text).map(|host| End::Host(host, None)).ok_or_else(|| unknown::end(state, text))
+        }
         _ => {
             let names: Vec<&str> = found.iter().map(|endpoint| endpoint.name()).collect();
             let names = names.join(", ");
@@ -90,26 +132,50 @@ fn end<'a>(state: &'a State, text: &str) -> Result<End<'a>, Failure> {
     }
 }
 
-/// An address of each, of one family: IPv4 if both have it and IPv6 was not asked for.
-fn addresses(from: &End<'_>, to: &End<'_>, query: &Query) -> Result<(IpAddr, IpAddr), Failure> {
-    let of = |end: &End<'_>| match end {
-        End::Workload(endpoint) => {
-            endpoint.spec.ip_networks.iter().map(|net| net.addr()).collect::<Vec<_>>()
-        }
-        End::Address(address) => vec![*address],
+/// Who has an address: a workload, a node with a host endpoint, or somebody outside.
+fn owner(state: &State, address: IpAddr) -> End<'_> {
+    let has = |endpoint: &&WorkloadEndpoint| {
+        endpoint.spec.ip_networks.iter().any(|net| net.addr() == address)
     };
-    let written = [&query.from, &query.to].map(|text| {
-        let (end, _) = split_port(text);
-        end.trim_matches(['[', ']']).parse::<IpAddr>().ok()
-    });
-    let (sources, destinations) = (
-        written[0].map_or_else(|| of(from), |address| vec![address]),
-        written[1].map_or_else(|| of(to), |address| vec![address]),
-    );
+    if let Some(endpoint) = state.endpoints.iter().find(has) {
+        return End::Workload(endpoint, Some(address));
+    }
+    let mut hosts = state.hosts.iter();
+    if let Some(host) = hosts.find(|host| host.spec.expected_ips.contains(&address)) {
+        return End::Host(host, Some(address));
+    }
+    let of_all = |host: &&HostEndpoint| {
+        host.spec.interface_name == "*"
+            && state.addresses_of_node(&host.spec.node).contains(&address)
+    };
+    let of_all = state.hosts.iter().find(of_all);
+    of_all.map_or(End::Address(address), |host| End::Host(host, Some(address)))
+}
+
+fn addresses(state: &State, end: &End<'_>) -> Vec<IpAddr> {
+    match end {
+        End::Workload(_, Some(address)) | End::Host(_, Some(address)) => vec![*address],
+        End::Workload(endpoint, None) => {
+            endpoint.spec.ip_networks.iter().map(|net| net.addr()).collect()
+        }
+        End::Host(host, None) if host.spec.expected_ips.is_empty() => {
+            state.addresses_of_node(&host.spec.node)
+        }
+        End::Host(host, None) => host.spec.expected_ips.clone(),
+        End::Address(address) => vec![*address],
+    }
+}
+
+/// An address of each, of one family: IPv4 if both have it and IPv6 was not asked for.
+fn pair(
+    sources: &[IpAddr],
+    destinations: &[IpAddr],
+    query: &Query,
+) -> Result<(IpAddr, IpAddr), Failure> {
     let families = if query.ipv6 { [true, false] } else { [false, true] };
     let pair = families.into_iter().find_map(|v6| {
         let first = |list: &[IpAddr]| list.iter().copied().find(|a| a.is_ipv6() == v6);
-        Some((first(&sources)?, first(&destinations)?))
+        Some((first(sources)?, first(destinations)?))
     });
     pair.ok_or_else(|| {
         let (from, to) = (&query.from, &query.to);
@@ -119,48 +185,66 @@ fn addresses(from: &End<'_>, to: &End<'_>, query: &Query) -> Result<(IpAddr, IpA
 
 /// `80`, `53/UDP`, or the name of one of the endpoint's ports.
 fn port(text: &str, to: &End<'_>) -> Result<(u8, u16), Failure> {
-    let (port, protocol) = match text.split_once('/') {
-        Some((port, protocol)) => (port, Some(protocol)),
-        None => (text, None),
-    };
-    let protocol: Option<Protocol> = match protocol {
-        Some(name) => Some(name.to_ascii_uppercase().parse().map_err(|error| {
-            Failure::Usage(format!("{name:?} is no protocol with ports: {error}"))
-        })?),
-        None => None,
-    };
-    if protocol.is_some_and(|protocol| !protocol.has_ports()) {
-        let name = protocol.map_or_else(String::new, |protocol| protocol.to_string());
-        return Err(Failure::Usage(format!("{name} has no ports; leave the port out for a ping")));
-    }
+    let (port, protocol) = protocol_of(text)?;
     let number = protocol.map_or(6, Protocol::number);
     if let Ok(port) = port.parse::<u16>() {
         return Ok((number, port));
     }
-    let End::Workload(endpoint) = to else {
-        return Err(Failure::Usage(format!(
-            "{port:?} is no port, and an address has no named ones"
-        )));
-    };
-    let named = endpoint.spec.ports.iter().find(|candidate| {
-        let of = candidate.protocol.map_or(6, Protocol::number);
-        candidate.name == port && (protocol.is_none() || of == number)
-    });
-    match named {
-        Some(named) => Ok((named.protocol.map_or(6, Protocol::number), named.port)),
-        None => {
-            let name = endpoint.name();
-            Err(Failure::Usage(format!("endpoint {name} has no port of name {port:?}")))
+    let number_of = |protocol: Option<Protocol>| protocol.map_or(6, Protocol::number);
+    let (name, ports): (&str, Vec<(&str, u8, u16)>) = match to {
+        End::Workload(endpoint, _) => {
+            let ports = endpoint.spec.ports.iter();
+            let ports = ports.map(|port| (&*port.name, number_of(port.protocol), port.port));
+            (endpoint.name(), ports.collect())
         }
-    }
+        End::Host(host, _) => {
+            let ports = host.spec.ports.iter();
+            let ports = ports.map(|port| (&*port.name, number_of(port.protocol), port.port));
+            (host.name(), ports.collect())
+        }
+        End::Address(_) => {
+            return Err(Failure::Usage(format!(
+                "{port:?} is no port, and an address has no named ones"
+            )));
+        }
+    };
+    let mut named = ports.iter().filter(|(name, ..)| *name == port);
+    let found = named.find(|(_, of, _)| protocol.is_none() || *of == number);
+    found.map(|(_, protocol, port)| (*protocol, *port)).ok_or_else(|| {
+        let known: Vec<&str> = ports.iter().map(|(name, ..)| *name).collect();
+        let known = match known[..] {
+            [] => "none of its ports has a name".to_owned(),
+            _ => format!("its ports are {}", known.join(", ")),
+        };
+        Failure::Usage(format!("endpoint {name} has no port of name {port:?}; {known}"))
+    })
 }
 
-fn id(end: &End<'_>) -> Option<EndpointId> {
+/// What comes before the slash, and the protocol after it.
+pub(super) fn protocol_of(text: &str) -> Result<(&str, Option<Protocol>), Failure> {
+    let Some((port, name)) = text.split_once('/') else { return Ok((text, None)) };
+    let protocol: Protocol = name
+        .to_ascii_uppercase()
+        .parse()
+        .map_err(|error| Failure::Usage(format!("{name:?} is no protocol with ports: {error}")))?;
+    if !protocol.has_ports() {
+        return Err(Failure::Usage(format!(
+            "{protocol} has no ports; leave the port out for a ping"
+        )));
+    }
+    Ok((port, Some(protocol)))
+}
+
+fn place(end: &End<'_>) -> Place {
     match end {
-        End::Workload(endpoint) => Some(EndpointId {
-            namespace: endpoint.namespace().into(),
-            name: endpoint.name().into(),
-        }),
-        End::Address(_) => None,
+        End::Workload(endpoint, _) => {
+            let id =
+                EndpointId { namespace: endpoint.namespace().into(), name: endpoint.name().into() };
+            Place::Workload { id, node: endpoint.spec.node.clone() }
+        }
+        End::Host(host, _) => {
+            Place::Host { name: host.name().to_owned(), node: host.spec.node.clone() }
+        }
+        End::Address(_) => Place::Outside,
     }
 }

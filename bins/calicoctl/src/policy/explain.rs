@@ -1,106 +1,186 @@
 //! `policy explain`: the verdict on one packet, who decided, and how it came to that.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::net::IpAddr;
 
-use calico_core::dataplane::{Direction, EndpointId, VerdictCause};
-use calico_policy::diff::Brief;
-use calico_policy::eval::{Decision, Explanation, Step};
+use calico_core::dataplane::{Direction, VerdictCause};
 use serde_json::{Value, json};
 
 use super::Format;
-use super::ends::{self, Flow, Query};
+use super::ends::{self, Flow, Place, Query};
+use super::services;
 use super::state::State;
+use super::way::{At, Hop, Way, tier_of, walk};
 use crate::failure::Failure;
 use crate::run::Said;
 
 pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Said, Failure> {
-    let flow = ends::resolve(&state, query)?;
-    let now = explain(&state, &flow);
+    let flows = ends::resolve(&state, query)?;
+    let now: Vec<Way> = flows.iter().map(|flow| walk(&state, flow)).collect();
     let staged = state.enforce_staged();
-    let would = (!staged.is_empty()).then(|| explain(&state, &flow));
+    let would: Vec<Option<Way>> =
+        flows.iter().map(|flow| (!staged.is_empty()).then(|| walk(&state, flow))).collect();
+    for doubt in now.iter().flat_map(|way| &way.doubts) {
+        if !state.warnings.contains(doubt) {
+            state.warnings.push(doubt.clone());
+        }
+    }
+    let told = flows.iter().zip(now.iter().zip(&would));
     let out = match format {
-        Format::Text => text(&state, &flow, &now, would.as_ref(), &staged),
+        Format::Text => {
+            let texts =
+                told.map(|(flow, (now, would))| text(&state, flow, now, would.as_ref(), &staged));
+            texts.collect::<Vec<_>>().join("\n")
+        }
         Format::Json => {
-            let value = json!({
-                "from": end(flow.from.as_ref()),
-                "to": end(flow.to.as_ref()),
-                "now": document(&now),
-                "staged": staged,
-                "ifStagedWereEnforced": would.as_ref().map(document),
-            });
+            let mut values: Vec<Value> = told
+                .map(|(flow, (now, would))| {
+                    json!({
+                        "from": end(&flow.from),
+                        "to": end(&flow.to),
+                        "now": document(now),
+                        "staged": staged,
+                        "ifStagedWereEnforced": would.as_ref().map(document),
+                    })
+                })
+                .collect();
+            // A service has any number of backends.
+            let value = match services::named(&query.to) {
+                Some(_) => Value::Array(values),
+                None => values.pop().unwrap_or_default(),
+            };
             format!("{value:#}\n")
         }
     };
     Ok(Said { out, warnings: state.warnings })
 }
 
-fn explain(state: &State, flow: &Flow) -> Explanation {
-    state.desired.explain(flow.from.as_ref(), flow.to.as_ref(), &flow.packet)
-}
-
-fn text(
-    state: &State,
-    flow: &Flow,
-    now: &Explanation,
-    would: Option<&Explanation>,
-    staged: &[String],
-) -> String {
+fn text(state: &State, flow: &Flow, now: &Way, would: Option<&Way>, staged: &[String]) -> String {
     let mut out = String::new();
-    let name =
-        |id: Option<&EndpointId>| id.map_or_else(|| "outside".to_owned(), |id| state.name_of(id));
-    let (from, to) = (name(flow.from.as_ref()), name(flow.to.as_ref()));
-    let verdict = Brief::of(now);
+    let (from, to) = (name(state, &flow.from), name(state, &flow.to));
+    let verdict = now.verdict();
     // Writing to a string does not fail.
     let _ = writeln!(out, "{from} -> {to}: {verdict}{}", in_tier(now));
-    let _ = write!(out, "{now}");
+    for (word, place, address) in
+        [("from", &flow.from, flow.packet.source), ("to", &flow.to, flow.packet.destination)]
+    {
+        let _ = writeln!(out, "{word}: {}", described(state, place, address));
+    }
+    out.push_str(&trace(now));
     if let Some(would) = would {
-        let changed = Brief::of(would);
+        let changed = would.verdict();
         let names = staged.join(", ");
         if changed == verdict {
             let _ = writeln!(out, "staged: no difference if enforced: {names}");
         } else {
             let _ =
                 writeln!(out, "staged: would be {changed}{} if enforced: {names}", in_tier(would));
-            let _ = write!(out, "{would}");
+            out.push_str(&trace(would));
         }
     }
     out
 }
 
+fn trace(way: &Way) -> String {
+    let word = if way.is_allowed() { "allowed" } else { "denied" };
+    let mut out = format!("{}: {word}\n", way.packet);
+    for Hop { at, direction, decision } in &way.hops {
+        let _ = match at {
+            At::Workload => writeln!(out, "{direction}:"),
+            At::Host { name, forwarded: false } => {
+                writeln!(out, "{direction} at host endpoint {name}:")
+            }
+            At::Host { name, forwarded: true } => {
+                writeln!(out, "{direction} at host endpoint {name}, forwarded:")
+            }
+        };
+        let _ = writeln!(out, "{decision}");
+    }
+    if let Some(action) = way.to_host {
+        let _ = writeln!(out, "to its own host: defaultEndpointToHostAction {action:?}");
+    }
+    out
+}
+
+fn name(state: &State, place: &Place) -> String {
+    match place {
+        Place::Workload { id, .. } => state.name_of(id),
+        Place::Host { node, .. } => format!("node {node}"),
+        Place::Outside => "outside".to_owned(),
+    }
+}
+
+/// Who it is, with what rules may know of it.
+fn described(state: &State, place: &Place, address: IpAddr) -> String {
+    let labels = |labels: &std::collections::BTreeMap<String, String>| {
+        let labels: Vec<String> =
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        if labels.is_empty() {
+            "no labels".to_owned()
+        } else {
+            format!("labels {}", labels.join(", "))
+        }
+    };
+    match place {
+        Place::Workload { id, node } => {
+            let found = state.endpoints.iter().find(|endpoint| {
+                (endpoint.namespace(), endpoint.name()) == (&*id.namespace, &*id.name)
+            });
+            let labels = found.map(|endpoint| labels(&endpoint.metadata.labels));
+            let labels = labels.unwrap_or_default();
+            format!("{address}, WorkloadEndpoint {id} on {node}, {labels}")
+        }
+        Place::Host { name, .. } => {
+            let found = state.hosts.iter().find(|host| host.name() == name);
+            let labels = found.map(|host| labels(&host.metadata.labels)).unwrap_or_default();
+            format!("{address}, HostEndpoint {name}, {labels}")
+        }
+        Place::Outside => {
+            let of = state
+                .networks
+                .iter()
+                .filter(|(_, nets)| nets.iter().any(|net| net.0.trunc().contains(&address)));
+            let sets: Vec<&str> = of.map(|(name, _)| name.as_str()).collect();
+            match sets[..] {
+                [] => format!("{address}, in no network set"),
+                _ => format!("{address}, in {}", sets.join(", ")),
+            }
+        }
+    }
+}
+
 /// The tier in which the deciding step was, in words, unless the verdict names it itself.
-fn in_tier(explanation: &Explanation) -> String {
-    let deciding = explanation.deciding().map(|(_, decision)| decision);
+fn in_tier(way: &Way) -> String {
+    let deciding = way.deciding().map(|hop| &hop.decision);
     let unnamed = deciding.filter(|d| !matches!(d.cause, VerdictCause::EndOfTier(_)));
     let tier = unnamed.and_then(tier_of);
     tier.map_or_else(String::new, |tier| format!(", in tier {tier}"))
 }
 
-/// The tier that decided; none if profiles did.
-fn tier_of(decision: &Decision) -> Option<Arc<str>> {
-    decision.steps.iter().rev().find_map(|step| match step {
-        Step::Tier(tier) => Some(Some(Arc::clone(tier))),
-        Step::Profiles => Some(None),
-        _ => None,
-    })?
-}
-
-fn document(explanation: &Explanation) -> Value {
-    let brief = Brief::of(explanation);
-    let deciding = explanation.deciding().map(|(direction, decision)| {
-        let direction: Direction = direction;
-        json!({"direction": direction, "tier": tier_of(decision), "cause": decision.cause})
+fn document(way: &Way) -> Value {
+    let deciding = way.deciding().map(|hop| {
+        json!({
+            "direction": hop.direction,
+            "tier": tier_of(&hop.decision),
+            "cause": hop.decision.cause,
+        })
     });
     json!({
-        "allowed": brief.allowed,
-        "by": brief.by,
+        "allowed": way.is_allowed(),
+        "by": way.by(),
         "decided": deciding,
-        "packet": explanation.packet,
-        "egress": explanation.egress,
-        "ingress": explanation.ingress,
+        "packet": way.packet,
+        "egress": way.at_workload(Direction::Egress),
+        "hosts": way.hosts(),
+        "toHost": way.to_host,
+        "ingress": way.at_workload(Direction::Ingress),
     })
 }
 
-fn end(id: Option<&EndpointId>) -> Value {
-    json!(id)
+fn end(place: &Place) -> Value {
+    match place {
+        Place::Workload { id, .. } => json!(id),
+        Place::Host { name, node } => json!({"hostEndpoint": name, "node": node}),
+        Place::Outside => Value::Null,
+    }
 }

@@ -1,12 +1,19 @@
 //! All resources that have a say in policy, from the store or from files.
 
+use std::net::IpAddr;
+
 use calico_core::Datastore;
 use calico_core::dataplane::EndpointId;
-use calico_core::key::Scope;
+use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::{AnyResource, WorkloadEndpoint};
+use calico_core::resource::{
+    AnyResource, Cidr, FieldError, HostEndpoint, KubernetesEndpointSlice, Node, Resource, Spec,
+    StagedAction, StagedKubernetesNetworkPolicy, WorkloadEndpoint,
+};
+use calico_datastore::conversion::{self, NETWORK_POLICY_PREFIX};
 use calico_policy::desired::Desired;
 use calico_policy::{Graph, Input, Object, staged};
+use serde_json::json;
 
 use crate::failure::{Failure, name_of};
 use crate::stored::{from_entry, place};
@@ -25,6 +32,11 @@ pub(super) struct State {
     /// What the graph says.
     pub(super) desired: Desired,
     pub(super) endpoints: Vec<WorkloadEndpoint>,
+    pub(super) hosts: Vec<HostEndpoint>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) slices: Vec<KubernetesEndpointSlice>,
+    /// Networks that have labels: what people call each set, and what is in it.
+    pub(super) networks: Vec<(String, Vec<Cidr>)>,
     pub(super) staged: Vec<AnyResource>,
     /// What was left out, and what does not do what it says.
     pub(super) warnings: Vec<String>,
@@ -58,6 +70,10 @@ impl State {
             graph: Graph::for_every_node(),
             desired: Desired::default(),
             endpoints: Vec::new(),
+            hosts: Vec::new(),
+            nodes: Vec::new(),
+            slices: Vec::new(),
+            networks: Vec::new(),
             staged: Vec::new(),
             warnings: Vec::new(),
         }
@@ -77,11 +93,33 @@ impl State {
                 return Ok(());
             }
         };
-        if let Object::WorkloadEndpoint(endpoint) = &object {
-            self.endpoints.push((**endpoint).clone());
-        }
+        self.remember(&object);
         self.handle(Input::Put(object));
         Ok(())
+    }
+
+    /// What people may name, or want to be told of.
+    fn remember(&mut self, object: &Object) {
+        match object {
+            Object::WorkloadEndpoint(endpoint) => put(&mut self.endpoints, endpoint),
+            Object::HostEndpoint(endpoint) => put(&mut self.hosts, endpoint),
+            Object::Node(node) => put(&mut self.nodes, node),
+            Object::KubernetesEndpointSlice(slice) => put(&mut self.slices, slice),
+            Object::GlobalNetworkSet(set) => {
+                let name = format!("GlobalNetworkSet {}", set.name());
+                self.put_networks(name, &set.spec.nets);
+            }
+            Object::NetworkSet(set) => {
+                let name = format!("NetworkSet {}/{}", set.namespace(), set.name());
+                self.put_networks(name, &set.spec.nets);
+            }
+            _ => {}
+        }
+    }
+
+    fn put_networks(&mut self, name: String, nets: &[Cidr]) {
+        self.networks.retain(|(known, _)| *known != name);
+        self.networks.push((name, nets.to_vec()));
     }
 
     /// What the graph refuses is left out, as an agent does.
@@ -100,6 +138,20 @@ impl State {
         self.graph.flush();
         self.warnings.extend(self.graph.take_warnings().iter().map(ToString::to_string));
         self.desired = self.graph.desired();
+    }
+
+    /// A node's own addresses, as its agent has told them.
+    pub(super) fn addresses_of_node(&self, name: &str) -> Vec<IpAddr> {
+        let Some(node) = self.nodes.iter().find(|node| node.name() == name) else {
+            return Vec::new();
+        };
+        let bgp = node.spec.bgp.iter().flat_map(|bgp| [&bgp.ipv4_address, &bgp.ipv6_address]);
+        let mut all: Vec<IpAddr> = bgp.flatten().map(|net| net.0.addr()).collect();
+        for told in &node.spec.addresses {
+            let text = told.address.split('/').next().unwrap_or_default();
+            all.extend(text.parse::<IpAddr>().ok().filter(|address| !all.contains(address)));
+        }
+        all
     }
 
     /// What people call an endpoint: its pod, if that has no other.
@@ -137,9 +189,17 @@ impl State {
                     self.handle(input);
                     names.push(name);
                 }
-                Ok(staged::Effect::Unknown) => self.warnings.push(format!(
-                    "{name}: not looked at: rules of Kubernetes are not converted here"
-                )),
+                Ok(staged::Effect::Unknown) => match of_kubernetes(&resource) {
+                    Ok((input, notes)) => {
+                        let note = |problem| format!("{name}: {problem}");
+                        self.warnings.extend(notes.into_iter().map(note));
+                        if let Some(input) = input {
+                            self.handle(input);
+                            names.push(name);
+                        }
+                    }
+                    Err(error) => self.warnings.push(format!("left out: {name}: {error}")),
+                },
                 Ok(_) => {}
                 Err(error) => self.warnings.push(format!("left out: {name}: {error}")),
             }
@@ -147,6 +207,38 @@ impl State {
         self.flush();
         names
     }
+}
+
+/// What a staged policy of Kubernetes would do, and what of it cannot be told; nothing if it is
+/// only to be learned from.
+fn of_kubernetes(resource: &AnyResource) -> Result<(Option<Input>, Vec<String>), FieldError> {
+    let staged: StagedKubernetesNetworkPolicy = resource.typed()?;
+    let name = format!("{NETWORK_POLICY_PREFIX}{}", staged.name());
+    match staged.spec.staged_action.unwrap_or_default() {
+        StagedAction::Set => {}
+        StagedAction::Delete => {
+            let key = Key::resource(Kind::NetworkPolicy, Some(staged.namespace()), &name);
+            return Ok((Some(Input::Remove(key)), Vec::new()));
+        }
+        _ => return Ok((None, Vec::new())),
+    }
+    let mut spec = serde_json::to_value(&staged.spec).unwrap_or_default();
+    if let Some(fields) = spec.as_object_mut() {
+        fields.remove("stagedAction");
+    }
+    let metadata = json!({"name": staged.name(), "namespace": staged.namespace()});
+    let policy = serde_json::from_value(json!({"metadata": metadata, "spec": spec}))
+        .map_err(|error| FieldError::new("spec", error.to_string()))?;
+    let mut converted = conversion::network_policy(&policy);
+    converted.resource.metadata.name = name;
+    Ok((Some(converted.resource.into()), converted.problems))
+}
+
+/// The last one of a name counts.
+fn put<S: Spec + Clone>(list: &mut Vec<Resource<S>>, resource: &Resource<S>) {
+    let name = (resource.namespace(), resource.name());
+    list.retain(|known| (known.namespace(), known.name()) != name);
+    list.push(resource.clone());
 }
 
 fn is_wanted(kind: Kind) -> bool {
