@@ -1,5 +1,7 @@
 //! Addresses of services of type `LoadBalancer`, as upstream's controller gives them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::net::IpAddr;

@@ -50,7 +50,7 @@ impl Engine {
         // Where a machine moves to, the agent makes the routes once it has arrived.
         let arriving = endpoint.metadata.labels.contains_key(MIGRATION_LABEL);
         let spec = PodSpec {
-            limits: limits.clone(),
+            limits,
             arriving,
             mac: endpoint.spec.mac.parse().ok(),
             routes: routes_of(conf, conf.prev_result.as_ref())?,

@@ -15,7 +15,7 @@ use calico_cni::engine::{Engine, Journal, NetworkError, Options, Parts, PodNetwo
 use calico_cni::facts::{NoPods, PodSource};
 use calico_cni::protocol::{PROTOCOL, Plugin, Request, Response};
 use calico_cni::spec::{Call, Verb};
-use calico_core::dataplane::EndpointId;
+use calico_core::dataplane::{EndpointId, Limits};
 use calico_core::datastore::Revision;
 use calico_core::key::{Key, Scope};
 use calico_core::memory::MemoryStore;
@@ -69,7 +69,7 @@ impl PodNetwork for FakeNetwork {
 
     async fn check(&self, spec: PodSpec) -> Result<(), NetworkError> {
         match self.interfaces.lock().unwrap().get(&spec.host_ifname) {
-            Some(made) if made.addresses == spec.addresses => Ok(()),
+            Some(made) if made.addresses == spec.addresses && made.limits == spec.limits => Ok(()),
             _ => Err(NetworkError::Failed(format!("{} is not there", spec.host_ifname))),
         }
     }
@@ -87,6 +87,8 @@ impl PodNetwork for FakeNetwork {
 #[derive(Debug, Default)]
 pub struct FakePolicy {
     pub refuse: Mutex<Option<String>>,
+    /// The limits that are in force; `None`: whatever is asked for.
+    pub limits: Mutex<Option<Limits>>,
     pub asked: Mutex<Vec<String>>,
 }
 
@@ -100,6 +102,13 @@ impl PolicyGate for FakePolicy {
     ) -> Result<(), String> {
         self.asked.lock().unwrap().push(endpoint.to_string());
         self.refuse.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    async fn check_limits(&self, host_interface: &str, limits: &Limits) -> Result<(), String> {
+        match &*self.limits.lock().unwrap() {
+            Some(in_force) if in_force != limits => Err(format!("{host_interface} is unlimited")),
+            _ => Ok(()),
+        }
     }
 }
 
