@@ -1,9 +1,12 @@
 //! The dataplane in the running kernel, judged by real packets. Each test has namespaces of its
 //! own.
 
+mod clauses;
 mod continuity;
+mod costs;
 mod dscp;
 mod flood;
+mod guards;
 mod host;
 mod lab;
 mod lifecycle;
@@ -11,6 +14,7 @@ mod limits;
 mod owner;
 mod policy;
 mod recheck;
+mod repair;
 mod settings;
 mod style;
 mod translate;
@@ -145,6 +149,13 @@ fn everything(server: &Pod, client: &Pod) -> Vec<Update> {
         Update::Endpoint(endpoint(client, &[], &[])),
         Update::InSync,
     ]
+}
+
+/// The chain that packets to a workload go to.
+fn chain_of(table: &crate::nft::Ruleset, interface: &str) -> Option<String> {
+    let map = &table.sets["cali-to-wl-dispatch"].elements;
+    let named = |e: &&crate::nft::wire::Element| e.key.starts_with(interface.as_bytes());
+    map.iter().find(named)?.verdict.as_ref()?.chain().map(str::to_owned)
 }
 
 async fn table() -> Option<crate::nft::Ruleset> {

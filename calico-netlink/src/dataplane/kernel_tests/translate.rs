@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use calico_core::dataplane::{HostSettings, ServiceLoop, Translation};
+use calico_core::dataplane::{HostSettings, Pool, ServiceLoop, Translation};
 
 use super::lab::{Host, forward, ip};
 use super::*;
@@ -116,5 +116,67 @@ fn packets_to_services_that_nobody_serves_do_not_go_round() {
                 assert_eq!(timed_out, action == ServiceLoop::Drop, "{action:?} {address}");
             }
         }
+    });
+}
+
+#[test]
+fn traffic_leaving_the_pools_is_masqueraded() {
+    in_new_netns(async || {
+        forward();
+        let outside = Host::new();
+        outside.cable("up0", "eth0");
+        for (address, peer) in
+            [("192.0.2.1/24", "192.0.2.2/24"), ("2001:db8::1/64", "2001:db8::2/64")]
+        {
+            let nodad = if address.contains(':') { " nodad" } else { "" };
+            ip(&format!("addr add {address} dev up0{nodad}"));
+            outside.ip(&format!("addr add {peer} dev eth0{nodad}"));
+        }
+        outside.ip("route add 10.65.0.0/16 via 192.0.2.1");
+        outside.ip("route add fd65::/64 via 2001:db8::1");
+        let dataplane = open().await;
+        let pod = Pod::new(1);
+        let pools = |nat_outgoing, second: Option<&str>| {
+            let pool =
+                |cidr: &str, nat_outgoing| Pool { cidr: cidr.parse().unwrap(), nat_outgoing };
+            let mut pools =
+                vec![pool("10.65.0.0/16", nat_outgoing), pool("fd65::/64", nat_outgoing)];
+            pools.extend(second.map(|cidr| pool(cidr, false)));
+            Update::Pools(pools)
+        };
+        apply(
+            &dataplane,
+            vec![
+                open_profile(),
+                pools(true, None),
+                Update::Endpoint(endpoint(&pod, &[], &[])),
+                Update::InSync,
+            ],
+        )
+        .await;
+        let source_seen = |from: std::net::IpAddr, to: &str, port: u16| {
+            let to: std::net::IpAddr = to.parse().unwrap();
+            let receiver = outside.udp(to, port);
+            pod.host.udp(from, 0).send_to(b"x", (to, port)).unwrap();
+            receiver.recv_from(&mut [0; 8]).unwrap().1.ip().to_string()
+        };
+        assert_eq!(source_seen(pod.v4, "192.0.2.2", 1), "192.0.2.1");
+        assert_eq!(source_seen(pod.v6, "2001:db8::2", 1), "2001:db8::1");
+        // Inside of a pool: not masqueraded.
+        apply(&dataplane, vec![pools(true, Some("192.0.2.0/24"))]).await;
+        assert_eq!(source_seen(pod.v4, "192.0.2.2", 2), "10.65.0.1");
+        // A pool that does not ask for it.
+        apply(&dataplane, vec![pools(false, None)]).await;
+        assert_eq!(source_seen(pod.v4, "192.0.2.2", 3), "10.65.0.1");
+        assert_eq!(source_seen(pod.v6, "2001:db8::2", 3), "fd65::1");
+        // Nodes, when settings spare them.
+        let host = HostSettings {
+            node_addresses: vec!["192.0.2.2".parse().unwrap()],
+            masquerade_spares_nodes: true,
+            ..HostSettings::default()
+        };
+        apply(&dataplane, vec![pools(true, None), Update::Host(host)]).await;
+        assert_eq!(source_seen(pod.v4, "192.0.2.2", 4), "10.65.0.1");
+        assert_eq!(source_seen(pod.v6, "2001:db8::2", 4), "2001:db8::1");
     });
 }
