@@ -162,6 +162,14 @@ const AGENT: &str = "{apiVersion: projectcalico.org/v3, kind: Node, metadata: {n
     spec: {bgp: {ipv4Address: 192.0.2.1/24}, orchRefs: [{nodeName: node1, orchestrator: k8s}], \
     addresses: [{address: 192.0.2.1/24, type: CalicoNodeIP}]}}";
 
+/// A policy for the pod, and another one of its name.
+const POLICY: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
+    metadata: {name: ports, namespace: prod}, spec: {selector: all(), ingress: [\
+    {action: Allow, protocol: TCP, source: {nets: [203.0.113.0/24]}, destination: {ports: [80]}}]}}";
+const WIDER: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
+    metadata: {name: ports, namespace: prod}, spec: {selector: all(), ingress: [\
+    {action: Allow, protocol: TCP, source: {nets: [203.0.113.0/24]}, destination: {ports: ['80:90']}}]}}";
+
 /// The session. `<<< MANIFEST` is what comes through the standard input.
 const SESSION: &[&str] = &[
     "version",
@@ -185,6 +193,14 @@ const SESSION: &[&str] = &[
     "get np web -n prod -o yaml",
     "get np web -n prod -o yaml --export",
     "get wep -n prod -o json",
+    "policy explain --from 203.0.113.5 --to prod/web-1:80",
+    "policy diff -f - <<< POLICY",
+    "apply -f - <<< POLICY",
+    "policy explain --from 203.0.113.5 --to prod/web-1:80 -o json",
+    "policy explain --from 203.0.113.5 --to prod/web-1:81",
+    "policy explain --from 203.0.113.5 --to prod/wbe-1:81",
+    "policy diff -f - -o json <<< WIDER",
+    "delete np ports -n prod",
     "get nodes -o wide",
     "get nodes -o custom-columns=NAME,ASN,ADDRESS:.spec.bgp.ipv4Address",
     "get nodes -o 'go-template={{range .}}{{.ObjectMeta.Name}}{{end}}'",
@@ -229,7 +245,10 @@ const SESSION: &[&str] = &[
 const FAREWELL: &[&str] = &["delete node node1", "get wep -A", "get nodes", "ipam show"];
 
 fn session(backend: &Backend, lines: &[&str]) -> Vec<String> {
-    let input = |line: &str| line.replace("MANIFEST", MANIFEST).replace("AGENT", AGENT);
+    let input = |line: &str| {
+        let line = line.replace("MANIFEST", MANIFEST).replace("AGENT", AGENT);
+        line.replace("POLICY", POLICY).replace("WIDER", WIDER)
+    };
     lines.iter().map(|line| run(backend, &input(line))).collect()
 }
 
@@ -259,6 +278,10 @@ fn every_datastore_gives_the_same_answers() {
         "spec.cidr: 10.65.0.0/16 overlaps IP pool main (10.65.0.0/24)",
         "spec.cidr: cannot change from 10.65.0.0/24",
         "there is no tier nowhere",
+        "outside -> prod/web-1: allowed by Profile kns.prod ingress rule 0",
+        "outside -> prod/web-1: denied by the end of tier default (ingress)",
+        "now denied by the end of tier default (ingress)",
+        "did you mean prod/web-1?",
         "the tier still has NetworkPolicy prod/web",
         "1 address(es) assigned, but not in use\n  10.99.0.1 not in use; handle net.web-2",
         "none of the reports was made since the datastore was locked",
