@@ -6,6 +6,7 @@
 set -eu
 dir=$1
 hostname "$2"
+mount -t proc proc /proc
 
 # `ip netns exec` mounted /sys anew: without control groups.
 mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
