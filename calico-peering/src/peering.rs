@@ -115,15 +115,7 @@ impl Peering {
             _ => return Ok(false),
         };
         Ok(match kind {
-            Kind::Node => {
-                let node: Node = entry.decode()?;
-                let same = |old: &Node| {
-                    old.spec == node.spec && old.metadata.labels == node.metadata.labels
-                };
-                let changed = !self.nodes.get(&name).is_some_and(same);
-                self.nodes.insert(name, node);
-                changed
-            }
+            Kind::Node => self.put_node(&name, entry.decode()?),
             Kind::BgpPeer => {
                 let peer: BgpPeer = entry.decode()?;
                 let changed = self.peers.get(&name).is_none_or(|old| old.spec != peer.spec);
@@ -136,16 +128,12 @@ impl Peering {
             }
             Kind::BgpConfiguration => {
                 let configuration: BgpConfiguration = entry.decode()?;
-                replace(&mut self.configurations, name, configuration.spec)
+                self.put_configuration(&name, &configuration.spec)
             }
-            Kind::IpPool => {
-                let pool: IpPool = entry.decode()?;
-                replace(&mut self.pools, name, pool.spec)
-            }
+            Kind::IpPool => self.put_pool(&name, &entry.decode::<IpPool>()?.spec),
             Kind::Profile => {
                 let profile: Profile = entry.decode()?;
-                let labels = profile.spec.labels_to_apply;
-                replace(&mut self.profiles, name, labels) && self.has_workload_peers()
+                self.put_labels(&name, &profile.spec.labels_to_apply)
             }
             Kind::WorkloadEndpoint if name.starts_with(&self.workload_prefix) => {
                 let endpoint: WorkloadEndpoint = entry.decode()?;
@@ -156,6 +144,30 @@ impl Peering {
             Kind::KubernetesEndpointSlice => self.put_slice(entry, named(namespace, &name))?,
             _ => false,
         })
+    }
+
+    /// As [`put`](Self::put), of a Node that somebody has read already.
+    pub fn put_node(&mut self, name: &str, node: Node) -> bool {
+        let same =
+            |old: &Node| old.spec == node.spec && old.metadata.labels == node.metadata.labels;
+        let changed = !self.nodes.get(name).is_some_and(same);
+        self.nodes.insert(name.to_owned(), node);
+        changed
+    }
+
+    /// As [`put`](Self::put), of an IPPool that somebody has read already.
+    pub fn put_pool(&mut self, name: &str, pool: &IpPoolSpec) -> bool {
+        differs(&mut self.pools, name, pool)
+    }
+
+    /// As [`put`](Self::put), of a BGPConfiguration that somebody has read already.
+    pub fn put_configuration(&mut self, name: &str, configuration: &BgpConfigurationSpec) -> bool {
+        differs(&mut self.configurations, name, configuration)
+    }
+
+    /// As [`put`](Self::put), of the labels that a Profile passes on.
+    pub fn put_labels(&mut self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        differs(&mut self.profiles, name, labels) && self.has_workload_peers()
     }
 
     /// Forgets an object. Says whether the plan may have changed.
@@ -263,6 +275,15 @@ impl Peering {
 
 fn named(namespace: &Option<String>, name: &str) -> (String, String) {
     (namespace.clone().unwrap_or_default(), name.to_owned())
+}
+
+/// Takes over a value that is another than before; says whether it is.
+fn differs<V: PartialEq + Clone>(map: &mut BTreeMap<String, V>, name: &str, value: &V) -> bool {
+    let changed = map.get(name) != Some(value);
+    if changed {
+        map.insert(name.to_owned(), value.clone());
+    }
+    changed
 }
 
 /// Inserts a value; says whether it was not there before.

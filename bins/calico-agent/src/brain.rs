@@ -13,10 +13,11 @@ use calico_core::kind::Kind;
 use calico_core::resource::{AffinityState, BlockAffinityValue, FelixConfigurationSpec};
 use calico_core::routes::RouteEvent;
 use calico_peering::{HostRoute, Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
-use calico_policy::{Graph, Rejected, Stats};
+use calico_policy::{Graph, Object, Rejected, Stats};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
+use crate::doubts::Doubts;
 use crate::migrations::Migrations;
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
@@ -32,6 +33,10 @@ pub struct Work {
     pub announce: Vec<IpNet>,
     /// Prefixes to withdraw.
     pub withdraw: Vec<IpNet>,
+    /// Prefixes that are announced with another LOCAL_PREF than the usual one, or no longer.
+    pub preferred: Vec<(IpNet, Option<u32>)>,
+    /// Endpoints that arrived from another node, to be [settled](Brain::settle) after a while.
+    pub arrived: Vec<EndpointId>,
     /// How the BGP speaker is to be, if that may have changed.
     pub speaker: Option<Option<SpeakerPlan>>,
     /// The node agent's settings, if they may have changed.
@@ -66,6 +71,7 @@ pub struct Brain {
     /// Whether the kernel is told of IPv6 addresses.
     ipv6: bool,
     unsupported: Unsupported,
+    doubts: Doubts,
     told_in_sync: bool,
     told_learned: bool,
     revision: u64,
@@ -89,6 +95,7 @@ impl Brain {
             settings: None,
             ipv6: true,
             unsupported: Unsupported::default(),
+            doubts: Doubts::default(),
             told_in_sync: false,
             told_learned: false,
             revision: 0,
@@ -154,6 +161,11 @@ impl Brain {
         self.peering_dirty |= self.peering.set_secret(reference, secret);
     }
 
+    /// Everybody knows by now that the endpoint is here.
+    pub fn settle(&mut self, id: &EndpointId) {
+        self.routing.settle(id);
+    }
+
     /// Takes the routes that the host has besides Calico's.
     pub fn set_host_routes(&mut self, routes: Vec<HostRoute>) {
         self.peering_dirty |= self.peering.set_host_routes(routes);
@@ -211,6 +223,7 @@ impl Brain {
         let routes = self.routing.flush();
         updates.extend(routes.routes);
         (work.announce, work.withdraw) = (routes.announce, routes.withdraw);
+        (work.preferred, work.arrived) = (routes.preferred, routes.arrived);
         if !std::mem::replace(&mut self.told_in_sync, true) {
             updates.push(Update::InSync);
         }
@@ -282,11 +295,27 @@ impl Brain {
             // A block on its way out is routed and told until it is gone.
             self.routing.set_block(*block, value.state != Some(AffinityState::Pending));
         }
-        self.overlay.put(entry)?;
+        // Read once: of a cluster's objects, most are policy's, and some of these others' as well.
+        let object = Object::decode(entry)?;
+        self.overlay.put(entry, object.as_ref())?;
         self.migrations.put(entry)?;
-        self.peering_dirty |= self.peering.put(entry)?;
-        self.graph.handle_entry(entry)?;
-        if let Some(id) = endpoint(&entry.key)
+        self.peering_dirty |= match &object {
+            Some(Object::Node(node)) => self.peering.put_node(node.name(), (**node).clone()),
+            Some(Object::IpPool(pool)) => self.peering.put_pool(pool.name(), &pool.spec),
+            Some(Object::BgpConfiguration(configuration)) => {
+                self.peering.put_configuration(configuration.name(), &configuration.spec)
+            }
+            Some(Object::Profile(profile)) => {
+                self.peering.put_labels(profile.name(), &profile.spec.labels_to_apply)
+            }
+            _ => self.peering.put(entry)?,
+        };
+        let Some(object) = object else { return Ok(()) };
+        let own = matches!(&object, Object::WorkloadEndpoint(it) if it.spec.node == self.node);
+        self.doubts.look(entry);
+        self.graph.handle(object)?;
+        if own
+            && let Some(id) = endpoint(&entry.key)
             && self.graph.is_local(&id)
         {
             self.heard.push((id, entry.revision));
@@ -300,6 +329,7 @@ impl Brain {
         {
             self.routing.set_block(*block, false);
         }
+        self.doubts.forget(key);
         self.overlay.gone(key);
         self.migrations.gone(key);
         self.peering_dirty |= self.peering.gone(key);

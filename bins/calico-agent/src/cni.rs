@@ -114,9 +114,12 @@ pub async fn reconcile(engine: Arc<Engine>, what: Reconcile) {
             Ok(found) if found.busy => RECONCILE_AGAIN,
             Ok(found) => {
                 let freed = found.suspects.iter().filter(|s| s.verdict == Verdict::Freed).count();
-                if freed > 0 || !found.empty_handles.is_empty() {
-                    let handles = found.empty_handles.len();
-                    info!(freed, handles, "cleaned up after containers that nobody deleted");
+                let (handles, machines) = (found.empty_handles.len(), found.machines.len());
+                if freed + handles + machines > 0 {
+                    info!(
+                        freed,
+                        handles, machines, "cleaned up after containers that nobody deleted"
+                    );
                 }
                 RECONCILE
             }

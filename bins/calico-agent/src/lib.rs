@@ -7,6 +7,7 @@ pub mod cni;
 pub mod collect;
 pub mod config;
 pub mod control;
+mod doubts;
 pub mod environment;
 pub mod init;
 pub mod load_balancer;

@@ -71,6 +71,8 @@ struct Pending {
     endpoints: Vec<EndpointId>,
     gone: Vec<EndpointId>,
     heard: Vec<(EndpointId, Revision)>,
+    /// Endpoints that arrived from another node, and until when that matters.
+    arrived: Vec<(Instant, EndpointId)>,
     revision: u64,
     /// When to try again, and how long after that.
     retry: Option<(Instant, Duration)>,
@@ -99,6 +101,7 @@ impl Node {
             endpoints: Vec::new(),
             gone: Vec::new(),
             heard: Vec::new(),
+            arrived: Vec::new(),
             revision: 0,
             retry: None,
         };
@@ -124,6 +127,10 @@ impl Node {
             }
             if keep_house {
                 self.keep_house().await;
+                let now = Instant::now();
+                for (_, id) in pending.arrived.extract_if(.., |(until, _)| *until <= now) {
+                    self.brain.settle(&id);
+                }
             }
             self.drain(&mut watch);
             for (reference, secret) in self.secrets.read_new(self.brain.wanted_secrets()) {
@@ -213,6 +220,9 @@ impl Node {
         if pending.retry.is_none() {
             self.acknowledge(pending);
         }
+        let settled = Instant::now() + settings::kernel::convergence(&self.settings.borrow());
+        pending.arrived.extend(work.arrived.into_iter().map(|id| (settled, id)));
+        self.router.prefer(work.preferred);
         // Peers learn of a prefix after the kernel has it: nobody is sent where nothing is. They
         // are told by the new rules at once, and a speaker that starts knows everything before
         // its first session.

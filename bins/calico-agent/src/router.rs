@@ -4,7 +4,7 @@ mod view;
 
 pub use view::{Report, RouterView};
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub struct Router {
     /// What is to be told without a speaker.
     silence: VecDeque<RouteEvent>,
     announced: BTreeSet<IpNet>,
+    /// Announced prefixes with another LOCAL_PREF than the usual one.
+    preferred: BTreeMap<IpNet, u32>,
     /// What was asked for last.
     plan: Option<Arc<SpeakerPlan>>,
     running: Option<Running>,
@@ -86,6 +88,7 @@ impl Router {
             speaker: 0,
             silence: VecDeque::new(),
             announced: BTreeSet::new(),
+            preferred: BTreeMap::new(),
             plan: None,
             running: None,
             retry: None,
@@ -196,6 +199,16 @@ impl Router {
         })));
     }
 
+    /// LOCAL_PREF of prefixes that are announced from now on, where it is not the usual one.
+    pub fn prefer(&mut self, preferred: Vec<(IpNet, Option<u32>)>) {
+        for (prefix, local_pref) in preferred {
+            match local_pref {
+                Some(local_pref) => self.preferred.insert(prefix, local_pref),
+                None => self.preferred.remove(&prefix),
+            };
+        }
+    }
+
     /// Announces and withdraws prefixes of this node.
     pub async fn announce(&mut self, announce: Vec<IpNet>, withdraw: Vec<IpNet>) {
         for prefix in &withdraw {
@@ -219,7 +232,8 @@ impl Router {
     }
 
     fn attributes(&self, prefix: &IpNet) -> PathAttributes {
-        let local_pref = self.plan.as_ref().and_then(|plan| plan.local_pref(prefix));
+        let usual = || self.plan.as_ref().and_then(|plan| plan.local_pref(prefix));
+        let local_pref = self.preferred.get(prefix).copied().or_else(usual);
         PathAttributes { local_pref, ..PathAttributes::default() }
     }
 

@@ -37,6 +37,10 @@ pub struct Changes {
     pub announce: Vec<IpNet>,
     /// Prefixes to withdraw.
     pub withdraw: Vec<IpNet>,
+    /// Prefixes that are announced with another LOCAL_PREF than the usual one, or no longer.
+    pub preferred: Vec<(IpNet, Option<u32>)>,
+    /// Endpoints whose addresses are preferred until [`Routing::settle`].
+    pub arrived: Vec<EndpointId>,
 }
 
 /// LOCAL_PREF and metric of a route add up to this, as upstream.
@@ -52,12 +56,16 @@ pub struct Metrics {
     pub v4: u32,
     /// In IPv6.
     pub v6: u32,
+    /// Of endpoints that have just arrived from another node, in IPv4.
+    pub elevated_v4: u32,
+    /// Likewise in IPv6.
+    pub elevated_v6: u32,
 }
 
 impl Default for Metrics {
     /// Upstream's.
     fn default() -> Self {
-        Self { v4: 1024, v6: 1024 }
+        Self { v4: 1024, v6: 1024, elevated_v4: 512, elevated_v6: 512 }
     }
 }
 
@@ -66,6 +74,13 @@ impl Metrics {
         match destination {
             IpNet::V4(_) => self.v4,
             IpNet::V6(_) => self.v6,
+        }
+    }
+
+    const fn elevated(self, destination: &IpNet) -> u32 {
+        match destination {
+            IpNet::V4(_) => self.elevated_v4,
+            IpNet::V6(_) => self.elevated_v6,
         }
     }
 }
@@ -90,12 +105,16 @@ pub struct Routing {
     endpoints: BTreeMap<EndpointId, (Arc<str>, Vec<IpNet>)>,
     addresses: BTreeMap<IpNet, Arc<str>>,
     arriving: BTreeSet<EndpointId>,
+    /// Addresses that have just arrived from another node.
+    preferred: BTreeSet<IpNet>,
+    arrived: Vec<EndpointId>,
     learned: BTreeMap<IpNet, Learned>,
     relisting: Option<BTreeSet<IpNet>>,
     learned_in_sync: bool,
     dirty: BTreeSet<IpNet>,
     installed: BTreeMap<IpNet, Route>,
-    announced: BTreeSet<IpNet>,
+    /// With their LOCAL_PREF, if it is another than the usual one.
+    announced: BTreeMap<IpNet, Option<u32>>,
 }
 
 impl Routing {
@@ -177,22 +196,38 @@ impl Routing {
             // Another endpoint may have taken the address over.
             if self.addresses.get(&address) == Some(&interface) {
                 self.addresses.remove(&address);
+                self.preferred.remove(&address);
             }
             self.dirty.insert(address);
         }
     }
 
+    /// Everybody knows by now that the endpoint is here: its addresses are as those of others.
+    pub fn settle(&mut self, id: &EndpointId) {
+        for address in self.endpoints.get(id).into_iter().flat_map(|(_, addresses)| addresses) {
+            if self.preferred.remove(address) {
+                self.dirty.insert(*address);
+            }
+        }
+    }
+
     /// Endpoints of this node whose addresses another node has yet: they are neither routed nor
-    /// announced.
+    /// announced. Those that are no longer among them have arrived: others prefer them to the node
+    /// they were on, which may not know it yet.
     pub fn set_arriving(&mut self, arriving: BTreeSet<EndpointId>) {
         let changed: Vec<EndpointId> =
             self.arriving.symmetric_difference(&arriving).cloned().collect();
         self.arriving = arriving;
         for id in changed {
             let Some((interface, addresses)) = self.endpoints.get(&id) else { continue };
+            let arrived = !self.arriving.contains(&id);
+            if arrived {
+                self.arrived.push(id.clone());
+            }
             for address in addresses {
-                if !self.arriving.contains(&id) {
+                if arrived {
                     self.addresses.insert(*address, Arc::clone(interface));
+                    self.preferred.insert(*address);
                 } else if self.addresses.get(address) == Some(interface) {
                     self.addresses.remove(address);
                 }
@@ -244,7 +279,7 @@ impl Routing {
 
     /// Prefixes that are announced.
     pub fn announced(&self) -> impl Iterator<Item = IpNet> {
-        self.announced.iter().copied()
+        self.announced.keys().copied()
     }
 
     /// Best paths that others told us of.
@@ -254,7 +289,8 @@ impl Routing {
 
     /// What to do about everything that changed.
     pub fn flush(&mut self) -> Changes {
-        let mut changes = Changes::default();
+        let arrived = std::mem::take(&mut self.arrived);
+        let mut changes = Changes { arrived, ..Changes::default() };
         for destination in std::mem::take(&mut self.dirty) {
             let route = self.route(&destination);
             if self.installed.get(&destination) != route.as_ref() {
@@ -269,11 +305,18 @@ impl Routing {
                     }
                 }
             }
-            let announce = self.is_announced(&destination);
-            if announce && self.announced.insert(destination) {
-                changes.announce.push(destination);
-            } else if !announce && self.announced.remove(&destination) {
-                changes.withdraw.push(destination);
+            let wanted = self.is_announced(&destination).then(|| self.local_pref(&destination));
+            let before = match wanted {
+                Some(local_pref) => self.announced.insert(destination, local_pref),
+                None => self.announced.remove(&destination),
+            };
+            match wanted {
+                None if before.is_some() => changes.withdraw.push(destination),
+                Some(_) if before != wanted => changes.announce.push(destination),
+                _ => {}
+            }
+            if before.flatten() != wanted.flatten() {
+                changes.preferred.push((destination, wanted.flatten()));
             }
         }
         changes
@@ -282,7 +325,10 @@ impl Routing {
     fn route(&self, destination: &IpNet) -> Option<Route> {
         let usual = |target| Some(Route::new(*destination, target));
         if let Some(interface) = self.addresses.get(destination) {
-            let metric = self.metrics.of(destination);
+            let metric = match self.preferred.contains(destination) {
+                true => self.metrics.elevated(destination),
+                false => self.metrics.of(destination),
+            };
             let target = RouteTarget::Workload(Arc::clone(interface));
             let own = Route { metric: Some(metric), ..Route::new(*destination, target) };
             let preferred = self.learned_route(destination).filter(|it| it.metric < Some(metric));
@@ -306,6 +352,12 @@ impl Routing {
             self.learned.get(destination).filter(|_| self.kernel.programs(destination))?;
         let target = RouteTarget::Via(learned.next_hops.iter().map(via).collect());
         Some(Route { metric: Some(learned.metric), ..Route::new(*destination, target) })
+    }
+
+    /// LOCAL_PREF that a prefix is announced with, if it is another than the usual one.
+    fn local_pref(&self, prefix: &IpNet) -> Option<u32> {
+        let elevated = self.metrics.elevated(prefix);
+        self.preferred.contains(prefix).then(|| METRIC_BASE.saturating_sub(elevated))
     }
 
     fn is_announced(&self, prefix: &IpNet) -> bool {
@@ -374,9 +426,9 @@ mod tests {
         routing.handle_route(RouteEvent::Put(foreign));
         let usual = [None, Some(1024), Some(700), Some(METRIC_BASE - 100), Some(1024)];
         assert_eq!(metrics(&routing.flush()), usual);
-        routing.set_metrics(Metrics { v4: 77, v6: 1024 });
+        routing.set_metrics(Metrics { v4: 77, ..Metrics::default() });
         assert_eq!(metrics(&routing.flush()), [Some(77)], "only what changes");
-        routing.set_metrics(Metrics { v4: 77, v6: 78 });
+        routing.set_metrics(Metrics { v4: 77, v6: 78, ..Metrics::default() });
         assert_eq!(metrics(&routing.flush()), [Some(78)]);
     }
 
@@ -397,6 +449,38 @@ mod tests {
         assert_eq!((here(&changes), metrics(&changes)), (false, vec![Some(512)]));
         routing.handle_route(RouteEvent::Gone(net("10.65.0.1/32")));
         assert!(here(&routing.flush()), "it stayed");
+    }
+
+    #[test]
+    fn a_workload_that_arrived_is_preferred_until_everybody_knows() {
+        let mut routing = Routing::default();
+        let vm = endpoint("vm", "cali1", "10.65.0.1/32");
+        let address = vm.addresses[0];
+        routing.set_arriving([vm.id.clone()].into());
+        routing.set_endpoint(&vm);
+        assert_eq!(routing.flush(), Changes::default(), "it is elsewhere yet");
+        routing.set_arriving(BTreeSet::new());
+        let changes = routing.flush();
+        assert_eq!(changes.arrived, std::slice::from_ref(&vm.id));
+        assert_eq!((metrics(&changes), &changes.announce), (vec![Some(512)], &vec![address]));
+        assert_eq!(changes.preferred, [(address, Some(METRIC_BASE - 512))]);
+        assert_eq!(routing.flush(), Changes::default());
+
+        routing.settle(&vm.id);
+        let changes = routing.flush();
+        assert_eq!((metrics(&changes), changes.announce), (vec![Some(1024)], vec![address]));
+        assert_eq!(changes.preferred, [(address, None)]);
+        routing.settle(&vm.id);
+        assert_eq!(routing.flush(), Changes::default());
+
+        // One that goes before leaves no preference to who has the address next.
+        routing.set_arriving([vm.id.clone()].into());
+        routing.set_arriving(BTreeSet::new());
+        routing.flush();
+        routing.remove_endpoint(&vm.id);
+        assert_eq!(routing.flush().preferred, [(address, None)]);
+        routing.set_endpoint(&vm);
+        assert_eq!(metrics(&routing.flush()), [Some(1024)]);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use calico_core::datastore::Entry;
 use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
+use calico_core::resource::{AllocationAttribute, AllocationBlock};
 use ipnet::IpNet;
-use serde::Deserialize;
 
 /// What is known of them, and which turn this node has to clean up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,31 +36,16 @@ enum Source {
     Claim(String, IpNet),
 }
 
-/// What of a block names a node.
-#[derive(Deserialize)]
-struct Lean {
-    #[serde(default)]
-    affinity: Option<String>,
-    #[serde(default)]
-    attributes: Vec<LeanAttribute>,
-}
-
-#[derive(Deserialize)]
-struct LeanAttribute {
-    #[serde(default)]
-    secondary: Option<BTreeMap<String, String>>,
-}
-
 impl Absent {
-    pub(super) fn put(&mut self, entry: &Entry) {
+    /// `block` is what the object says, if it is one and could be read.
+    pub(super) fn put(&mut self, entry: &Entry, block: Option<&AllocationBlock>) {
         match &entry.key {
             Key::Resource { kind: Kind::Node, name, .. } => {
                 self.changed |= self.nodes.insert(name.clone());
             }
             Key::Block(cidr) => {
                 // What cannot be read is reported by others, and names nobody.
-                let block: Option<Lean> = serde_json::from_str(&entry.value).ok();
-                self.set(Source::Block(*cidr), block.map(Lean::nodes).unwrap_or_default());
+                self.set(Source::Block(*cidr), block.map(nodes).unwrap_or_default());
             }
             Key::Affinity { owner_type: OwnerType::Host, owner, block } => {
                 let source = Source::Claim(owner.clone(), *block);
@@ -129,12 +114,11 @@ impl Absent {
     }
 }
 
-impl Lean {
-    fn nodes(self) -> BTreeSet<String> {
-        let owner = self.affinity.and_then(|it| Some(it.strip_prefix("host:")?.to_owned()));
-        let of = |attribute: LeanAttribute| attribute.secondary?.remove("node");
-        owner.into_iter().chain(self.attributes.into_iter().filter_map(of)).collect()
-    }
+/// The nodes that a block names.
+fn nodes(block: &AllocationBlock) -> BTreeSet<String> {
+    let owner = block.owner().and_then(|it| Some(it.strip_prefix("host:")?.to_owned()));
+    let of = |attribute: &AllocationAttribute| attribute.secondary.get("node").cloned();
+    owner.into_iter().chain(block.attributes.iter().filter_map(of)).collect()
 }
 
 #[cfg(test)]
@@ -146,7 +130,8 @@ mod tests {
 
     fn put(absent: &mut Absent, key: Key, value: &Value) {
         let value = Arc::from(value.to_string());
-        absent.put(&Entry { key, value, revision: Revision(1) });
+        let entry = Entry { key, value, revision: Revision(1) };
+        absent.put(&entry, entry.decode().ok().as_ref());
     }
 
     fn node(name: &str) -> Key {
@@ -164,8 +149,9 @@ mod tests {
         let cidr: IpNet = "10.0.0.0/26".parse().unwrap();
         put(&mut absent, node("me"), &json!({}));
         let owners = |owner: &str, borrower: &str| {
-            json!({"affinity": format!("host:{owner}"), "attributes":
-                [{"secondary": {"node": borrower}}, {"secondary": null}, {"handle_id": "x"}]})
+            json!({"cidr": "10.0.0.0/26", "affinity": format!("host:{owner}"), "allocations": [],
+                "unallocated": [], "attributes":
+                    [{"secondary": {"node": borrower}}, {"secondary": null}, {"handle_id": "x"}]})
         };
         put(&mut absent, Key::Block(cidr), &owners("a", "b"));
         assert_eq!(gone(&mut absent).as_deref(), Some("a b"));

@@ -20,8 +20,9 @@ use calico_core::dataplane::RouteTarget;
 use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPool, IpPoolSpec, Node};
+use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPoolSpec, Node};
 use calico_ipam::plan::geometry::nth_address;
+use calico_policy::Object;
 use ipnet::IpNet;
 
 use addresses::Wanted;
@@ -86,38 +87,40 @@ impl Overlay {
         }
     }
 
-    /// Takes an object; others than those that matter here are ignored.
+    /// Takes an object; others than those that matter here are ignored. `object` is what policy
+    /// read of it already.
     ///
     /// # Errors
     ///
     /// [`StoreError::BadObject`]; what was known of the object stays in force.
-    pub fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        self.absent.put(entry);
-        match &entry.key {
-            Key::Block(cidr) => {
-                let block = Block::of(&entry.decode::<AllocationBlock>()?);
+    pub fn put(&mut self, entry: &Entry, object: Option<&Object>) -> Result<(), StoreError> {
+        match (&entry.key, object) {
+            (Key::Block(cidr), _) => {
+                let read = entry.decode::<AllocationBlock>();
+                self.absent.put(entry, read.as_ref().ok());
+                let block = Block::of(&read?);
                 if self.blocks.get(cidr) != Some(&block) {
                     self.blocks.insert(*cidr, block);
                     self.stale.insert(*cidr);
                 }
             }
-            Key::Resource { kind: Kind::IpPool, name, .. } => {
-                let pool: IpPool = entry.decode()?;
-                if self.pools.insert(name.clone(), pool.spec.clone()) != Some(pool.spec) {
+            (Key::Resource { name, .. }, Some(Object::IpPool(pool))) => {
+                if self.pools.get(name) != Some(&pool.spec) {
+                    self.pools.insert(name.clone(), pool.spec.clone());
                     self.everything_changed();
                 }
             }
-            Key::Resource { kind: Kind::Node, name, .. } => {
-                let node: Node = entry.decode()?;
-                let old = self.nodes.insert(name.clone(), node);
-                let new = &self.nodes[name];
-                let same =
-                    |old: Node| old.spec == new.spec && old.metadata.labels == new.metadata.labels;
-                if !old.is_some_and(same) {
+            (Key::Resource { name, .. }, Some(Object::Node(node))) => {
+                self.absent.put(entry, None);
+                let same = |old: &Node| {
+                    old.spec == node.spec && old.metadata.labels == node.metadata.labels
+                };
+                if !self.nodes.get(name).is_some_and(same) {
+                    self.nodes.insert(name.clone(), (**node).clone());
                     self.everything_changed();
                 }
             }
-            _ => {}
+            _ => self.absent.put(entry, None),
         }
         Ok(())
     }

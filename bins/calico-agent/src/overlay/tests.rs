@@ -11,6 +11,10 @@ fn entry(key: Key, value: &Value) -> Entry {
     Entry { key, value: Arc::from(value.to_string()), revision: Revision(1) }
 }
 
+fn put(overlay: &mut Overlay, entry: &Entry) {
+    overlay.put(entry, Object::decode(entry).unwrap().as_ref()).unwrap();
+}
+
 fn pool(name: &str, spec: Value) -> Entry {
     let value = json!({"metadata": {"name": name}, "spec": spec});
     entry(Key::resource(Kind::IpPool, None, name), &value)
@@ -47,7 +51,7 @@ fn three(mode: Value) -> Overlay {
         block("10.65.2.0/26", "b", None),
         block("10.65.3.0/26", "c", Some("b")),
     ] {
-        overlay.put(&entry).unwrap();
+        put(&mut overlay, &entry);
     }
     overlay
 }
@@ -76,11 +80,11 @@ fn blocks_and_borrowed_addresses_lead_to_their_nodes() {
     ];
     assert_eq!(shown(overlay.routes()), expected);
     assert_eq!(overlay.routes(), [], "nothing new");
-    overlay.put(&block("10.65.3.0/26", "c", None)).unwrap();
+    put(&mut overlay, &block("10.65.3.0/26", "c", None));
     assert_eq!(shown(overlay.routes()), ["no 10.65.3.1/32"]);
     overlay.gone(&Key::resource(Kind::Node, None, "b"));
     assert_eq!(shown(overlay.routes()), ["no 10.65.2.0/26"]);
-    overlay.put(&pool("pods", json!({"cidr": "10.65.0.0/16"}))).unwrap();
+    put(&mut overlay, &pool("pods", json!({"cidr": "10.65.0.0/16"})));
     assert_eq!(shown(overlay.routes()), ["no 10.65.1.1/32", "no 10.65.3.0/26"]);
 }
 
@@ -163,7 +167,7 @@ fn addresses_come_from_pools_that_allow_tunnels_and_select_the_node() {
 fn without_ipv6_there_is_no_tunnel_of_it() {
     let mut overlay = three(json!({"vxlanMode": "Always"}));
     let v6 = json!({"cidr": "fd00:65::/64", "vxlanMode": "Always"});
-    overlay.put(&pool("v6", v6)).unwrap();
+    put(&mut overlay, &pool("v6", v6));
     let used = |overlay: &mut Overlay| overlay.plan().unwrap().sizes.len();
     assert_eq!(used(&mut overlay), 2);
     let spec = FelixConfigurationSpec {

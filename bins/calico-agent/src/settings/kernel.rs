@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use calico_core::resource::FelixConfigurationSpec;
 use calico_netlink::dataplane::{Exclusion, LinuxDataplane};
@@ -114,7 +115,20 @@ pub fn metrics(spec: &FelixConfigurationSpec) -> Metrics {
     Metrics {
         v4: spec.ipv4_normal_route_priority.unwrap_or(usual.v4),
         v6: spec.ipv6_normal_route_priority.unwrap_or(usual.v6),
+        elevated_v4: number(spec, "ipv4ElevatedRoutePriority").unwrap_or(usual.elevated_v4),
+        elevated_v6: number(spec, "ipv6ElevatedRoutePriority").unwrap_or(usual.elevated_v6),
     }
+}
+
+/// How long the addresses of a workload that arrived from another node are preferred.
+#[must_use]
+pub fn convergence(spec: &FelixConfigurationSpec) -> Duration {
+    duration(spec, "liveMigrationRouteConvergenceTime").unwrap_or(Duration::from_secs(30))
+}
+
+/// A number that is not a field of the type.
+fn number(spec: &FelixConfigurationSpec, field: &str) -> Option<u32> {
+    spec.unknown.get(field)?.as_u64()?.try_into().ok()
 }
 
 /// Interfaces on which no host endpoint is found by its addresses: names, and regular expressions
@@ -146,8 +160,6 @@ fn patterns(text: &str) -> Vec<Regex> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use calico_core::felix::{Layers, Local};
 
     use super::*;
@@ -184,9 +196,15 @@ mod tests {
 
     #[test]
     fn metrics_are_of_a_family() {
-        assert_eq!(metrics(&spec(&[])), Metrics { v4: 1024, v6: 1024 });
-        let set = spec(&[("FELIX_IPV4NORMALROUTEPRIORITY", "7")]);
-        assert_eq!(metrics(&set), Metrics { v4: 7, v6: 1024 });
+        assert_eq!(metrics(&spec(&[])), Metrics::default());
+        let set = spec(&[
+            ("FELIX_IPV4NORMALROUTEPRIORITY", "7"),
+            ("FELIX_IPV6ELEVATEDROUTEPRIORITY", "8"),
+            ("FELIX_LIVEMIGRATIONROUTECONVERGENCETIME", "5"),
+        ]);
+        assert_eq!(metrics(&set), Metrics { v4: 7, elevated_v6: 8, ..Metrics::default() });
+        let times = [spec(&[]), set].map(|spec| convergence(&spec).as_secs());
+        assert_eq!(times, [30, 5]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ const NOT_APPLICABLE: &[(&str, &str)] = &[
     ("debugSimulateDataplaneHangAfter", FOR_TESTS),
     ("endpointStatusPathPrefix", "only confd reads those files; the agent speaks BGP itself"),
     ("featureDetectOverride", "what the kernel can do is found by asking it for that"),
+    ("featureGates", "upstream's agent has no gate at present"),
     ("genericXDPEnabled", "there is no XDP: untracked policy is in nf_tables"),
     ("goGCThreshold", NO_GO),
     ("goMaxProcs", NO_GO),
@@ -139,6 +140,7 @@ const NOTES: &[(&str, &str)] = &[
         "ipv6Support",
         "`false`: no IPv6 routes, tunnels and forwarding, and IPv6 packets of workloads are dropped",
     ),
+    ("liveMigrationRouteConvergenceTime", "to the next 2 s"),
     (
         "mtuIfacePattern",
         "if set, the least MTU of these interfaces that are up counts; else that of the interface towards the rest of the world",
