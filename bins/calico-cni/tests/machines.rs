@@ -271,6 +271,37 @@ async fn a_machine_whose_pods_do_not_have_its_name_is_found_by_its_addresses() {
 }
 
 #[tokio::test]
+async fn a_machine_that_is_deleted_while_it_is_stopped_leaves_nothing() {
+    let cluster = Cluster::new().await;
+    let Cluster { from, to, pods, .. } = &cluster;
+    pods.run(SOURCE, "vm1", None);
+    pods.run("virt-launcher-vm2-ddddd", "vm2", None);
+    let (one, two) = (from.pod("c1", SOURCE), from.pod("c2", "virt-launcher-vm2-ddddd"));
+    for pod in [&one, &two] {
+        add(from, pod).await.unwrap();
+    }
+    del(from, &one).await;
+    // It stands still, it runs, it is gone but nobody says so, it is gone: then in two passes.
+    let freed = async || from.engine.reconcile(false).await.unwrap().machines;
+    assert_eq!(freed().await, [] as [&str; 0]);
+    *pods.silent.lock().unwrap() = true;
+    cluster.end("default/vm1");
+    cluster.end("default/vm2");
+    assert_eq!(freed().await, [] as [&str; 0]);
+    *pods.silent.lock().unwrap() = false;
+    assert_eq!(from.engine.reconcile(true).await.unwrap().machines, [] as [&str; 0]);
+    assert_eq!(from.engine.reconcile(true).await.unwrap().machines, [] as [&str; 0]);
+    assert_eq!(to.engine.reconcile(false).await.unwrap().machines, [] as [&str; 0]);
+    assert_eq!(from.handles().await.len(), 2, "a dry run frees nothing, and nobody for others");
+    assert_eq!(freed().await, [VM]);
+    assert_eq!(from.handles().await, ["net.vmi.default.vm2"]);
+    // One that runs is not taken away from its pod, whatever the orchestrator says.
+    assert_eq!(freed().await, [] as [&str; 0]);
+    del(from, &two).await;
+    cluster.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn without_persistence_a_machines_pod_is_like_any_other() {
     let cluster = Cluster::new().await;
     let Cluster { from, to, pods, memory } = &cluster;

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use calico_core::key::Scope;
 use calico_core::resource::AllocationAttribute;
 
 use super::Ipam;
 use super::owners::{Change, Left, OwnerAttributes};
+use super::view;
 use crate::error::IpamError;
-use crate::request::Release;
+use crate::plan::block::Block;
+use crate::plan::owner::Owner;
 
 /// Attribute of an owner that a repeated call may give another value.
 const TIMESTAMP: &str = "timestamp";
@@ -62,8 +65,7 @@ impl Ipam {
                 Some(owner) => self.suspend_owner(ip, handle, owner).await?,
                 // Its last pod went before anybody knew that the machine goes, too.
                 None if ends && own.clone().all(BTreeMap::is_empty) => {
-                    self.release_ips(&[Release::exactly(&allocation)]).await?;
-                    Left::Released
+                    self.release_unowned(ip, handle).await?
                 }
                 None => Left::NoOwner,
             };
@@ -71,6 +73,56 @@ impl Ipam {
         }
         Ok(answer)
     }
+
+    /// Addresses of machines that none of its pods has now, by handle: of blocks of `node`, and
+    /// with `everything` also of blocks that nobody owns.
+    ///
+    /// # Errors
+    ///
+    /// [`IpamError::Store`].
+    pub async fn machines_at_rest(
+        &self,
+        node: &str,
+        everything: bool,
+    ) -> Result<BTreeMap<String, Vec<IpAddr>>, IpamError> {
+        let owner = Owner::host(node);
+        let blocks = if everything {
+            let entries = self.store.list(&Scope::Blocks).await?.entries;
+            entries.iter().filter_map(|entry| Block::read(entry).ok()).collect()
+        } else {
+            let mut blocks = Vec::new();
+            for cidr in view::claims(&*self.store, &owner).await?.into_keys() {
+                blocks.extend(view::block(&self.store, cidr).await?.map(|(block, _)| block));
+            }
+            blocks
+        };
+        let own = |block: &&Block| block.owner().is_none_or(|of| of == owner);
+        let mut found: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for allocation in blocks.iter().filter(own).flat_map(Block::allocations) {
+            let is_unowned = unowned(&allocation.attributes) && allocation.is_of_machine();
+            if let (true, Some(handle)) = (is_unowned, allocation.attributes.handle_id) {
+                found.entry(handle).or_default().push(allocation.address);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Releases an address of `handle` unless it has an owner by now.
+    async fn release_unowned(&self, ip: IpAddr, handle: &str) -> Result<Left, IpamError> {
+        let decide = |now: &AllocationAttribute| {
+            Ok(if unowned(now) { Change::Release } else { Change::Nothing })
+        };
+        Ok(match self.decide_owners(ip, handle, decide).await? {
+            Change::Release => Left::Released,
+            Change::Nothing | Change::To { .. } => Left::NoOwner,
+        })
+    }
+}
+
+fn unowned(attributes: &AllocationAttribute) -> bool {
+    attributes.secondary.is_empty()
+        && attributes.alternate_owner_attrs.is_empty()
+        && attributes.released_at.is_none()
 }
 
 fn start(

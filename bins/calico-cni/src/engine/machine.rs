@@ -1,6 +1,7 @@
 //! Pods of virtual machines (KubeVirt's virt-launchers): their addresses are the machine's. They stay
 //! when a pod goes, and while the machine moves, both of its pods have them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use calico_core::resource::{Persistence, machine_handle};
@@ -105,6 +106,40 @@ impl Engine {
         Ok(())
     }
 
+    /// Frees addresses of machines that were stopped, and deleted afterwards: no pod has them, and
+    /// the orchestrator knows no such machine, now and in the pass before. Returns the handles.
+    pub(super) async fn free_machines(
+        &self,
+        dry_run: bool,
+        everything: bool,
+    ) -> Result<Vec<String>, CniError> {
+        let ipam = self.addresses.ipam();
+        let (mut freed, mut ended) = (Vec::new(), BTreeSet::new());
+        for (handle, addresses) in ipam.machines_at_rest(&self.node, everything).await? {
+            let Some((namespace, name)) = machine_of(&handle) else { continue };
+            if !self.options.pods.machine_ends(namespace, name).await? {
+                continue;
+            }
+            let before = self.ended_machines.lock().await.contains(&handle);
+            if before && dry_run {
+                info!(handle, ?addresses, "to be freed: the virtual machine is gone");
+            } else if before {
+                // Only what nobody has taken meanwhile.
+                let left = ipam.machine_stops(&handle, |_| false, true).await?;
+                info!(handle, ?left, "freed: the virtual machine is gone");
+                freed.push(handle.clone());
+            }
+            ended.insert(handle);
+        }
+        let mut known = self.ended_machines.lock().await;
+        if everything {
+            known.clear();
+        }
+        known.extend(ended);
+        known.retain(|handle| !freed.contains(handle));
+        Ok(freed)
+    }
+
     /// The handle, and name, of the machine that an attachment ran: the pod may be gone, and nobody
     /// else to ask. Reads all blocks only if the pod's name does not tell.
     pub(super) async fn machine_handle(
@@ -140,6 +175,13 @@ fn machine_name(pod: &str) -> Option<&str> {
     (!machine.is_empty()).then_some(machine)
 }
 
+/// Namespace and name of the machine that a handle is for; `None` if it was too long to say.
+fn machine_of(handle: &str) -> Option<(&str, &str)> {
+    let (_network, machine) = handle.split_once(".vmi.")?;
+    let parts = (!machine.starts_with('_')).then(|| machine.split_once('.')).flatten();
+    parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+}
+
 fn same_pod(id: &Identity, owner: &OwnerAttributes) -> bool {
     let says = |key: &str, value: Option<&str>| owner.get(key).map(String::as_str) == value;
     says("namespace", Some(&id.namespace)) && says("pod", id.pod.as_deref())
@@ -153,6 +195,19 @@ fn same_sandbox(call: &Call, id: &Identity, owner: &OwnerAttributes) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn handles_tell_their_machine() {
+        for (handle, machine) in [
+            ("net.vmi.default.vm1", Some(("default", "vm1"))),
+            ("k8s-pod-network.vmi.ns.vm.of.mine", Some(("ns", "vm.of.mine"))),
+            ("net.vmi._c0ffee", None),
+            ("net.vmi.default", None),
+            ("net.0f3c", None),
+        ] {
+            assert_eq!(machine_of(handle), machine, "{handle}");
+        }
+    }
 
     #[test]
     fn pods_are_named_for_their_machine() {

@@ -22,6 +22,7 @@ mod resident;
 mod traits;
 mod turns;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{ClusterInformation, Node};
 use calico_ipam::{Allocator, Ipam};
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex as AsyncMutex, RwLock};
 use tracing::{info, warn};
 
 pub use self::del::Replayed;
@@ -125,6 +126,8 @@ pub struct Engine {
     locks: Locks,
     /// Held by ADDs; whoever looks for what no container has any more waits until there are none.
     attaching: RwLock<()>,
+    /// Handles of machines that were gone when last looked at.
+    ended_machines: AsyncMutex<BTreeSet<String>>,
     /// How often this node's addresses were compared with what runs.
     reconciled: AtomicU64,
 }
@@ -144,6 +147,7 @@ impl Engine {
             options: parts.options,
             locks: Locks::default(),
             attaching: RwLock::default(),
+            ended_machines: AsyncMutex::default(),
             reconciled: AtomicU64::new(0),
         }
     }

@@ -20,7 +20,7 @@ use calico_core::resource::{WorkloadEndpoint, WorkloadEndpointSpec};
 use calico_ipam::Release;
 use calico_ipam::plan::block::Allocation;
 use calico_ipam::plan::time::parse_rfc3339;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Engine;
 use super::ipam::{INTERFACE, NETNS, SANDBOX};
@@ -109,6 +109,8 @@ pub struct Reconciled {
     pub suspects: Vec<Suspect>,
     /// Handles without addresses, which were deleted.
     pub empty_handles: Vec<String>,
+    /// Handles of virtual machines that are gone, whose addresses were freed.
+    pub machines: Vec<String>,
     /// ADDs were under way: nothing was looked at.
     pub busy: bool,
 }
@@ -116,8 +118,8 @@ pub struct Reconciled {
 impl Engine {
     /// Compares the addresses of this node with endpoints, interfaces and network namespaces, and
     /// frees those whose owner is proven to be gone; with `dry_run` it only says so. Endpoints are
-    /// read only if kernel or runtime miss something. Addresses of virtual machines stay: they
-    /// wait for the machine's next pod, here or elsewhere.
+    /// read only if kernel or runtime miss something. Addresses of virtual machines wait for the
+    /// machine's next pod, here or elsewhere, until the orchestrator knows no such machine.
     ///
     /// # Errors
     ///
@@ -178,6 +180,10 @@ impl Engine {
             let suspect = Suspect { handle, addresses, evidence, verdict };
             report(&suspect);
             answer.suspects.push(suspect);
+        }
+        match self.free_machines(dry_run, everything).await {
+            Ok(freed) => answer.machines = freed,
+            Err(error) => debug!(%error, "cannot see yet which virtual machines are gone"),
         }
         if !dry_run && everything {
             answer.empty_handles = ipam.release_empty_handles().await?;
