@@ -3,6 +3,7 @@
 use std::io::IoSliceMut;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use calico_core::dataplane::{Dscp, HostSettings, Marking, Pool};
 use nix::sys::socket::{
@@ -25,18 +26,35 @@ fn arrives(from: &UdpSocket, class: i32, at: &UdpSocket) -> i32 {
         setsockopt(from, sockopt::Ipv6TClass, &class).unwrap();
         setsockopt(at, sockopt::Ipv6RecvTClass, &true).unwrap();
     }
-    from.send_to(b"x", to).unwrap();
-    let (mut byte, mut space) = ([0; 8], nix::cmsg_space!(i32));
-    let mut data = [IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::empty();
-    let received = recvmsg::<SockaddrStorage>(at.as_raw_fd(), &mut data, Some(&mut space), flags)
-        .unwrap_or_else(|error| panic!("nothing arrives at {to}: {error}"));
-    let mut classes = received.cmsgs().unwrap().filter_map(|message| match message {
-        ControlMessageOwned::Ipv4Tos(class) => Some(class.into()),
-        ControlMessageOwned::Ipv6TClass(class) => Some(class),
-        _ => None,
+    // The first may be lost while neighbours are looked for on a busy machine, or only be late.
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let class = (0..20).find_map(|_| {
+        from.send_to(&number.to_be_bytes(), to).unwrap();
+        class_of(number, at)
     });
-    classes.next().expect("the class of a packet")
+    class.unwrap_or_else(|| panic!("nothing arrives at {to}"))
+}
+
+/// Each packet has its own.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Traffic class of the packet with this number, if it arrives in time.
+fn class_of(number: u32, at: &UdpSocket) -> Option<i32> {
+    loop {
+        let (mut bytes, mut space) = ([0; 4], nix::cmsg_space!(i32));
+        let mut data = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::empty();
+        let received =
+            recvmsg::<SockaddrStorage>(at.as_raw_fd(), &mut data, Some(&mut space), flags).ok()?;
+        let class = received.cmsgs().unwrap().find_map(|message| match message {
+            ControlMessageOwned::Ipv4Tos(class) => Some(class.into()),
+            ControlMessageOwned::Ipv6TClass(class) => Some(class),
+            _ => None,
+        });
+        if bytes == number.to_be_bytes() {
+            return Some(class.expect("the class of a packet"));
+        }
+    }
 }
 
 fn marking(source: IpAddr, dscp: u8) -> Marking {
