@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Inner;
 use super::failure::{Failure, FailureKind};
 use super::listing::Pages;
+use super::reading::{Event, Reading};
 use super::server::Lines;
-use super::source::{Event, Reading, Source};
+use super::source::Source;
 
 /// Pauses after failures grow from here to there.
 const SHORTEST: Duration = Duration::from_millis(50);

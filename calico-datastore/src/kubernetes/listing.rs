@@ -3,8 +3,9 @@
 use calico_core::datastore::Revision;
 
 use super::failure::{Failure, FailureKind};
+use super::reading::{Page, Reading};
 use super::server::Server;
-use super::source::{Page, Reading, Source, escaped};
+use super::source::{Source, escaped};
 
 /// Objects that the first page has at most.
 const FIRST: usize = 100;

@@ -1,25 +1,14 @@
-//! Which collections of the API hold a [`Scope`], and what their objects say.
+//! Which collections of the API hold a [`Scope`], and where they are.
 
-use std::sync::Arc;
-
-use calico_core::datastore::{Entry, Revision};
 use calico_core::key::{Key, Scope};
 use calico_core::kind::Kind;
-use calico_core::resource::{EndpointName, GlobalNetworkPolicy, Resource, Spec};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use calico_core::resource::EndpointName;
 
-use crate::conversion::custom::{OLDER_POLICY_PREFIX, from_custom, is_custom, is_policy};
+use crate::conversion::custom::{OLDER_POLICY_PREFIX, is_custom, is_policy};
 use crate::conversion::ipam;
 use crate::conversion::{
-    ADMIN_POLICY_PREFIX, AdminNetworkPolicy, ApiGroup, BASELINE_POLICY_PREFIX,
-    BaselineAdminNetworkPolicy, CLUSTER_POLICY_PREFIX, ClusterNetworkPolicy, Converted,
-    EndpointSlice, KubernetesMeta, KubernetesNetworkPolicy, KubernetesNode, NETWORK_POLICY_PREFIX,
-    Namespace, Pod, ProfileSource, Service, ServiceAccount, VirtualMachineMigration,
-    admin_network_policy, baseline_admin_network_policy, cluster_network_policy,
-    kubernetes_endpoint_slice, kubernetes_service, live_migration, namespace_profile,
-    network_policy, node, profile_source, service_account_profile, workload_endpoint,
+    ADMIN_POLICY_PREFIX, ApiGroup, BASELINE_POLICY_PREFIX, CLUSTER_POLICY_PREFIX,
+    NETWORK_POLICY_PREFIX, ProfileSource, profile_source,
 };
 
 /// Where policies of the whole cluster were before they had one kind.
@@ -77,30 +66,6 @@ pub(super) struct Source {
     pub(super) namespace: Option<String>,
     /// The one object that is meant, by its name in Kubernetes.
     pub(super) name: Option<String>,
-}
-
-/// How objects are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reading {
-    pub(super) group: ApiGroup,
-    pub(super) use_pod_cidr: bool,
-    pub(super) interface_prefix: String,
-}
-
-/// What an object of a collection is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Read {
-    Object(Entry),
-    /// Something that readers must not see (any more).
-    Hidden(Key),
-    /// Nothing of Calico's.
-    Other,
-    /// Something that nobody understands; with a key if readers are to take it for deleted.
-    Bad {
-        path: String,
-        reason: String,
-        key: Option<Key>,
-    },
 }
 
 impl Source {
@@ -246,140 +211,6 @@ impl Source {
             None => String::new(),
         }
     }
-
-    /// Reads a page of a listing.
-    pub(super) fn page(&self, text: &str, reading: &Reading) -> Result<Page, String> {
-        match self.what {
-            What::Custom(_) | What::Ipam(_) => self.page_of::<Value>(text, reading),
-            What::Nodes => self.page_of::<KubernetesNode>(text, reading),
-            What::Pods => self.page_of::<Pod>(text, reading),
-            What::Namespaces => self.page_of::<Namespace>(text, reading),
-            What::Accounts => self.page_of::<ServiceAccount>(text, reading),
-            What::Policies => self.page_of::<KubernetesNetworkPolicy>(text, reading),
-            What::ClusterPolicies => self.page_of::<ClusterNetworkPolicy>(text, reading),
-            What::AdminPolicies => self.page_of::<AdminNetworkPolicy>(text, reading),
-            What::BaselinePolicies => self.page_of::<BaselineAdminNetworkPolicy>(text, reading),
-            What::Services => self.page_of::<Service>(text, reading),
-            What::Slices => self.page_of::<EndpointSlice>(text, reading),
-            What::Migrations => self.page_of::<VirtualMachineMigration>(text, reading),
-        }
-    }
-
-    fn page_of<T: Object>(&self, text: &str, reading: &Reading) -> Result<Page, String> {
-        #[derive(Deserialize)]
-        struct List<T> {
-            #[serde(default)]
-            metadata: ListMeta,
-            items: Option<Vec<T>>,
-        }
-        let (metadata, items) = match serde_json::from_str::<List<T>>(text) {
-            Ok(list) => {
-                let items = list.items.unwrap_or_default();
-                (list.metadata, items.into_iter().map(|item| item.read(self, reading)).collect())
-            }
-            // One odd object must not hide the others.
-            Err(error) => {
-                let list: List<Value> =
-                    serde_json::from_str(text).map_err(|_again| format!("no list: {error}"))?;
-                let items = list.items.unwrap_or_default();
-                let one = |item| self.object_of::<T>(item, reading);
-                (list.metadata, items.into_iter().map(one).collect())
-            }
-        };
-        let revision = revision(&metadata.resource_version)?;
-        Ok(Page { items, revision, next: metadata.next })
-    }
-
-    fn object_of<T: Object>(&self, item: Value, reading: &Reading) -> Read {
-        let path = self.path_of(&item["metadata"], reading.group);
-        match serde_json::from_value::<T>(item) {
-            Ok(item) => item.read(self, reading),
-            Err(error) => Read::Bad { path, reason: error.to_string(), key: None },
-        }
-    }
-
-    /// Reads one object.
-    pub(super) fn read(&self, text: &str, reading: &Reading) -> Result<Read, String> {
-        let object: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        Ok(match self.what {
-            What::Custom(_) | What::Ipam(_) => object.read(self, reading),
-            What::Nodes => self.object_of::<KubernetesNode>(object, reading),
-            What::Pods => self.object_of::<Pod>(object, reading),
-            What::Namespaces => self.object_of::<Namespace>(object, reading),
-            What::Accounts => self.object_of::<ServiceAccount>(object, reading),
-            What::Policies => self.object_of::<KubernetesNetworkPolicy>(object, reading),
-            What::ClusterPolicies => self.object_of::<ClusterNetworkPolicy>(object, reading),
-            What::AdminPolicies => self.object_of::<AdminNetworkPolicy>(object, reading),
-            What::BaselinePolicies => self.object_of::<BaselineAdminNetworkPolicy>(object, reading),
-            What::Services => self.object_of::<Service>(object, reading),
-            What::Slices => self.object_of::<EndpointSlice>(object, reading),
-            What::Migrations => self.object_of::<VirtualMachineMigration>(object, reading),
-        })
-    }
-
-    /// Reads one line of a watch.
-    pub(super) fn event(&self, line: &str, reading: &Reading) -> Result<Event, String> {
-        match self.what {
-            What::Custom(_) | What::Ipam(_) => self.event_of::<Value>(line, reading),
-            What::Nodes => self.event_of::<KubernetesNode>(line, reading),
-            What::Pods => self.event_of::<Pod>(line, reading),
-            What::Namespaces => self.event_of::<Namespace>(line, reading),
-            What::Accounts => self.event_of::<ServiceAccount>(line, reading),
-            What::Policies => self.event_of::<KubernetesNetworkPolicy>(line, reading),
-            What::ClusterPolicies => self.event_of::<ClusterNetworkPolicy>(line, reading),
-            What::AdminPolicies => self.event_of::<AdminNetworkPolicy>(line, reading),
-            What::BaselinePolicies => self.event_of::<BaselineAdminNetworkPolicy>(line, reading),
-            What::Services => self.event_of::<Service>(line, reading),
-            What::Slices => self.event_of::<EndpointSlice>(line, reading),
-            What::Migrations => self.event_of::<VirtualMachineMigration>(line, reading),
-        }
-    }
-
-    fn event_of<T: Object>(&self, line: &str, reading: &Reading) -> Result<Event, String> {
-        #[derive(Deserialize)]
-        struct Line<T> {
-            #[serde(rename = "type")]
-            kind: String,
-            object: T,
-        }
-        let line = match serde_json::from_str::<Line<T>>(line) {
-            Ok(Line { kind, object }) if kind != "ERROR" => {
-                let at = revision(object.version())?;
-                return Ok(match kind.as_str() {
-                    "BOOKMARK" => Event::Bookmark { at, listed: object.ends_listing() },
-                    "DELETED" => Event::Deleted { at, what: object.read(self, reading) },
-                    _ => Event::Written { at, what: object.read(self, reading) },
-                });
-            }
-            _ => serde_json::from_str::<Line<Value>>(line).map_err(|error| error.to_string())?,
-        };
-        if line.kind == "ERROR" {
-            let status = serde_json::from_value(line.object).map_err(|error| error.to_string())?;
-            return Ok(Event::Error(super::failure::Failure::of_status(&status)));
-        }
-        let at = revision(line.object.version())?;
-        if line.kind == "BOOKMARK" {
-            // It is an object without fields, which for some kinds is not what their type holds.
-            return Ok(Event::Bookmark { at, listed: line.object.ends_listing() });
-        }
-        let what = self.object_of::<T>(line.object, reading);
-        Ok(match line.kind.as_str() {
-            "DELETED" => Event::Deleted { at, what },
-            _ => Event::Written { at, what },
-        })
-    }
-
-    fn path_of(&self, metadata: &Value, group: ApiGroup) -> String {
-        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
-        let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty());
-        Self { what: self.what, namespace, name: Some(text("name")) }.object(group)
-    }
-
-    /// As [`Self::path_of`], of what is not JSON any more.
-    fn path_from(&self, meta: &KubernetesMeta, group: ApiGroup) -> String {
-        let namespace = Some(meta.namespace.clone()).filter(|namespace| !namespace.is_empty());
-        Self { what: self.what, namespace, name: Some(meta.name.clone()) }.object(group)
-    }
 }
 
 fn of_kind(kind: Kind) -> Vec<What> {
@@ -401,207 +232,6 @@ fn of_kind(kind: Kind) -> Vec<What> {
     }
 }
 
-/// A part of a listing.
-#[derive(Debug)]
-pub(super) struct Page {
-    pub(super) items: Vec<Read>,
-    pub(super) revision: Revision,
-    /// Where the next page starts; empty if there is none.
-    pub(super) next: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ListMeta {
-    resource_version: String,
-    #[serde(rename = "continue")]
-    next: String,
-}
-
-/// A line of a watch.
-#[derive(Debug)]
-pub(super) enum Event {
-    Written { at: Revision, what: Read },
-    Deleted { at: Revision, what: Read },
-    Bookmark { at: Revision, listed: bool },
-    Error(super::failure::Failure),
-}
-
-/// Marks the bookmark after the objects that a watch starts with.
-const LISTED: &str = "k8s.io/initial-events-end";
-
-pub(super) fn revision(text: &str) -> Result<Revision, String> {
-    text.parse().map_err(|_no_number| format!("resourceVersion {text:?} is no number"))
-}
-
-/// An object of the API that Calico sees as one of its own.
-trait Object: DeserializeOwned {
-    fn version(&self) -> &str;
-    fn ends_listing(&self) -> bool;
-    fn read(self, source: &Source, reading: &Reading) -> Read;
-}
-
-fn seen<S: Spec>(
-    source: &Source,
-    meta: &KubernetesMeta,
-    reading: &Reading,
-    found: Resource<S>,
-) -> Read {
-    match revision(&meta.resource_version) {
-        Ok(revision) => Read::Object(Entry { key: found.key(), value: found.to_json(), revision }),
-        Err(reason) => Read::Bad { path: source.path_from(meta, reading.group), reason, key: None },
-    }
-}
-
-/// What could not be carried over is for who wrote the object; it says it at each reading.
-fn told<T>(source: &Source, meta: &KubernetesMeta, reading: &Reading, found: Converted<T>) -> T {
-    if !found.problems.is_empty() {
-        let path = source.path_from(meta, reading.group);
-        tracing::debug!(path, problems = ?found.problems, "not everything can be carried over");
-    }
-    found.resource
-}
-
-/// A policy of the whole cluster, under the name that it has among Calico's own.
-fn cluster_wide(
-    source: &Source,
-    meta: &KubernetesMeta,
-    reading: &Reading,
-    prefix: &str,
-    found: Result<Converted<GlobalNetworkPolicy>, String>,
-) -> Read {
-    let name = format!("{prefix}{}", meta.name);
-    match found {
-        Ok(found) => {
-            let mut found = told(source, meta, reading, found);
-            found.metadata.name = name;
-            seen(source, meta, reading, found)
-        }
-        Err(reason) => {
-            let key = Some(Key::resource(Kind::GlobalNetworkPolicy, None, &name));
-            Read::Bad { path: source.path_from(meta, reading.group), reason, key }
-        }
-    }
-}
-
-macro_rules! typed {
-    ($type:ty, $this:ident, $source:ident, $reading:ident => $read:expr) => {
-        impl Object for $type {
-            fn version(&self) -> &str {
-                &self.metadata.resource_version
-            }
-
-            fn ends_listing(&self) -> bool {
-                self.metadata.annotations.get(LISTED).is_some_and(|word| word == "true")
-            }
-
-            fn read(self, $source: &Source, $reading: &Reading) -> Read {
-                let $this = self;
-                $read
-            }
-        }
-    };
-}
-
-typed!(KubernetesNode, this, source, reading => {
-    let found = told(source, &this.metadata, reading, node(&this, reading.use_pod_cidr));
-    seen(source, &this.metadata, reading, found)
-});
-typed!(Pod, this, source, reading => {
-    match workload_endpoint(&this, &reading.interface_prefix) {
-        Some(found) => {
-            let found = told(source, &this.metadata, reading, found);
-            seen(source, &this.metadata, reading, found)
-        }
-        None => Read::Other,
-    }
-});
-typed!(Namespace, this, source, reading => {
-    seen(source, &this.metadata, reading, namespace_profile(&this))
-});
-typed!(ServiceAccount, this, source, reading => {
-    seen(source, &this.metadata, reading, service_account_profile(&this))
-});
-typed!(KubernetesNetworkPolicy, this, source, reading => {
-    let mut found = told(source, &this.metadata, reading, network_policy(&this));
-    found.metadata.name = format!("{NETWORK_POLICY_PREFIX}{}", found.metadata.name);
-    seen(source, &this.metadata, reading, found)
-});
-typed!(ClusterNetworkPolicy, this, source, reading => {
-    cluster_wide(source, &this.metadata, reading, CLUSTER_POLICY_PREFIX, cluster_network_policy(&this))
-});
-typed!(AdminNetworkPolicy, this, source, reading => {
-    cluster_wide(source, &this.metadata, reading, ADMIN_POLICY_PREFIX, admin_network_policy(&this))
-});
-typed!(BaselineAdminNetworkPolicy, this, source, reading => {
-    let found = baseline_admin_network_policy(&this);
-    cluster_wide(source, &this.metadata, reading, BASELINE_POLICY_PREFIX, found)
-});
-typed!(Service, this, source, reading => {
-    seen(source, &this.metadata, reading, kubernetes_service(&this))
-});
-typed!(EndpointSlice, this, source, reading => {
-    seen(source, &this.metadata, reading, kubernetes_endpoint_slice(&this))
-});
-typed!(VirtualMachineMigration, this, source, reading => {
-    let meta = &this.metadata;
-    match live_migration(&this) {
-        Some(found) => seen(source, meta, reading, found),
-        // It may have been one a moment ago.
-        None => Read::Hidden(Key::resource(Kind::LiveMigration, Some(&meta.namespace), &meta.name)),
-    }
-});
-
-impl Object for Value {
-    fn version(&self) -> &str {
-        self["metadata"]["resourceVersion"].as_str().unwrap_or_default()
-    }
-
-    fn ends_listing(&self) -> bool {
-        self["metadata"]["annotations"][LISTED] == "true"
-    }
-
-    fn read(self, source: &Source, reading: &Reading) -> Read {
-        let path = source.path_of(&self["metadata"], reading.group);
-        let found =
-            revision(self.version()).and_then(|at| Ok((at, custom(source, reading, self)?)));
-        match found {
-            Ok((_, (key, _, true))) => Read::Hidden(key),
-            Ok((revision, (key, value, false))) => {
-                if !key.is_storable() {
-                    let reason = format!("{key} cannot be the name of an object");
-                    return Read::Bad { path, reason, key: None };
-                }
-                Read::Object(Entry { key, value, revision })
-            }
-            Err(reason) => Read::Bad { path, reason, key: None },
-        }
-    }
-}
-
-/// Key, text, and whether it is being deleted.
-fn custom(
-    source: &Source,
-    reading: &Reading,
-    object: Value,
-) -> Result<(Key, Arc<str>, bool), String> {
-    let resource = |kind, object| {
-        from_custom(reading.group, kind, object).map(|(key, value)| (key, value, false))
-    };
-    match source.what {
-        // The settings of IPAM have one name; what has another is somebody's own.
-        What::Ipam(kind @ Kind::IpamConfiguration)
-            if object["metadata"]["name"].as_str() != Some("default") =>
-        {
-            resource(kind, object)
-        }
-        What::Ipam(kind) => ipam::from_custom(kind, &object)
-            .map(|found| (found.key, found.value.into(), found.deleted)),
-        What::Custom(kind) => resource(kind, object),
-        _ => Err("it is no custom resource".to_owned()),
-    }
-}
-
 /// A name as a part of a path or parameter: names in Kubernetes need no more than this.
 pub(super) fn escaped(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
@@ -619,10 +249,6 @@ pub(super) fn escaped(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn reading() -> Reading {
-        Reading { group: ApiGroup::Crd, use_pod_cidr: false, interface_prefix: "cali".to_owned() }
-    }
 
     #[test]
     fn keys_are_found_where_upstream_has_them() {
@@ -685,42 +311,5 @@ mod tests {
         ] {
             assert_eq!(Source::of_key(&none.parse().unwrap()), None, "{none}");
         }
-    }
-
-    #[test]
-    fn a_page_survives_an_odd_object() {
-        let pods = Source::all(What::Pods);
-        let text = r#"{"metadata": {"resourceVersion": "9", "continue": "c"}, "items": [
-            {"metadata": {"name": "bad", "namespace": "x"}, "spec": {"nodeName": 7}},
-            {"metadata": {"name": "p", "namespace": "x", "resourceVersion": "3"}, "spec": {"nodeName": "n"}},
-            {"metadata": {"name": "q", "namespace": "x", "resourceVersion": "3"}}]}"#;
-        let page = pods.page(text, &reading()).unwrap();
-        assert_eq!((page.revision, &*page.next), (Revision(9), "c"));
-        let Read::Bad { path, .. } = &page.items[0] else { panic!("{:?}", page.items[0]) };
-        assert_eq!(path, "/api/v1/namespaces/x/pods/bad");
-        let Read::Object(entry) = &page.items[1] else { panic!("{:?}", page.items[1]) };
-        assert_eq!(entry.key.name(), "n-k8s-p-eth0");
-        assert_eq!(page.items[2], Read::Other);
-        assert!(pods.page("<html>", &reading()).is_err());
-    }
-
-    #[test]
-    fn lines_of_a_watch_are_understood() {
-        let pools = Source::all(What::Custom(Kind::IpPool));
-        let event = |line: &str| pools.event(line, &reading()).unwrap();
-        let line = r#"{"type":"BOOKMARK","object":{"kind":"IPPool","metadata":{"resourceVersion":"5",
-            "annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
-        assert!(matches!(event(line), Event::Bookmark { at: Revision(5), listed: true }));
-        let line = r#"{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"5"},
-            "spec":{"containers":null},"status":{}}}"#;
-        let event_of_pods = Source::all(What::Pods).event(line, &reading()).unwrap();
-        assert!(matches!(event_of_pods, Event::Bookmark { at: Revision(5), listed: false }));
-        let line = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired"}}"#;
-        assert!(matches!(event(line), Event::Error(failure)
-            if failure.kind == super::super::failure::FailureKind::Expired));
-        let line = r#"{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"6"}}}"#;
-        assert!(matches!(event(line), Event::Deleted { at: Revision(6), what: Read::Object(_) }));
-        let line = r#"{"type":"ADDED","object":{"metadata":{"name":"","resourceVersion":"6"}}}"#;
-        assert!(matches!(event(line), Event::Written { what: Read::Bad { .. }, .. }));
     }
 }

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::Inner;
 use super::failure::{Failure, FailureKind};
+use super::reading::{Read, Reading};
 use super::server::Change;
-use super::source::{Read, Reading, Source, What};
+use super::source::{Source, What};
 use super::write::{MERGE, of_object, version_of};
 use crate::conversion::{KubernetesNode, node_annotations, pod_annotations};
 

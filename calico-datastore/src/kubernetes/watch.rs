@@ -17,8 +17,9 @@ use super::Inner;
 use super::failure::{Failure, FailureKind};
 use super::feed::{Feed, Pause, Start, Told};
 use super::listing::{Pages, now};
+use super::reading::{Event, Read, Reading};
 use super::server::Lines;
-use super::source::{Event, Read, Reading, Source};
+use super::source::Source;
 use super::trail::Walk;
 
 /// Malformed objects that are remembered as reported.

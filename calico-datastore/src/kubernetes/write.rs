@@ -12,8 +12,9 @@ use tokio::time::sleep;
 use super::Inner;
 use super::failure::{Failure, FailureKind};
 use super::listing::now;
+use super::reading::{Read, Reading, revision};
 use super::server::Change;
-use super::source::{Read, Reading, Source, What, revision};
+use super::source::{Source, What};
 use crate::conversion::{custom, ipam};
 
 /// Attempts at an object that others write at the same time, where the caller expects nothing.
