@@ -12,21 +12,36 @@ pub(super) enum Lines {
 
 /// The line of `place`, or of the nearest thing around it that exists.
 pub(super) fn line_of(node: &Spanned<Lines>, place: &str) -> u64 {
-    let line = node.referenced.line();
+    step(node, place).map_or(node.referenced.line(), |(_, inner, rest)| line_of(inner, rest))
+}
+
+/// A way from something to what is in it.
+pub(super) enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+/// The first step from `node` to `place`, where it leads, and what is left of `place` there.
+pub(super) fn step<'a, 'p>(
+    node: &'a Spanned<Lines>,
+    place: &'p str,
+) -> Option<(Step<'a>, &'a Spanned<Lines>, &'p str)> {
     let place = place.strip_prefix('.').unwrap_or(place);
-    let inner = match &node.value {
+    match &node.value {
         Lines::Map(entries) => entries
             .iter()
-            .filter_map(|(key, value)| Some((place.strip_prefix(key.as_str())?, value)))
-            .filter(|(rest, _)| rest.is_empty() || rest.starts_with(['.', '[']))
-            .min_by_key(|(rest, _)| rest.len()),
-        Lines::List(items) => place.strip_prefix('[').and_then(|rest| {
-            let (index, rest) = rest.split_once(']')?;
-            Some((rest, items.get(index.parse::<usize>().ok()?)?))
-        }),
+            .filter_map(|(key, value)| {
+                Some((Step::Key(key), value, place.strip_prefix(key.as_str())?))
+            })
+            .filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['.', '[']))
+            .min_by_key(|(_, _, rest)| rest.len()),
+        Lines::List(items) => {
+            let (index, rest) = place.strip_prefix('[')?.split_once(']')?;
+            let index = index.parse::<usize>().ok()?;
+            Some((Step::Index(index), items.get(index)?, rest))
+        }
         Lines::Scalar => None,
-    };
-    inner.map_or(line, |(rest, value)| line_of(value, rest))
+    }
 }
 
 impl<'de> Deserialize<'de> for Lines {

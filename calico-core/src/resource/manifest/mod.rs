@@ -1,6 +1,7 @@
 //! Manifests: YAML or JSON files with one or more resources.
 
 mod lines;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use self::lines::{Lines, line_of};
+use self::words::Word;
 use super::{AnyResource, FieldError, Mode};
 use crate::kind::{API_VERSION, Kind};
 
@@ -88,31 +90,25 @@ pub fn read_manifest(text: &str, mode: Mode) -> Result<Vec<AnyResource>, Vec<Man
     }
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options())
         .map_err(|error| vec![syntax(&error)])?;
-    let (mut resources, mut mistakes) = (Vec::new(), Vec::new());
-    for (index, document) in documents.into_iter().enumerate() {
-        let mut items = Vec::new();
-        flatten(document, String::new(), &mut items);
-        for (place, value) in items {
-            let subject = subject(&value);
-            match AnyResource::from_value(value, mode) {
-                Ok(resource) => resources.push(resource),
-                Err(errors) => {
-                    let place = |e: &FieldError| format!("{place}.{}", e.path);
-                    mistakes
-                        .extend(errors.into_iter().map(|e| (index, place(&e), subject.clone(), e)));
-                }
-            }
-        }
-    }
+    let (resources, mut mistakes) = read_documents(documents, mode);
     if mistakes.is_empty() {
         return Ok(resources);
     }
     // Lines are looked up in a second pass, which a correct manifest never pays for.
     let lines: Vec<Spanned<Lines>> =
         serde_saphyr::from_multiple_with_options(text, options()).unwrap_or_default();
+    if mistakes.iter().any(Mistake::wants_text) {
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple_with_options(text, options()).unwrap_or_default();
+        let (resources, fewer) = read_again(documents, &lines, text, mode, mistakes);
+        if fewer.is_empty() {
+            return Ok(resources);
+        }
+        mistakes = fewer;
+    }
     let mut found: Vec<_> = mistakes
         .into_iter()
-        .map(|(index, place, subject, error)| {
+        .map(|Mistake { index, place, subject, error }| {
             (index + 1, lines.get(index).map(|lines| line_of(lines, &place)), subject, error)
         })
         .collect();
@@ -121,6 +117,71 @@ pub fn read_manifest(text: &str, mode: Mode) -> Result<Vec<AnyResource>, Vec<Man
         ManifestError::Resource { document, line, subject, error }
     });
     Err(errors.collect())
+}
+
+/// Something wrong in the document of this index.
+struct Mistake {
+    index: usize,
+    place: String,
+    subject: String,
+    error: FieldError,
+}
+
+impl Mistake {
+    /// Whether something else than a text was found where one is expected.
+    fn wants_text(&self) -> bool {
+        self.error.message.ends_with("expected a string")
+    }
+}
+
+fn read_documents(documents: Vec<Value>, mode: Mode) -> (Vec<AnyResource>, Vec<Mistake>) {
+    let (mut resources, mut mistakes) = (Vec::new(), Vec::new());
+    for (index, document) in documents.into_iter().enumerate() {
+        let mut items = Vec::new();
+        flatten(document, String::new(), &mut items);
+        for (place, value) in items {
+            let subject = subject(&value);
+            match AnyResource::from_value(value, mode) {
+                Ok(resource) => resources.push(resource),
+                Err(errors) => mistakes.extend(errors.into_iter().map(|error| {
+                    let place = format!("{place}.{}", error.path);
+                    Mistake { index, place, subject: subject.clone(), error }
+                })),
+            }
+        }
+    }
+    (resources, mistakes)
+}
+
+/// Reads documents in which `mistakes` were found, with bare words as texts where that is clear.
+fn read_again(
+    mut documents: Vec<Value>,
+    lines: &[Spanned<Lines>],
+    text: &str,
+    mode: Mode,
+    mistakes: Vec<Mistake>,
+) -> (Vec<AnyResource>, Vec<Mistake>) {
+    let mut doubtful = Vec::new();
+    for mut mistake in mistakes.into_iter().filter(Mistake::wants_text) {
+        let Mistake { index, place, .. } = &mistake;
+        let (document, lines) = (documents.get_mut(*index), lines.get(*index));
+        let word = document
+            .zip(lines)
+            .and_then(|(document, lines)| words::take(document, lines, place, text));
+        if let Some(Word::Doubtful(advice)) = word {
+            mistake.error.message = advice;
+            doubtful.push(mistake);
+        }
+    }
+    let (resources, mut mistakes) = read_documents(documents, mode);
+    for mistake in &mut mistakes {
+        let same =
+            |known: &&Mistake| (known.index, &known.place) == (mistake.index, &mistake.place);
+        if let Some(known) = doubtful.iter().find(same) {
+            mistake.error = known.error.clone();
+        }
+    }
+    (resources, mistakes)
 }
 
 /// Writes a value as kubectl would: block style, keys sorted.

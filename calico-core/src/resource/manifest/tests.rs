@@ -46,7 +46,7 @@ spec:
 ---
 - kind: Tier
   apiVersion: projectcalico.org/v3
-  metadata: {name: t, labels: {a.b/c: 1}}
+  metadata: {name: t, labels: {a.b/c: 1.10}}
 - kind: Gadget
   apiVersion: projectcalico.org/v3
 - 7
@@ -56,7 +56,7 @@ spec:
             "document 1, line 7 (IPPool main): spec.natOutgoin: unknown field; \
              did you mean `natOutgoing`?",
             "document 2, line 11 (Tier t): metadata.labels.a.b/c: \
-             invalid type: integer `1`, expected a string",
+             a text is expected, and YAML takes 1.10 for 1.1; write \"1.10\"",
             "document 2, line 12 (Gadget): kind: \"Gadget\" is no kind of projectcalico.org/v3",
             "document 2, line 14: document: \
              expected a map with kind and metadata, found the number 7",
@@ -67,6 +67,62 @@ spec:
         Err(&["line 2, column 1: duplicate mapping key: kind; remove one of the two"]),
     );
     check("a: [1\nb: 2\n", Err(&["line 2, column 2: illegal placement of ':' indicator"]));
+}
+
+#[test]
+fn bare_words_are_texts_where_they_look_like_them() {
+    let labelled = |word: &str| {
+        let text = format!("{{{TIER}, metadata: {{name: t, labels: {{a.b/c: {word}}}}}}}");
+        match read_manifest(&text, Mode::Strict) {
+            Ok(read) => Ok(read[0].metadata.labels["a.b/c"].clone()),
+            Err(errors) => Err(errors[0].to_string()),
+        }
+    };
+    // As upstream's.
+    for word in ["1", "0", "-7", "64512", "1.5", "true", "false", "2026-01-02", "a1", "'y'"] {
+        assert_eq!(labelled(word).as_deref(), Ok(word.trim_matches('\'')), "{word}");
+    }
+    // Upstream's tools turn these into another text.
+    for (word, meant) in [
+        ("y", "true"),
+        ("Yes", "true"),
+        ("on", "true"),
+        ("n", "false"),
+        ("off", "false"),
+        ("True", "true"),
+        ("1.10", "1.1"),
+        ("0x10", "16"),
+        ("1_000", "1000"),
+    ] {
+        let error = labelled(word).unwrap_err();
+        let expected = format!("YAML takes {word} for {meant}; write \"{word}\"");
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert!(labelled("~").is_err() && labelled("[1]").is_err());
+    // Where a boolean is wanted, they all are one.
+    for (word, expected) in [("y", true), ("yes", true), ("On", true), ("off", false), ("N", false)]
+    {
+        let text = format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: 7}}\n\
+             spec: {{cidr: 10.0.0.0/16, natOutgoing: {word}}}\n"
+        );
+        let pool = &read_manifest(&text, Mode::Strict).unwrap()[0];
+        assert_eq!(pool.name(), "7");
+        assert_eq!(pool.to_value()["spec"]["natOutgoing"], expected, "{word}");
+    }
+    // Several mistakes, some of which are none.
+    let list = format!(
+        "apiVersion: v1\nkind: List\nitems:\n- {{{TIER}, metadata: {{name: 1}}}}\n\
+         - {{{TIER}, metadata: {{name: on}}}}\n- {{{TIER}, metadata: {{name: a}}, spec: {{orde: 1}}}}\n"
+    );
+    let errors = read_manifest(&list, Mode::Strict).unwrap_err();
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("line 5") && errors[0].contains("takes on for true"), "{errors:?}");
+    assert!(
+        errors[1].contains("line 6") && errors[1].contains("did you mean `order`"),
+        "{errors:?}"
+    );
 }
 
 #[test]
