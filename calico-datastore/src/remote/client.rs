@@ -15,6 +15,7 @@ use calico_core::datastore::{
 use calico_core::key::{Key, Scope};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::connection::{Call, CallError, Connection};
 use super::local::LocalSocket;
@@ -75,9 +76,17 @@ pub struct RemoteStore {
 #[derive(Debug)]
 pub(super) struct Shared {
     server: Box<dyn Connect>,
-    current: Mutex<Option<Arc<Connection>>>,
+    current: Mutex<Current>,
     /// The server last spoken to; 0 before the first.
     instance: AtomicU64,
+}
+
+/// What became of the last attempt to connect.
+#[derive(Debug, Default)]
+struct Current {
+    connection: Option<Arc<Connection>>,
+    /// When it failed, and why.
+    failed: Option<(Instant, StoreError)>,
 }
 
 impl RemoteStore {
@@ -92,7 +101,7 @@ impl RemoteStore {
     pub fn over(server: impl Connect + 'static) -> Self {
         let shared = Shared {
             server: Box::new(server),
-            current: Mutex::new(None),
+            current: Mutex::default(),
             instance: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
@@ -218,11 +227,18 @@ impl Datastore for RemoteStore {
 impl Shared {
     /// The connection, made now if there is none.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+        let asked = Instant::now();
         let mut current = self.current.lock().await;
-        if let Some(connection) = current.as_ref().filter(|connection| connection.is_open()) {
+        let open = current.connection.as_ref().filter(|connection| connection.is_open());
+        if let Some(connection) = open {
             return Ok(Arc::clone(connection));
         }
-        *current = None;
+        current.connection = None;
+        // Who waited while somebody else's attempt failed does not wait for another of its own:
+        // a silent server would keep callers waiting one after the other.
+        if let Some((_, error)) = current.failed.as_ref().filter(|(failed, _)| *failed >= asked) {
+            return Err(error.clone());
+        }
         let opened = tokio::time::timeout(PATIENCE, async {
             Connection::open(self.server.connect().await?).await
         });
@@ -230,10 +246,17 @@ impl Shared {
             Ok(opened) => opened,
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
-        let connection = opened.map_err(|error| self.unreachable(&error))?;
-        self.instance.store(connection.instance, Ordering::Relaxed);
-        *current = Some(Arc::clone(&connection));
-        Ok(connection)
+        match opened.map_err(|error| self.unreachable(&error)) {
+            Ok(connection) => {
+                self.instance.store(connection.instance, Ordering::Relaxed);
+                current.connection = Some(Arc::clone(&connection));
+                Ok(connection)
+            }
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     fn unreachable(&self, error: &io::Error) -> StoreError {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -22,6 +23,15 @@ use crate::config::{FanoutConfig, TlsConfig};
 const HANDSHAKES: usize = 64;
 /// Time for a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing comes is probed after this time, in seconds. Who listens only
+/// would never know that the other host has vanished, as a kernel's own patience is two hours.
+const IDLE: u32 = 10;
+/// Seconds between probes, and how many of them may stay without an answer.
+const INTERVAL: u32 = 3;
+const PROBES: u32 = 3;
+/// Milliseconds until what was sent must have arrived.
+const UNACKNOWLEDGED: u32 = 20_000;
 
 /// Lets in who shows a certificate that our authority signed. Certificates are read anew for each
 /// connection: they may be replaced at any time.
@@ -45,7 +55,7 @@ impl TlsListener {
 
     fn greet(&mut self, stream: TcpStream) -> io::Result<()> {
         let acceptor = TlsAcceptor::from(server_config(&self.config)?);
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         self.handshakes.spawn(async move {
             match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
                 Ok(result) => result,
@@ -89,7 +99,7 @@ impl Connect for TlsAddress {
         let name = ServerName::try_from(self.0.name()?.to_owned()).map_err(invalid)?;
         let connector = TlsConnector::from(client_config(&self.0.tls)?);
         let stream = TcpStream::connect(&self.0.address).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         Ok(Box::new(connector.connect(name, stream).await?))
     }
 
@@ -108,6 +118,17 @@ impl Connect for TlsAddress {
             _ => None,
         }
     }
+}
+
+/// Small messages go at once, and the other side's end is noticed.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED)?;
+    Ok(())
 }
 
 fn server_config(config: &TlsConfig) -> io::Result<Arc<ServerConfig>> {
