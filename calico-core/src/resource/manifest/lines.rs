@@ -12,7 +12,10 @@ pub(super) enum Lines {
 
 /// The line of `place`, or of the nearest thing around it that exists.
 pub(super) fn line_of(node: &Spanned<Lines>, place: &str) -> u64 {
-    step(node, place).map_or(node.referenced.line(), |(_, inner, rest)| line_of(inner, rest))
+    match step(node, place) {
+        Some((_, inner, rest)) => line_of(inner, rest),
+        None => node.referenced.line(),
+    }
 }
 
 /// A way from something to what is in it.
