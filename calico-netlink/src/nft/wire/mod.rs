@@ -10,8 +10,11 @@
 mod attr;
 mod data;
 mod expr;
+mod expr_decode;
 mod header;
+mod numbers;
 mod object;
+mod set;
 mod userdata;
 
 #[cfg(test)]
@@ -20,13 +23,12 @@ mod tests;
 pub(crate) use attr::add_flags;
 pub use attr::{Attr, Attrs, Writer};
 pub use data::{Reg, Verdict};
-pub use expr::{CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, RejectKind, checksum, fib, nat};
+pub use expr::Expr;
 pub use header::{Header, KernelError, Messages, Received, flags, msg};
+pub use numbers::{CmpOp, CtKey, MetaKey, NatKind, PayloadBase, RejectKind, checksum, fib, nat};
 pub(crate) use object::encode_rule;
-pub use object::{
-    BaseChain, Chain, Element, Elements, Family, Generation, KeyType, Object, Rule, Set, Table,
-    hook, set_flags, table_flags,
-};
+pub use object::{BaseChain, Chain, Family, Generation, Object, Rule, Table, hook, table_flags};
+pub use set::{Element, Elements, KeyType, Set, set_flags};
 pub use userdata::Userdata;
 
 /// A message from the kernel that cannot be read.
