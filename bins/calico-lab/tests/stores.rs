@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
+mod stores {
+    pub(crate) mod bad;
+}
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use common::traffic::{
 };
 use common::{assert_gone, host_links, lab_name, turn};
 use serde_json::Value;
+use stores::bad;
 
 const TOPOLOGY: &str = r#"
 nodes:
@@ -66,6 +70,7 @@ async fn the_main_job_on_etcd() {
     let links = host_links();
     let mut lab = up(&name, StoreKind::Etcd).await;
     works(&lab).await;
+    bad::change_nothing(&lab, StoreKind::Etcd).await;
     outlives_its_datastore(&mut lab).await;
     lab.remove().unwrap();
     assert_gone(&name);
@@ -78,10 +83,22 @@ async fn the_main_job_on_kubernetes() {
     let name = lab_name("kube");
     let mut lab = up(&name, StoreKind::Kubernetes).await;
     works(&lab).await;
+    bad::change_nothing(&lab, StoreKind::Kubernetes).await;
     kubernetes_sees_its_pods(&lab);
     kubernetes_knows_its_nodes(&lab).await;
     kubernetes_decides_by_its_own_policy(&lab).await;
     outlives_its_datastore(&mut lab).await;
+    lab.remove().unwrap();
+    assert_gone(&name);
+}
+
+#[tokio::test]
+async fn bad_objects_in_an_embedded_store() {
+    let Some(_turn) = turn() else { return };
+    let name = lab_name("bad");
+    let lab = up(&name, StoreKind::Embedded).await;
+    works(&lab).await;
+    bad::change_nothing(&lab, StoreKind::Embedded).await;
     lab.remove().unwrap();
     assert_gone(&name);
 }
