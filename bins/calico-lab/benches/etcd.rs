@@ -29,6 +29,8 @@ async fn main() {
     let floor = one_by_one(&store).await;
     println!("{HOSTS} hosts x {PODS} pods on one etcd, all hosts at the same time\n");
     line("read and write of a block per address", floor, 2 * HOSTS * PODS, floor);
+    let least = what_is_stored(&store).await;
+    line("what a burst stores, written blindly", least, 2 * HOSTS, floor);
     let pool = r#"{"metadata":{"name":"p"},"spec":{"cidr":"10.0.0.0/8","blockSize":26}}"#;
     store.create(Key::resource(Kind::IpPool, None, "p"), pool.into()).await.unwrap();
     for (what, batch) in
@@ -47,7 +49,7 @@ async fn main() {
 
 fn line(what: &str, took: Duration, calls: usize, floor: Duration) {
     let ratio = floor.as_secs_f64() / took.as_secs_f64();
-    let verdict = if ratio >= GOAL { "   goal: 10 x: met" } else { "" };
+    let verdict = if ratio >= GOAL && what.starts_with("ours") { "   goal: 10 x: met" } else { "" };
     println!("{what:<44} {:>9.3} s {calls:>7} calls {ratio:>7.1} x{verdict}", took.as_secs_f64());
 }
 
@@ -66,6 +68,32 @@ async fn one_by_one(store: &Arc<dyn Datastore>) -> Duration {
                 store.update(entry.key, Arc::clone(&value), entry.revision).await.unwrap();
             }
         })
+    });
+    for host in hosts.collect::<Vec<_>>() {
+        host.await.unwrap();
+    }
+    start.elapsed()
+}
+
+/// As many objects of the same sizes as a burst leaves behind (a handle for each pod, blocks and
+/// claims), without reading anything: no way to keep this layout is faster.
+async fn what_is_stored(store: &Arc<dyn Datastore>) -> Duration {
+    let of_size =
+        |bytes: usize| -> Arc<str> { format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes)).into() };
+    let (handle, block, claim) = (of_size(40), of_size(6400), of_size(40));
+    let start = Instant::now();
+    let hosts = (0..HOSTS).map(|host| {
+        let key = move |what: &str, nth: usize| {
+            Key::resource(Kind::Profile, None, &format!("stands-for-{what}-{host}-{nth}"))
+        };
+        let handles = (0..PODS).map(|nth| Write::create(key("handle", nth), Arc::clone(&handle)));
+        let blocks = (0..4).flat_map(|nth| {
+            let claim = Write::create(key("claim", nth), Arc::clone(&claim));
+            [claim, Write::create(key("block", nth), Arc::clone(&block))]
+        });
+        let writes: Vec<Write> = handles.chain(blocks).collect();
+        let store = Arc::clone(store);
+        tokio::spawn(async move { drop(store.write(writes).await.unwrap()) })
     });
     for host in hosts.collect::<Vec<_>>() {
         host.await.unwrap();
