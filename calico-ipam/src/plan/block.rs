@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::resource::{AllocationAttribute, AllocationBlock};
 use ipnet::IpNet;
 
+pub use super::allocation::{Allocation, Cooldown, NotReleased, ReleaseCheck};
 use super::geometry::{block_len, nth_address, ordinal};
 use super::owner::Owner;
 use super::reserved::Reserved;
@@ -21,59 +22,6 @@ use super::time::{parse_rfc3339, rfc3339};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     data: AllocationBlock,
-}
-
-/// Who has an address.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Allocation {
-    /// The address.
-    pub address: IpAddr,
-    /// Its owner, as recorded; only `released_at` is set while the address cools down.
-    pub attributes: AllocationAttribute,
-    /// Counts assignments of this block; tells a later assignment of the address from this one.
-    pub sequence: Option<u64>,
-}
-
-impl Allocation {
-    /// Whether a virtual machine has it, which keeps it when its pods go, or two pods of one: only
-    /// an orchestrator knows when such an address is nobody's.
-    #[must_use]
-    pub fn is_of_machine(&self) -> bool {
-        let attributes = &self.attributes;
-        let handle = attributes.handle_id.as_deref().unwrap_or_default();
-        let said = |name: &str| attributes.secondary.contains_key(name);
-        handle.contains(".vmi.")
-            || said("vmi-name")
-            || said("vm-uid")
-            || !attributes.alternate_owner_attrs.is_empty()
-    }
-}
-
-/// What a release insists on. Empty: nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReleaseCheck {
-    /// The address must be assigned under this handle.
-    pub handle: Option<String>,
-    /// The address must not have been assigned anew since.
-    pub sequence: Option<u64>,
-}
-
-/// Why an address was not released.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotReleased {
-    /// Nobody has it.
-    Unassigned,
-    /// Another handle has it.
-    OtherHandle(Option<String>),
-    /// It was released and assigned anew; this is its sequence number.
-    Reassigned(Option<u64>),
-}
-
-/// When a released address may be given out again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cooldown {
-    /// How long it rests; zero frees it at once.
-    pub rest: Duration,
 }
 
 impl Block {

@@ -1,5 +1,6 @@
 //! What IPAM decides, without IO, clock or randomness: time and seeds are arguments.
 
+mod allocation;
 pub mod block;
 pub mod collect;
 pub mod geometry;
