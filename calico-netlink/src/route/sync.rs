@@ -180,6 +180,12 @@ impl RouteSync {
         lock(&self.core).standing()
     }
 
+    /// From now on only calls look at the kernel.
+    #[cfg(test)]
+    pub(super) fn stop_following(&self) {
+        self.follower.abort();
+    }
+
     async fn with_core(
         &self,
         work: impl FnOnce(&mut Core) -> Result<RouteReport, RtnlError> + Send + 'static,
