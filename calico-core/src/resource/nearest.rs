@@ -17,10 +17,7 @@ pub(crate) fn unknown_field<'a>(key: &str, known: impl Iterator<Item = &'a str>)
 /// assert_eq!(calico_core::resource::nearest("something", pods.into_iter()), None);
 /// ```
 #[must_use]
-pub fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 64 {
         return None;
     }
