@@ -133,6 +133,10 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+fn best(times: Vec<Duration>) -> Duration {
+    times.into_iter().min().unwrap()
+}
+
 fn ratio(theirs: Duration, ours: Duration) -> f64 {
     theirs.as_secs_f64() / ours.as_secs_f64()
 }

@@ -27,6 +27,10 @@ const ROUNDS: usize = 60;
 /// A time that is measured, and what it is called.
 type Figure = (&'static str, fn(&Pods) -> Vec<Duration>);
 
+/// What depends on how two threads meet differs much from round to round.
+const THREADS: Figure =
+    ("established: 16 MiB of TCP from thread to thread", |pods| vec![pods.throughput(1 << 24)]);
+
 /// The times that need no process besides.
 const ALONE: [Figure; 4] = [
     ("first packet and its answer, nobody to be woken", |pods| {
@@ -52,20 +56,21 @@ pub(crate) fn run() {
     }
     println!(
         "packets from pod to pod of one host: medians, and how much they are above those of no \
-         ruleset\nand of tracking alone (mean of {ROUNDS} rounds in which the ways take turns, \
-         twice its standard error)"
+         ruleset\nand of tracking alone (median of {ROUNDS} or more rounds in which the ways \
+         take turns, and twice its standard error)"
     );
     for figure in ALONE {
-        measure(&hosts, figure);
+        measure(&hosts, figure, ROUNDS);
     }
+    measure(&hosts, THREADS, 5 * ROUNDS);
     hosts.iter().for_each(Pods::echo);
-    measure(&hosts, WOKEN);
+    measure(&hosts, WOKEN, ROUNDS);
 }
 
-fn measure(hosts: &[Pods], (name, times): Figure) {
+fn measure(hosts: &[Pods], (name, times): Figure, rounds: usize) {
     // By way, then by round.
     let mut medians = vec![Vec::new(); WAYS.len()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for way in (0..WAYS.len()).map(|way| (way + round) % WAYS.len()) {
             medians[way].push(median(times(&hosts[way])));
         }
@@ -81,18 +86,21 @@ fn measure(hosts: &[Pods], (name, times): Figure) {
     }
 }
 
-/// By how many percent the first are above the second, round by round: the mean and its standard
-/// error. The tenth of the rounds that is furthest off at either end is left out: there the machine
-/// did something else.
+/// By how many percent the first are above the second, round by round: the median, and its standard
+/// error by the median deviation from it, so that rounds in which the machine did something else do
+/// not count more than others.
 fn above(times: &[Duration], base: &[Duration]) -> (f64, f64) {
-    let mut all: Vec<f64> =
-        times.iter().zip(base).map(|(time, base)| 100.0 * (ratio(*time, *base) - 1.0)).collect();
-    all.sort_by(f64::total_cmp);
-    let kept = &all[all.len() / 10..all.len() - all.len() / 10];
-    let number = kept.len() as f64;
-    let mean = kept.iter().sum::<f64>() / number;
-    let variance = kept.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (number - 1.0);
-    (mean, (variance / number).sqrt())
+    let percent = |(time, base): (&Duration, &Duration)| 100.0 * (ratio(*time, *base) - 1.0);
+    let mut all: Vec<f64> = times.iter().zip(base).map(percent).collect();
+    let middle = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let median = middle(&mut all);
+    let mut deviations = all.iter().map(|one| (one - median).abs()).collect();
+    let rounds = f64::from(u32::try_from(times.len()).unwrap());
+    // As of a normal distribution.
+    (median, 1.2533 * 1.4826 * middle(&mut deviations) / rounds.sqrt())
 }
 
 fn tracking() {

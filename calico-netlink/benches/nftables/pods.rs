@@ -143,6 +143,30 @@ impl Pods {
         (0..number).map(|_| time()).collect()
     }
 
+    /// Time in which so many bytes go from one thread to another over a TCP connection that is there.
+    pub(crate) fn throughput(&self, bytes: usize) -> Duration {
+        let address = SocketAddr::new(IpAddr::V4(SERVER), 10_000);
+        let listener = self.server.run(|| TcpListener::bind(address).unwrap());
+        let mut client = self.client.run(|| TcpStream::connect(address).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        let chunk = vec![0; 1 << 17];
+        // The first bytes are for the windows.
+        let total = 2 * bytes;
+        let reader = std::thread::spawn(move || {
+            let (mut read, mut buffer, mut started) = (0, vec![0; 1 << 18], Instant::now());
+            while read < total {
+                let before = read;
+                read += server.read(&mut buffer).unwrap();
+                if before < bytes && read >= bytes {
+                    started = Instant::now();
+                }
+            }
+            started.elapsed()
+        });
+        (0..total / chunk.len()).for_each(|_| client.write_all(&chunk).unwrap());
+        reader.join().unwrap()
+    }
+
     /// Times in which 64 datagrams of 1,400 bytes go one way over a connection that is there.
     pub(crate) fn datagrams(&self, number: usize) -> Vec<Duration> {
         let server = self.server.run(|| UdpSocket::bind((SERVER, ECHO)).unwrap());

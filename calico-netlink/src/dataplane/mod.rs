@@ -31,10 +31,12 @@
 
 mod base;
 mod causes;
+mod chain_state;
 mod check;
 mod dscp;
 mod elements;
 mod endpoint;
+mod endpoint_state;
 mod families;
 mod guard;
 mod host;
@@ -52,6 +54,7 @@ mod recheck;
 mod recheck_state;
 mod refused;
 mod routes;
+mod set_state;
 mod shared;
 mod state;
 mod style;

@@ -7,25 +7,24 @@ use std::sync::Arc;
 
 use calico_core::dataplane::{
     Direction, Dscp, EndpointId, HostSettings, Pool, Route, Rule, RuleOwner, RuleSet, SetId,
-    SetKind, SetMember, Transaction, Translation, Tunnels, Update, WorkloadEndpoint,
+    SetKind, Transaction, Translation, Tunnels, Update, WorkloadEndpoint,
 };
 use calico_core::key::Family;
 use ipnet::IpNet;
 
 use super::causes::Causes;
-use super::elements::{address_bytes, element, net, net_elements};
+use super::elements::{address_bytes, net_elements};
 use super::families::Families;
 use super::host_state::OfHosts;
 use super::limits::LimitChains;
 use super::lower::{self, address_key};
-use super::matches::Constant;
 use super::recheck_state::Recheck;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::style::{Marks, Style};
-use super::{base, endpoint, names};
-use crate::nft::wire::{Element, KeyType};
-use crate::nft::{ChainDef, RuleDef, SetDef, SetSpec, Tracker, parts};
+use super::{base, names};
+use crate::nft::wire::Element;
+use crate::nft::{SetDef, SetSpec, Tracker, parts};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -46,25 +45,25 @@ pub(super) struct State {
     floating: Vec<Translation>,
     /// Code points that some packets carry.
     pub(super) marked: BTreeSet<Dscp>,
-    sets: BTreeMap<SetId, SetKind>,
+    pub(super) sets: BTreeMap<SetId, SetKind>,
     /// The kernel has sets for these only.
     pub(super) families: Families,
     /// Members of sets of prefixes, which the kernel holds merged.
-    nets: BTreeMap<SetId, BTreeSet<IpNet>>,
+    pub(super) nets: BTreeMap<SetId, BTreeSet<IpNet>>,
     pub(super) rules: BTreeMap<RuleOwner, RuleSet>,
     pub(super) endpoints: BTreeMap<EndpointId, WorkloadEndpoint>,
     /// Which endpoint has the chains of an interface, and the other way round.
     pub(super) interfaces: BTreeMap<Arc<str>, EndpointId>,
-    interface_of: BTreeMap<EndpointId, Arc<str>>,
-    uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
+    pub(super) interface_of: BTreeMap<EndpointId, Arc<str>>,
+    pub(super) uses: BTreeMap<EndpointId, BTreeSet<RulesKey>>,
     pub(super) users: BTreeMap<RulesKey, BTreeSet<EndpointId>>,
-    failed: BTreeMap<EndpointId, String>,
+    pub(super) failed: BTreeMap<EndpointId, String>,
     pub(super) addresses: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
     /// Addresses that endpoints have lost.
-    released: BTreeSet<IpAddr>,
+    pub(super) released: BTreeSet<IpAddr>,
     pub(super) recheck: Recheck,
     /// For each set of the table, how many chains look it up; such a set cannot go.
-    lookups: BTreeMap<String, usize>,
+    pub(super) lookups: BTreeMap<String, usize>,
     /// Sets that go when their last chain does: constants, and described ones that were removed.
     pub(super) transient: BTreeSet<String>,
     routes: BTreeMap<IpNet, Route>,
@@ -280,107 +279,6 @@ impl State {
         }
     }
 
-    fn render_endpoint(&mut self, id: &EndpointId) {
-        for key in self.uses.remove(id).unwrap_or_default() {
-            if let Some(users) = self.users.get_mut(&key) {
-                users.remove(id);
-                if users.is_empty() {
-                    self.users.remove(&key);
-                    self.dirty_rules.insert(key);
-                }
-            }
-        }
-        self.failed.remove(id);
-        let endpoint = self.endpoints.get(id).cloned();
-        let addresses: BTreeSet<_> =
-            endpoint.iter().flat_map(|e| &e.addresses).map(IpNet::addr).collect();
-        let before = self.addresses.remove(id).unwrap_or_default();
-        if !before.is_empty() {
-            self.recheck.endpoints.insert(id.clone());
-        }
-        self.released.extend(before.difference(&addresses));
-        if !addresses.is_empty() {
-            self.addresses.insert(id.clone(), addresses);
-        }
-        if let Some(held) = self.interface_of.get(id).cloned()
-            && endpoint.as_ref().map(|endpoint| &endpoint.interface) != Some(&held)
-        {
-            self.release_interface(&held);
-        }
-        let Some(endpoint) = endpoint else { return };
-        if let Some(reason) = self.refused.endpoint(id) {
-            self.failed.insert(id.clone(), format!("the kernel refused {reason}"));
-            self.release_interface(&endpoint.interface);
-            return;
-        }
-        if !endpoint.interface.starts_with(self.host.interface_prefix.as_ref()) {
-            let prefix = &self.host.interface_prefix;
-            let reason = format!(
-                "its interface {} does not start with {prefix}, so no policy would apply to it",
-                endpoint.interface
-            );
-            self.failed.insert(id.clone(), reason);
-            return;
-        }
-        // The newest claim holds: the other endpoint's workload must be gone.
-        if let Some(other) = self.interfaces.insert(endpoint.interface.clone(), id.clone())
-            && other != *id
-        {
-            let reason = format!("its interface {} now belongs to {id}", endpoint.interface);
-            self.interface_of.remove(&other);
-            self.failed.insert(other, reason);
-        }
-        self.interface_of.insert(id.clone(), endpoint.interface.clone());
-        self.put_endpoint(&endpoint);
-    }
-
-    fn put_endpoint(&mut self, endpoint: &WorkloadEndpoint) {
-        let id = &endpoint.id;
-        let mut uses = BTreeSet::new();
-        self.place_limits(endpoint);
-        for direction in DIRECTIONS {
-            let known = |owner: &RuleOwner| self.has_rules(owner);
-            let open = |owner: &RuleOwner| {
-                self.rules.get(owner).is_some_and(|rules| lower::allow_all(of(rules, direction)))
-            };
-            let rendered =
-                endpoint::chain(endpoint, direction, &self.host, &self.limits, known, open);
-            let refused = endpoint::owners(endpoint, direction)
-                .find_map(|owner| Some((self.refused.owner(&owner)?.to_owned(), owner)));
-            if let Some((reason, owner)) = refused {
-                self.failed
-                    .insert(id.clone(), format!("{owner} is refused by the kernel {reason}"));
-            } else if let Some(owner) = endpoint::first_missing_policy(endpoint, direction, known) {
-                self.failed.insert(id.clone(), format!("{owner} is not known"));
-            }
-            for owner in endpoint::owners(endpoint, direction) {
-                let key = (owner, direction);
-                let users = self.users.entry(key.clone()).or_default();
-                if users.is_empty() {
-                    self.dirty_rules.insert(key.clone());
-                }
-                users.insert(id.clone());
-                uses.insert(key);
-            }
-            for tier in &endpoint.tiers {
-                self.causes.end_of_tier(direction, &tier.tier);
-            }
-            match direction {
-                Direction::Ingress => self.place_to(endpoint, rendered),
-                Direction::Egress => self.place_from(endpoint, rendered),
-            }
-        }
-        self.uses.insert(id.clone(), uses);
-    }
-
-    fn release_interface(&mut self, interface: &Arc<str>) {
-        if let Some(id) = self.interfaces.remove(interface) {
-            self.interface_of.remove(&id);
-        }
-        self.displace(interface);
-        self.displace_limits(interface);
-    }
-
     fn render_rules(&mut self, key: &RulesKey) {
         let (owner, direction) = key;
         let chain = names::rules_chain(owner, *direction);
@@ -506,140 +404,11 @@ impl State {
             self.put_base();
         }
     }
-
-    fn put_set(&mut self, id: SetId, kind: SetKind, members: Vec<SetMember>) {
-        self.take_back_set(&id);
-        self.nets.remove(&id);
-        self.meet_families(&members);
-        if kind == SetKind::Net {
-            self.nets.insert(id.clone(), members.iter().filter_map(net).collect());
-        }
-        for (family, name) in names::sets(&id) {
-            if !self.families.has(family) {
-                continue;
-            }
-            let spec = set_spec(kind, family);
-            let elements = match self.nets.get(&id) {
-                Some(nets) => net_elements(family, nets),
-                None => members.iter().filter_map(|member| element(family, member)).collect(),
-            };
-            self.transient.remove(&name);
-            self.table.put_set(&name, SetDef { spec, elements });
-        }
-        self.sets.insert(id, kind);
-    }
-
-    /// Rules look up sets of a family once one of these has members.
-    fn meet_families(&mut self, members: &[SetMember]) {
-        for family in self.families.meet(members) {
-            for (id, kind) in &self.sets {
-                let spec = set_spec(*kind, family);
-                let elements = BTreeSet::new();
-                self.table.put_set(&names::set(&id.0, family), SetDef { spec, elements });
-            }
-            self.dirty_rules.extend(self.recheck.looking_up().cloned());
-        }
-    }
-
-    fn change_set(&mut self, id: &SetId, added: Vec<SetMember>, removed: Vec<SetMember>) {
-        self.take_back_set(id);
-        self.meet_families(&added);
-        if let Some(nets) = self.nets.get_mut(id) {
-            for net in removed.iter().filter_map(net) {
-                nets.remove(&net);
-            }
-            nets.extend(added.iter().filter_map(net));
-            for (family, name) in names::sets(id) {
-                if !self.families.has(family) {
-                    continue;
-                }
-                let spec = SetSpec::intervals(address_key(family));
-                let elements = net_elements(family, &*nets);
-                self.table.put_set(&name, SetDef { spec, elements });
-            }
-            return;
-        }
-        for (family, name) in names::sets(id) {
-            for element in removed.iter().filter_map(|member| element(family, member)) {
-                self.table.remove_element(&name, &element);
-            }
-            for element in added.iter().filter_map(|member| element(family, member)) {
-                self.table.add_element(&name, element);
-            }
-        }
-    }
-
-    fn remove_set(&mut self, id: &SetId) {
-        if self.sets.remove(id).is_none() {
-            return;
-        }
-        self.take_back_set(id);
-        self.nets.remove(id);
-        self.leave_out_set(id);
-    }
-
-    /// The set goes from the table, at the latest with the last chain that looks it up.
-    pub(super) fn leave_out_set(&mut self, id: &SetId) {
-        for (_, name) in names::sets(id) {
-            if self.lookups.contains_key(&name) {
-                self.transient.insert(name);
-            } else {
-                self.table.remove_set(&name);
-            }
-        }
-    }
-
-    pub(super) fn put_chain(&mut self, name: &str, chain: ChainDef, constants: Vec<Constant>) {
-        for (set, definition) in constants {
-            if !self.table.desired().sets.contains_key(&set) {
-                self.table.put_set(&set, definition);
-            }
-            self.transient.insert(set);
-        }
-        for set in looked_up(&chain.rules) {
-            *self.lookups.entry(set).or_default() += 1;
-        }
-        self.release_lookups(name);
-        self.table.put_chain(name, chain);
-    }
-
-    pub(super) fn remove_chain(&mut self, name: &str) {
-        self.release_lookups(name);
-        self.table.remove_chain(name);
-    }
-
-    /// The chain as it was no longer looks up its sets; those that nobody needs go.
-    fn release_lookups(&mut self, chain: &str) {
-        let Some(old) = self.table.desired().chains.get(chain) else { return };
-        for set in looked_up(&old.rules) {
-            let Some(count) = self.lookups.get_mut(&set) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.lookups.remove(&set);
-                if self.transient.remove(&set) {
-                    self.table.remove_set(&set);
-                }
-            }
-        }
-    }
 }
 
-fn set_spec(kind: SetKind, family: Family) -> SetSpec {
-    let key = address_key(family);
-    match kind {
-        SetKind::Net => SetSpec::intervals(key),
-        SetKind::AddressPort => SetSpec::set([key, KeyType::Proto, KeyType::Service]),
-        _ => SetSpec::set([key]),
-    }
-}
-
-fn of(rules: &RuleSet, direction: Direction) -> &Vec<Rule> {
+pub(super) fn of(rules: &RuleSet, direction: Direction) -> &Vec<Rule> {
     match direction {
         Direction::Ingress => &rules.ingress,
         Direction::Egress => &rules.egress,
     }
-}
-
-fn looked_up(rules: &[RuleDef]) -> BTreeSet<String> {
-    rules.iter().flat_map(RuleDef::sets).map(str::to_owned).collect()
 }
