@@ -71,7 +71,10 @@ impl<'a> Crowd<'a> {
     /// If etcd refuses.
     pub async fn write(&self, pods: std::ops::Range<usize>, turn: u8) {
         let all: Vec<usize> = pods.collect();
-        for batch in all.chunks(BATCH) {
+        // Objects of one transaction have one version, which Kubernetes never has: who follows and is
+        // cut off in the middle of them would miss the rest.
+        let size = if turn == 0 { BATCH } else { 1 };
+        for batch in all.chunks(size) {
             let put = |pod: &usize| {
                 let key = bytes(self.key(*pod).into_bytes());
                 json!({"requestPut": {"key": key, "value": bytes(self.stored(*pod, turn))}})
