@@ -46,7 +46,7 @@ async fn peers_hear_of_routes_of_the_host_that_lie_in_a_pool() {
         let routes = cluster.view("a").report().await?.routes;
         let found = route(&routes, prefix)?;
         (found.paths.len() > 1)
-            .then(|| found.paths.iter().find(|path| path.best).map(|p| p.source.clone()))?
+            .then(|| found.paths.iter().find(|path| path.best).map(|p| p.source))?
     };
     for (prefix, own) in [("10.65.7.0/24", true), ("10.65.8.0/24", false)] {
         let best = cluster.until("the router outside's", async || best_at_a(prefix).await).await;
