@@ -139,7 +139,7 @@ pub mod nat {
     pub const FULLY_RANDOM: u32 = 16;
 }
 
-/// Checksums that [`Expr::PayloadSet`] mends (`enum nft_payload_csum_types`).
+/// Checksums that [`Expr::PayloadSet`](super::Expr::PayloadSet) mends (`enum nft_payload_csum_types`).
 #[expect(missing_docs, reason = "the names are those of the kernel header")]
 pub mod checksum {
     pub const NONE: u32 = 0;
