@@ -7,7 +7,6 @@
 //! `--` is another number of endpoints.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on must stop")]
 
-#[expect(dead_code, reason = "the other bench of this cluster uses more of it")]
 #[path = "../../../calico-policy/benches/cluster/mod.rs"]
 mod cluster;
 
@@ -19,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use calico_control::Client;
 use calico_core::Datastore;
-use calico_core::datastore::MemoryStore;
 use calico_core::key::Scope;
+use calico_core::memory::MemoryStore;
 use calico_core::resource::{Resource, Spec};
 use calico_datastore::remote::{LocalListener, RemoteStore, Server};
 use calico_netlink::testing::TestNet;
@@ -51,7 +50,8 @@ async fn run(endpoints: usize) {
     let bytes = fill(&store, endpoints).await;
     let socket = directory.path().join("served.sock");
     let listener = LocalListener::bind(&socket).unwrap();
-    tokio::spawn(Server::run(listener, Arc::clone(&store), std::future::pending()));
+    let served: Arc<dyn Datastore> = Arc::<MemoryStore>::clone(&store);
+    tokio::spawn(Server::run(listener, served, std::future::pending()));
     println!(
         "{endpoints} endpoints x {LABELS} labels, {LOCAL} local, {POLICIES} policies: {} MiB of JSON",
         bytes >> 20
