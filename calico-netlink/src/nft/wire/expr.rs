@@ -23,7 +23,7 @@ pub enum Expr {
     /// Loads packet bytes.
     Payload { base: PayloadBase, offset: u32, len: u32, dreg: Reg },
     /// Writes packet bytes, and mends the header's checksum if it is of this kind at this offset;
-    /// see [`checksum`](super::checksum).
+    /// see [`checksum`](super::checksum)(super::checksum).
     PayloadSet {
         base: PayloadBase,
         offset: u32,
@@ -58,7 +58,7 @@ pub enum Expr {
     Nat { kind: NatKind, family: u8, addr: Reg, ports: Option<(Reg, Reg)>, flags: u32 },
     /// Refuses the packet with an answer.
     Reject { kind: RejectKind, code: u8 },
-    /// Looks an address up in the routing table; see [`fib`](super::fib).
+    /// Looks an address up in the routing table; see [`fib`](super::fib)(super::fib).
     Fib { dreg: Reg, result: u32, flags: u32 },
     /// Takes the packet out of connection tracking.
     NoTrack,
