@@ -28,6 +28,10 @@ const REPORTED: usize = 1_000;
 /// Listings that are begun again at once; after more of them, with a pause.
 const ANEW: u32 = 5;
 
+/// Listings in a row that broke off, after which one is asked for in pages: they need less of server
+/// and etcd than streams do, and what stops a stream need not say so.
+const BROKEN: u32 = 2;
+
 /// Times that a busy server is asked again before the caller is told.
 const WAITS: u32 = 50;
 
@@ -51,6 +55,7 @@ pub(super) fn stream(inner: Arc<Inner>, scope: Scope, from: Option<Revision>) ->
         down: HashSet::new(),
         pause: Pause::new(),
         anew: 0,
+        broken: 0,
         waits: 0,
     };
     let answers = unfold(watch, async |mut watch| {
@@ -101,6 +106,8 @@ struct Watch {
     pause: Pause,
     /// Listings in a row that the server did not finish.
     anew: u32,
+    /// Listings in a row that broke off for any reason.
+    broken: u32,
     /// Times in a row that the server was busy.
     waits: u32,
 }
@@ -110,6 +117,9 @@ impl Watch {
     async fn next(&mut self) -> VecDeque<WatchEvent> {
         while self.ready.is_empty() {
             if let Err(failure) = self.step().await {
+                if matches!(self.state, State::Listing(_)) {
+                    self.broken += 1;
+                }
                 self.state = State::Idle;
                 if failure.kind == FailureKind::Expired && self.anew < ANEW {
                     self.anew += 1;
@@ -180,16 +190,17 @@ impl Watch {
         }
         self.down.clear();
         self.state = State::Following(feeds);
-        (self.anew, self.waits) = (0, 0);
+        (self.anew, self.broken, self.waits) = (0, 0, 0);
         (self.told, self.pause) = (false, Pause::new());
     }
 
     async fn list(&mut self) -> Result<(), Failure> {
         let State::Listing(listing) = &mut self.state else { return Ok(()) };
         let Listing { reading, left, current, done, begun } = &mut **listing;
+        let stream = self.broken < BROKEN && self.inner.streams.load(Ordering::Relaxed);
         match current {
             None => match left.pop() {
-                Some(source) => match open(&self.inner, reading, &source).await {
+                Some(source) => match open(&self.inner, reading, &source, stream).await {
                     Ok(opened) => *current = Some((source, opened)),
                     // A server that was just started makes each collection ready when it is first
                     // asked for it: what is done stays done, and the others get ready together.
@@ -402,9 +413,14 @@ fn cannot_stream(failure: &Failure) -> bool {
     failure.kind == FailureKind::Invalid || failure.reason.contains("RequestWatchProgress")
 }
 
-/// Starts to list a source: streamed if the server can, else in pages.
-async fn open(inner: &Inner, reading: &Reading, source: &Source) -> Result<Current, Failure> {
-    if inner.streams.load(Ordering::Relaxed) {
+/// Starts to list a source: with `stream` as a stream if the server can, else in pages.
+async fn open(
+    inner: &Inner,
+    reading: &Reading,
+    source: &Source,
+    stream: bool,
+) -> Result<Current, Failure> {
+    if stream {
         let path = format!(
             "{}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
              &allowWatchBookmarks=true&timeoutSeconds=600{}",
