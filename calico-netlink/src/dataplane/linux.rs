@@ -317,7 +317,7 @@ impl Inner {
         &mut self.state
     }
 
-    /// Brings the desired table into force with one batch. What the kernel refuses is left out,
+    /// Brings the desired table into force. What the kernel refuses is left out,
     /// and whoever needs it is closed and told of; everything else comes into force.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
         for _ in 0..ISOLATIONS {
@@ -335,38 +335,51 @@ impl Inner {
 
     async fn commit_whole(&mut self) -> Result<(), Error> {
         for attempt in 1..=ATTEMPTS {
-            let counts = self.counts().await;
-            let batch = self.state.table().batch_keeping(&counts);
-            if batch.is_empty() {
-                return Ok(());
+            let error = match self.commit_steps(attempt < ATTEMPTS).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            // Refused because what we believe is wrong: read, and try with the truth. A batch that
+            // fits what was read and is refused again is really at fault.
+            if !error.is_stale() || attempt == ATTEMPTS {
+                return Err(error);
             }
-            let generation = (attempt < ATTEMPTS).then_some(self.generation);
-            let deaf = self.ear.as_ref().and_then(|ear| ear.close(batch.len()));
-            let committed = self.socket.commit(&batch, generation).await;
-            drop(deaf);
-            match committed {
-                Ok(()) => {
-                    self.retire(&counts);
-                    self.state.table().committed();
-                    self.generation = match generation {
-                        Some(generation) => next(generation),
-                        None => self.socket.generation().await?,
-                    };
-                    return Ok(());
-                }
-                // Refused because what we believe is wrong: read, and try with the truth. A
-                // batch that fits what was read and is refused again is really at fault.
-                Err(error) if error.is_stale() && attempt < ATTEMPTS => {
-                    let drift = self.observe().await?;
-                    let changed_by_others = matches!(error, Error::GenerationChanged);
-                    if !changed_by_others && attempt > 1 {
-                        return Err(error);
-                    }
-                    tracing::debug!(%error, differences = drift.len(), "committing anew");
-                }
-                Err(error) => return Err(error),
+            let drift = self.observe().await?;
+            if !matches!(error, Error::GenerationChanged) && attempt > 1 {
+                return Err(error);
             }
+            tracing::debug!(%error, differences = drift.len(), "committing anew");
         }
+        Ok(())
+    }
+
+    /// What nothing leads to yet, then all the rest at once; `checked`: only on top of what we
+    /// know.
+    async fn commit_steps(&mut self, checked: bool) -> Result<(), Error> {
+        let counts = self.counts().await;
+        if let Some(ahead) = self.state.table().batch_ahead(&counts) {
+            self.send(&ahead, checked).await?;
+            self.state.table().committed_ahead();
+        }
+        let batch = self.state.table().batch_keeping(&counts);
+        if !batch.is_empty() {
+            self.send(&batch, checked).await?;
+            self.retire(&counts);
+            self.state.table().committed();
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, batch: &Batch, checked: bool) -> Result<(), Error> {
+        let deaf = self.ear.as_ref().and_then(|ear| ear.close(batch.len()));
+        let generation = checked.then_some(self.generation);
+        let committed = self.socket.commit(batch, generation).await;
+        drop(deaf);
+        committed?;
+        self.generation = match generation {
+            Some(generation) => next(generation),
+            None => self.socket.generation().await?,
+        };
         Ok(())
     }
 

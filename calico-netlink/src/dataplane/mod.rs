@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! Each transaction is one batch of nf_tables, so no packet meets half of an update. Desired
-//! state is a value (`state`, pure); the driver (`linux`) is the only part that does IO.
+//! What packets meet changes with one batch of nf_tables, so none meets half of an update; chains
+//! that nothing leads to yet come in a batch before it. Desired state is a value (`state`, pure); the driver (`linux`) is the only part that does IO.
 
 mod base;
 mod causes;

@@ -1,6 +1,8 @@
 //! Desired content of our table against what the kernel is believed to hold, and the smallest
 //! batch between the two. Pure: no IO.
 
+mod ahead;
+
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::batch::Batch;

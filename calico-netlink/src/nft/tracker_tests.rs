@@ -14,6 +14,8 @@ enum Op {
     NoChain(u8),
     Element(u8),
     NoElement(u8),
+    /// The map leads from a port to a chain, if there is one.
+    Lead(u8, u8),
     Ranges(Vec<(u8, u8)>),
     NoRanges,
     Commit,
@@ -26,6 +28,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0..4u8).prop_map(Op::NoChain),
         any::<u8>().prop_map(|e| Op::Element(e % 8)),
         any::<u8>().prop_map(|e| Op::NoElement(e % 8)),
+        (0..3u8, 0..4u8).prop_map(|(port, chain)| Op::Lead(port, chain)),
         vec((any::<u8>(), any::<u8>()), 0..4).prop_map(Op::Ranges),
         Just(Op::NoRanges),
         Just(Op::Commit),
@@ -67,12 +70,18 @@ fn ranges(raw: &[(u8, u8)]) -> SetDef {
     SetDef { spec: SetSpec::intervals(KeyType::Service), elements: elements.collect() }
 }
 
+fn lead(port: u8, chain: &str) -> Element {
+    Element { verdict: Some(Verdict::Jump(chain.to_owned())), ..Element::key([0, port]) }
+}
+
 async fn run(ops: &[Op]) {
     const TABLE: &str = "calico-test";
     let mut socket = Socket::open().unwrap();
     let mut tracker = Tracker::new(Family::Inet, TABLE);
     let set = SetDef { spec: SetSpec::set([KeyType::Ipv4]), elements: [].into() };
     tracker.put_set("set", set);
+    let spec = SetSpec::verdict_map([KeyType::Service]);
+    tracker.put_set("map", SetDef { spec, elements: [].into() });
     for op in ops.iter().chain([&Op::Commit]) {
         match op {
             Op::Chain(name, jumps) => {
@@ -89,13 +98,30 @@ async fn run(ops: &[Op]) {
                         tracker.put_chain(&user, chain);
                     }
                 }
+                for port in 0..3 {
+                    tracker.remove_element("map", &lead(port, &target));
+                }
                 tracker.remove_chain(&target);
             }
             Op::Element(e) => tracker.add_element("set", Element::key([10, 0, 0, *e])),
             Op::NoElement(e) => tracker.remove_element("set", &Element::key([10, 0, 0, *e])),
+            Op::Lead(port, chain) => {
+                let target = format!("c{chain}");
+                if tracker.desired().chains.contains_key(&target) {
+                    for chain in 0..4 {
+                        tracker.remove_element("map", &lead(*port, &format!("c{chain}")));
+                    }
+                    tracker.add_element("map", lead(*port, &target));
+                }
+            }
             Op::Ranges(raw) => tracker.put_set("ranges", ranges(raw)),
             Op::NoRanges => tracker.remove_set("ranges"),
             Op::Commit => {
+                if let Some(ahead) = tracker.batch_ahead(&Counts::default()) {
+                    socket.commit(&ahead, None).await.unwrap();
+                    tracker.committed_ahead();
+                    assert!(tracker.batch_ahead(&Counts::default()).is_none());
+                }
                 socket.commit(&tracker.batch(), None).await.unwrap();
                 tracker.committed();
                 assert!(tracker.batch().is_empty());
@@ -112,6 +138,41 @@ async fn run(ops: &[Op]) {
     let mut batch = Batch::new(Family::Inet, TABLE);
     batch.delete_table();
     socket.commit(&batch, None).await.unwrap();
+}
+
+#[test]
+fn a_map_leads_to_a_chain_only_once_it_has_its_rules() {
+    in_new_netns(async || {
+        let mut socket = Socket::open().unwrap();
+        let mut tracker = Tracker::new(Family::Inet, "calico-test");
+        let ahead = |tracker: &Tracker| tracker.batch_ahead(&Counts::default());
+        let spec = SetSpec::verdict_map([KeyType::Service]);
+        tracker.put_set("map", SetDef { spec, elements: [].into() });
+        // Nothing is in force yet, so that nothing can lead anywhere.
+        tracker.put_chain("c1", chain(&tracker, 1, &[]));
+        tracker.add_element("map", lead(1, "c1"));
+        assert!(ahead(&tracker).is_none());
+        socket.commit(&tracker.batch(), None).await.unwrap();
+        tracker.committed();
+        // A new chain that nothing leads to, and an element that leads to an old one.
+        tracker.put_chain("c3", chain(&tracker, 3, &[]));
+        assert!(ahead(&tracker).is_none());
+        tracker.add_element("map", lead(2, "c1"));
+        tracker.put_chain("c2", chain(&tracker, 2, &[3]));
+        tracker.remove_element("map", &lead(1, "c1"));
+        tracker.add_element("map", lead(1, "c2"));
+        let first = ahead(&tracker).unwrap();
+        socket.commit(&first, None).await.unwrap();
+        tracker.committed_ahead();
+        let (read, ..) = socket.read_table(Family::Inet, "calico-test").await.unwrap();
+        let read = read.unwrap();
+        assert_eq!(read.chains["c2"].rules.len(), 1);
+        assert_eq!(read.sets["map"].elements, [lead(1, "c1")].into());
+        socket.commit(&tracker.batch(), None).await.unwrap();
+        tracker.committed();
+        let (read, ..) = socket.read_table(Family::Inet, "calico-test").await.unwrap();
+        assert_eq!(read.as_ref(), Some(tracker.desired()));
+    });
 }
 
 proptest! {

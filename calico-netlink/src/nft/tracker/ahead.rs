@@ -1,0 +1,73 @@
+//! What is made before anything leads to it.
+//!
+//! A packet keeps to the rules as they were when it came to its hook, but finds elements of sets
+//! as they are now (`nft_do_chain` and `nft_set_elem_active` of Linux). So it could be led by a
+//! new element to a chain that is new, too, and has no rules for it yet, and come back without
+//! a verdict. Chains that maps are about to lead to come with a commit of their own.
+
+use super::super::batch::Batch;
+use super::super::counts::Counts;
+use super::{Kernel, Tracker, add_elements, add_rules};
+
+impl Tracker {
+    /// The batch to commit before [`batch_keeping`](Tracker::batch_keeping): new chains, and new
+    /// sets for their rules to ask. `None` if no map that the kernel has is to lead to one.
+    pub fn batch_ahead(&self, counts: &Counts) -> Option<Batch> {
+        let kernel = self.kernel.as_ref().filter(|kernel| !self.needs_rebuild(kernel))?;
+        let leads = self.dirty_sets.iter().any(|(name, changes)| {
+            kernel.sets.get(name).is_some_and(|spec| spec.verdict_map)
+                && changes.values().any(|gain| *gain)
+        });
+        let chains = self.new_chains(kernel);
+        if !leads || chains.is_empty() {
+            return None;
+        }
+        let mut batch = Batch::new(self.family, self.table.clone());
+        let sets =
+            || self.new_sets(kernel).into_iter().map(|name| (name, &self.desired.sets[name]));
+        for (name, set) in sets() {
+            batch.add_set(&set.spec.wire(name));
+        }
+        for name in &chains {
+            batch.add_chain(name, None);
+        }
+        for (name, set) in sets() {
+            add_elements(&mut batch, name, &set.spec, set.elements.iter());
+        }
+        for name in &chains {
+            add_rules(&mut batch, name, &self.desired.chains[*name], counts);
+        }
+        Some(batch)
+    }
+
+    /// The last [`batch_ahead`](Tracker::batch_ahead) is in force.
+    pub fn committed_ahead(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let (chains, sets) = (owned(self.new_chains(kernel)), owned(self.new_sets(kernel)));
+        let Some(kernel) = &mut self.kernel else { return };
+        for name in chains {
+            self.dirty_chains.remove(&name);
+            kernel.chains.insert(name, None);
+        }
+        for name in sets {
+            self.dirty_sets.remove(&name);
+            let spec = self.desired.sets[&name].spec.clone();
+            kernel.sets.insert(name, spec);
+        }
+    }
+
+    /// Chains without a hook that the kernel does not have.
+    fn new_chains(&self, kernel: &Kernel) -> Vec<&str> {
+        let new = self.dirty_chains.iter().filter(|name| !kernel.chains.contains_key(*name));
+        let hookless = |name: &&String| {
+            self.desired.chains.get(*name).is_some_and(|chain| chain.base.is_none())
+        };
+        new.filter(hookless).map(String::as_str).collect()
+    }
+
+    fn new_sets(&self, kernel: &Kernel) -> Vec<&str> {
+        let new = self.dirty_sets.keys().filter(|name| !kernel.sets.contains_key(*name));
+        new.filter(|name| self.desired.sets.contains_key(*name)).map(String::as_str).collect()
+    }
+}
