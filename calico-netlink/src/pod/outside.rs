@@ -78,6 +78,10 @@ pub(super) fn connect(
     Ok(())
 }
 
+/// Metric of a pod's route unless FelixConfiguration says otherwise (`ipv4NormalRoutePriority`), and
+/// the kernel's own for IPv6. With another one the agent would have to make each route anew.
+const NORMAL_METRIC: u32 = 1024;
+
 /// The host's route to an address of a pod.
 pub(super) fn route(address: IpAddr, index: u32) -> RouteMessage {
     match address {
@@ -86,6 +90,7 @@ pub(super) fn route(address: IpAddr, index: u32) -> RouteMessage {
             .output_interface(index)
             .scope(RouteScope::Link)
             .protocol(RouteProtocol::Boot)
+            .priority(NORMAL_METRIC)
             .build(),
         IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
             .destination_prefix(address, 128)

@@ -82,7 +82,7 @@ fn both_sides_look_as_upstream_makes_them() {
     assert!(v6.starts_with("default via fe80::ecee:eeff:feee:eeee dev eth0"), "{v6}");
     assert_eq!(
         host.output("ip", &["route"]).trim(),
-        format!("{V4} dev cali0123456789a scope link")
+        format!("{V4} dev cali0123456789a scope link metric 1024")
     );
     let v6 = host.output("ip", &["-6", "route", "show", V6]);
     assert!(v6.starts_with(&format!("{V6} dev cali0123456789a")), "{v6}");
