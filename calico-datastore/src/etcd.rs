@@ -115,8 +115,13 @@ impl EtcdStore {
         Ok(Listing { entries, revision: pages.revision() })
     }
 
-    async fn transact(&self, writes: &[Write], stop: Option<&Stop>) -> Result<Outcome, Failure> {
-        let request = txn::request(writes, stop);
+    async fn transact(
+        &self,
+        writes: &[Write],
+        stop: Option<&Stop>,
+        ask: bool,
+    ) -> Result<Outcome, Failure> {
+        let request = txn::request(writes, stop, ask);
         let answer = self.cluster.call(&rpc::TXN, &request, Repeat::No).await?;
         Ok(txn::outcome(writes, &answer))
     }
@@ -130,11 +135,14 @@ impl EtcdStore {
         let (mut limit, mut tries) = (txn::MAX_OPS, 0);
         // How many of the next transaction, if it is known that the write after them fails.
         let mut stop: Option<(usize, Stop)> = None;
+        let mut ask = false;
         while let Some(first) = writes.first() {
             let count = stop.as_ref().map_or_else(|| txn::fits(writes, limit), |(count, _)| *count);
             let (now, later) = writes.split_at(count);
-            match self.transact(now, stop.as_ref().map(|(_, stop)| stop)).await {
+            let at_once = txn::asks_at_once(now);
+            match self.transact(now, stop.as_ref().map(|(_, stop)| stop), ask || at_once).await {
                 Ok(Outcome::Done(revision)) => {
+                    ask = false;
                     done.extend(std::iter::repeat_n(revision, count));
                     if let Some((_, stop)) = stop {
                         return Err(stop.error);
@@ -143,7 +151,8 @@ impl EtcdStore {
                 }
                 Ok(Outcome::Stopped(0, stop)) => return Err(stop.error),
                 Ok(Outcome::Stopped(index, at)) => stop = Some((index, at)),
-                Ok(Outcome::Changed) => {
+                Ok(Outcome::Untold) if !ask => ask = true,
+                Ok(Outcome::Changed | Outcome::Untold) => {
                     (stop, tries) = (None, tries + 1);
                     if tries >= TRIES {
                         limit = 1;

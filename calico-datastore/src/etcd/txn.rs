@@ -36,6 +36,8 @@ pub(super) enum Outcome {
     Stopped(usize, Stop),
     /// Nothing, and every write could be done now: something changed in the meantime.
     Changed,
+    /// Nothing, and nobody asked why.
+    Untold,
 }
 
 /// How many of `writes` one transaction may carry: at most `limit`, and never the same key twice.
@@ -50,8 +52,18 @@ pub(super) fn fits(writes: &[Write], limit: usize) -> usize {
     fitting.count().clamp(1, writes.len().max(1))
 }
 
-/// All of `writes` or nothing. With `stop`, only if the write that it is about still fails.
-pub(super) fn request(writes: &[Write], stop: Option<&Stop>) -> TxnRequest {
+/// Writes in one transaction of which nobody asks at first why they fail: the question is a third
+/// of what many writes send, and mostly for nothing.
+const UNASKED: usize = 8;
+
+/// Whether to ask at the first attempt why it failed.
+pub(super) const fn asks_at_once(writes: &[Write]) -> bool {
+    writes.len() < UNASKED
+}
+
+/// All of `writes` or nothing. With `stop`, only if the write that it is about still fails; with
+/// `ask`, the answer tells why nothing was done.
+pub(super) fn request(writes: &[Write], stop: Option<&Stop>, ask: bool) -> TxnRequest {
     let mut request = TxnRequest::default();
     for write in writes {
         let key = Bytes::from(write.key.to_string());
@@ -63,11 +75,10 @@ pub(super) fn request(writes: &[Write], stop: Option<&Stop>) -> TxnRequest {
             }
             None => Op::Delete(DeleteRangeRequest { key: key.clone() }),
         }));
-        request.failure.push(op(Op::Range(RangeRequest {
-            key,
-            keys_only: true,
-            ..RangeRequest::default()
-        })));
+        if ask {
+            let question = RangeRequest { key, keys_only: true, ..RangeRequest::default() };
+            request.failure.push(op(Op::Range(question)));
+        }
     }
     request.compare.extend(stop.map(|stop| is_at(&stop.path, stop.found)));
     request
@@ -77,6 +88,9 @@ pub(super) fn request(writes: &[Write], stop: Option<&Stop>) -> TxnRequest {
 pub(super) fn outcome(writes: &[Write], response: &TxnResponse) -> Outcome {
     if response.succeeded {
         return Outcome::Done(revision(response.header.unwrap_or_default().revision));
+    }
+    if response.responses.is_empty() {
+        return Outcome::Untold;
     }
     for (index, (write, answer)) in writes.iter().zip(&response.responses).enumerate() {
         let found = answer.range.as_ref().and_then(|range| range.kvs.first());
@@ -187,11 +201,14 @@ mod tests {
         assert_eq!(outcome(&writes, &found([0, 5, 8])), Outcome::Changed);
         let done = TxnResponse { succeeded: true, ..found([0, 0, 0]) };
         assert_eq!(outcome(&writes, &done), Outcome::Done(Revision(9)));
+        let silent = TxnResponse { responses: vec![], ..found([0, 0, 0]) };
+        assert_eq!(outcome(&writes, &silent), Outcome::Untold);
+        assert!(request(&writes, None, false).failure.is_empty());
     }
 
     #[test]
     fn no_object_is_at_revision_zero() {
-        let request = request(&[Write::update(handle("a"), "1", Revision(0))], None);
+        let request = request(&[Write::update(handle("a"), "1", Revision(0))], None, true);
         assert_eq!(request.compare.len(), 2);
         assert_eq!(request.compare[0].operand, Some(Operand::Version(0)));
     }
