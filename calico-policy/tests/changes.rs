@@ -28,10 +28,11 @@ fn states(scenario: &str, change: &str) -> (Desired, Desired) {
     (before, rig.desired)
 }
 
-/// A flow between two workloads changes if, and only if, the diff says so.
+/// A flow between two workloads changes if, and only if, the diff says so. What a workload sends to
+/// itself meets no policy.
 fn check_promise(before: &Desired, after: &Desired, changes: &[Change]) {
     for from in before.endpoints.values() {
-        for to in before.endpoints.values() {
+        for to in before.endpoints.values().filter(|to| to.id != from.id) {
             for port in [1, 52, 53, 54, 80, 81, 443, 5432, 65535] {
                 let (source, destination) = (from.addresses[0].addr(), to.addresses[0].addr());
                 let packet = Packet::to_port(source, destination, 6, port);
@@ -84,10 +85,10 @@ fn alike_flows_are_told_together() {
         "np prod/db {selector: \"app == 'db'\", ingress: [{action: Allow, protocol: TCP,
             source: {selector: \"app == 'web'\"}, destination: {ports: [sql]}}]}",
         "
-        prod/db, test/tool -> prod/db: TCP, UDP 1-4788, UDP 4790-65535, SCTP, ICMP type 8 code 0
+        prod/web, prod/web2 -> prod/db: TCP 1-5431, TCP 5433-65535, UDP 1-4788, UDP 4790-65535, SCTP, ICMP type 8 code 0
         allowed by Profile kns.prod ingress rule 0
         now denied by the end of tier default (ingress)
-        prod/web, prod/web2 -> prod/db: TCP 1-5431, TCP 5433-65535, UDP 1-4788, UDP 4790-65535, SCTP, ICMP type 8 code 0
+        test/tool -> prod/db: TCP, UDP 1-4788, UDP 4790-65535, SCTP, ICMP type 8 code 0
         allowed by Profile kns.prod ingress rule 0
         now denied by the end of tier default (ingress)
         elsewhere (IPv4) -> prod/db: TCP, UDP, SCTP, ICMP type 8 code 0
