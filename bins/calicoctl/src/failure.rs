@@ -19,7 +19,7 @@ pub(crate) enum Failure {
     /// A manifest has mistakes; each is a line.
     #[error("{}", lines(path, errors))]
     Manifest { path: PathBuf, errors: Vec<ManifestError> },
-    /// Several files, each with its mistakes.
+    /// Files, each with its mistakes.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several(Vec<Self>),
     /// There is nothing to do.

@@ -51,13 +51,8 @@ pub(crate) fn read_with(
                 Err(failure) => mistakes.push(failure),
             }
         }
-        if let Some(last) = mistakes.pop() {
-            return Err(if mistakes.is_empty() {
-                last
-            } else {
-                mistakes.push(last);
-                Failure::Several(mistakes)
-            });
+        if !mistakes.is_empty() {
+            return Err(Failure::Several(mistakes));
         }
     }
     if resources.is_empty() && !skip_empty {

@@ -88,7 +88,7 @@ fn concerns(path: &str, known: &str) -> bool {
 }
 
 /// What is left of `path` below `place`; nothing if it is elsewhere.
-fn below<'a>(path: &'a str, place: &str) -> Option<&'a str> {
+pub(super) fn below<'a>(path: &'a str, place: &str) -> Option<&'a str> {
     path.strip_prefix(place).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 

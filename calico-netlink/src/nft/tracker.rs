@@ -290,16 +290,25 @@ impl Tracker {
 
     fn build_all(&self, counts: &Counts, batch: &mut Batch) {
         batch.add_table_with(self.flags);
-        for (name, set) in &self.desired.sets {
+        let sets: Vec<&str> = self.desired.sets.keys().map(String::as_str).collect();
+        let chains: Vec<&str> = self.desired.chains.keys().map(String::as_str).collect();
+        self.build(&sets, &chains, counts, batch);
+    }
+
+    /// Desired sets and chains that the kernel does not have, with what is in them.
+    fn build(&self, sets: &[&str], chains: &[&str], counts: &Counts, batch: &mut Batch) {
+        let sets = || sets.iter().map(|name| (*name, &self.desired.sets[*name]));
+        let chains = || chains.iter().map(|name| (*name, &self.desired.chains[*name]));
+        for (name, set) in sets() {
             batch.add_set(&set.spec.wire(name));
         }
-        for (name, chain) in &self.desired.chains {
+        for (name, chain) in chains() {
             batch.add_chain(name, chain.base.as_ref());
         }
-        for (name, set) in &self.desired.sets {
+        for (name, set) in sets() {
             add_elements(batch, name, &set.spec, set.elements.iter());
         }
-        for (name, chain) in &self.desired.chains {
+        for (name, chain) in chains() {
             add_rules(batch, name, chain, counts);
         }
     }
@@ -307,10 +316,8 @@ impl Tracker {
     /// Order matters: what is used is made before its users and unmade after them.
     fn build_changes(&self, kernel: &Kernel, counts: &Counts, batch: &mut Batch) {
         let desired = &self.desired;
-        for name in self.dirty_sets.keys().filter(|name| !kernel.sets.contains_key(*name)) {
-            if let Some(set) = desired.sets.get(name) {
-                batch.add_set(&set.spec.wire(name));
-            }
+        for name in self.new_sets(kernel) {
+            batch.add_set(&desired.sets[name].spec.wire(name));
         }
         let dirty_chains = || self.dirty_chains.iter();
         for name in dirty_chains().filter(|name| !kernel.chains.contains_key(*name)) {

@@ -3,6 +3,8 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use crate::resource::rest::below;
+
 /// The shape of a document: only its lines are of interest.
 pub(super) enum Lines {
     Map(Vec<(String, Spanned<Self>)>),
@@ -33,10 +35,7 @@ pub(super) fn step<'a, 'p>(
     match &node.value {
         Lines::Map(entries) => entries
             .iter()
-            .filter_map(|(key, value)| {
-                Some((Step::Key(key), value, place.strip_prefix(key.as_str())?))
-            })
-            .filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['.', '[']))
+            .filter_map(|(key, value)| Some((Step::Key(key), value, below(place, key)?)))
             .min_by_key(|(_, _, rest)| rest.len()),
         Lines::List(items) => {
             let (index, rest) = place.strip_prefix('[')?.split_once(']')?;

@@ -7,7 +7,7 @@
 
 use super::super::batch::Batch;
 use super::super::counts::Counts;
-use super::{Kernel, Tracker, add_elements, add_rules};
+use super::{Kernel, Tracker};
 
 impl Tracker {
     /// The batch to commit before [`batch_keeping`](Tracker::batch_keeping): new chains, and new
@@ -23,20 +23,7 @@ impl Tracker {
             return None;
         }
         let mut batch = Batch::new(self.family, self.table.clone());
-        let sets =
-            || self.new_sets(kernel).into_iter().map(|name| (name, &self.desired.sets[name]));
-        for (name, set) in sets() {
-            batch.add_set(&set.spec.wire(name));
-        }
-        for name in &chains {
-            batch.add_chain(name, None);
-        }
-        for (name, set) in sets() {
-            add_elements(&mut batch, name, &set.spec, set.elements.iter());
-        }
-        for name in &chains {
-            add_rules(&mut batch, name, &self.desired.chains[*name], counts);
-        }
+        self.build(&self.new_sets(kernel), &chains, counts, &mut batch);
         Some(batch)
     }
 
@@ -66,7 +53,7 @@ impl Tracker {
         new.filter(hookless).map(String::as_str).collect()
     }
 
-    fn new_sets(&self, kernel: &Kernel) -> Vec<&str> {
+    pub(super) fn new_sets(&self, kernel: &Kernel) -> Vec<&str> {
         let new = self.dirty_sets.keys().filter(|name| !kernel.sets.contains_key(*name));
         new.filter(|name| self.desired.sets.contains_key(*name)).map(String::as_str).collect()
     }
