@@ -24,6 +24,7 @@ pub use watch::{WatchEvent, WatchStream};
 pub use write::{Expect, Write, WriteFailed};
 
 use crate::key::{Key, Scope};
+use crate::resource::{Resource, Spec};
 
 /// A version of the store (or of one object): a number that grows with every write.
 #[derive(
@@ -66,6 +67,15 @@ impl Entry {
     /// [`StoreError::BadObject`] if the JSON does not describe a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
         serde_json::from_str(&self.value).map_err(|error| StoreError::bad_object(&self.key, &error))
+    }
+
+    /// Reads the value as a resource, several times as fast as [`decode`](Self::decode) does.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::BadObject`] if the JSON does not describe one of this kind.
+    pub fn resource<S: Spec>(&self) -> Result<Resource<S>, StoreError> {
+        Resource::from_json(&self.value).map_err(|error| StoreError::bad_object(&self.key, &error))
     }
 }
 

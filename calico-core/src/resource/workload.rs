@@ -124,20 +124,30 @@ impl WorkloadEndpoint {
 
     /// The same without a copy: each label once, in no particular order.
     pub fn selector_label_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        let added = [
-            (NAMESPACE_LABEL, &*self.metadata.namespace),
-            (ORCHESTRATOR_LABEL, &*self.spec.orchestrator),
-            (SERVICE_ACCOUNT_LABEL, &*self.spec.service_account_name),
-        ];
-        let replaced =
-            move |key: &str| added.iter().any(|(k, value)| *k == key && !value.is_empty());
-        let reserved = |key: &str| {
-            key.starts_with(NAMESPACE_LABEL_PREFIX) || key.starts_with(SERVICE_ACCOUNT_LABEL_PREFIX)
-        };
         let own = self.metadata.labels.iter().map(|(key, value)| (&**key, &**value));
-        own.filter(move |(key, _)| !reserved(key) && !replaced(key))
-            .chain(added.into_iter().filter(|(_, value)| !value.is_empty()))
+        let spec = &self.spec;
+        selected(own, &self.metadata.namespace, &spec.orchestrator, &spec.service_account_name)
     }
+}
+
+/// Labels as selectors see them, from those in an endpoint's metadata.
+pub(super) fn selected<'a>(
+    own: impl Iterator<Item = (&'a str, &'a str)>,
+    namespace: &'a str,
+    orchestrator: &'a str,
+    service_account: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let added = [
+        (NAMESPACE_LABEL, namespace),
+        (ORCHESTRATOR_LABEL, orchestrator),
+        (SERVICE_ACCOUNT_LABEL, service_account),
+    ];
+    let replaced = move |key: &str| added.iter().any(|(k, value)| *k == key && !value.is_empty());
+    let reserved = |key: &str| {
+        key.starts_with(NAMESPACE_LABEL_PREFIX) || key.starts_with(SERVICE_ACCOUNT_LABEL_PREFIX)
+    };
+    own.filter(move |(key, _)| !reserved(key) && !replaced(key))
+        .chain(added.into_iter().filter(|(_, value)| !value.is_empty()))
 }
 
 impl Spec for WorkloadEndpointSpec {
