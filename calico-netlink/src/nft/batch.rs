@@ -4,8 +4,8 @@ use nix::errno::Errno;
 
 use super::error::{Error, Refusal, Subject};
 use super::wire::{
-    BaseChain, Chain, Element, Expr, Family, Generation, Header, Set, Table, Userdata, Writer,
-    flags, msg,
+    BaseChain, Chain, Element, Expr, Family, Flowtable, Generation, Header, Set, Table, Userdata,
+    Writer, flags, msg,
 };
 
 /// `NFNL_BATCH_GENID`.
@@ -163,6 +163,24 @@ impl Batch {
     /// Deletes a set; no rule may use it any more.
     pub fn delete_set(&mut self, name: &str) {
         self.push(msg::DEL_SET, 0, ("delete", "set", [name, "", "", ""]), |w, table| {
+            w.string(1, table);
+            w.string(2, name);
+        });
+    }
+
+    /// Creates a flow table, or has one that exists take the packets of further devices. The table
+    /// named in `flowtable` gives way to the batch's. Before Linux 6.16 a device must exist.
+    pub fn add_flowtable(&mut self, flowtable: &Flowtable) {
+        let subject = ("add", "flow table", [flowtable.name.as_str(), "", "", ""]);
+        self.push(msg::NEW_FLOWTABLE, flags::CREATE, subject, |w, table| {
+            Flowtable { table: table.to_owned(), ..flowtable.clone() }.encode(w);
+        });
+    }
+
+    /// Deletes a flow table; no rule may use it any more. Its connections go on without it.
+    pub fn delete_flowtable(&mut self, name: &str) {
+        let subject = ("delete", "flow table", [name, "", "", ""]);
+        self.push(msg::DEL_FLOWTABLE, 0, subject, |w, table| {
             w.string(1, table);
             w.string(2, name);
         });

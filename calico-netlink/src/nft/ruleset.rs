@@ -161,7 +161,7 @@ impl Ruleset {
                     wire.entry(elements.set).or_default().extend(elements.elements);
                 }
                 Object::Table(_) | Object::Generation(_) => {}
-                Object::Other(_) => foreign = true,
+                Object::Flowtable(_) | Object::Other(_) => foreign = true,
             }
         }
         for (name, elements) in wire {

@@ -68,6 +68,9 @@ pub enum Expr {
     /// Matches while the connections that were seen here and live are at most `count`; those
     /// beyond when `inverted`.
     ConnLimit { count: u32, inverted: bool },
+    /// Puts the connection into a flow table, if it is established; ends the rule if it is not, or
+    /// cannot be.
+    FlowOffload { table: String },
     /// An expression this crate does not model, kept as it came.
     Unknown { name: String, data: Vec<u8> },
 }
@@ -96,6 +99,7 @@ impl Expr {
             Self::NoTrack => "notrack",
             Self::PacketLimit { .. } => "limit",
             Self::ConnLimit { .. } => "connlimit",
+            Self::FlowOffload { .. } => "flow_offload",
             Self::Unknown { name, .. } => name,
         }
     }
@@ -232,6 +236,7 @@ impl Expr {
                 w.u32(1, *count);
                 w.u32(2, u32::from(*inverted));
             }
+            Self::FlowOffload { table } => w.string(1, table),
             Self::NoTrack | Self::Unknown { .. } => {}
         }
     }

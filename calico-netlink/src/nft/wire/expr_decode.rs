@@ -148,6 +148,9 @@ fn decode_data(name: String, data: &[u8]) -> Result<Expr> {
         "connlimit" => {
             Expr::ConnLimit { count: number(1)?, inverted: optional(2)?.unwrap_or(0) & 1 != 0 }
         }
+        "flow_offload" => {
+            Expr::FlowOffload { table: need(attrs[1], "flow table of a rule")?.string() }
+        }
         _ => return unknown(name),
     })
 }

@@ -37,6 +37,9 @@ pub mod msg {
     pub const DEL_SET_ELEM: u16 = NFT + 14;
     pub const NEW_GEN: u16 = NFT + 15;
     pub const GET_GEN: u16 = NFT + 16;
+    pub const NEW_FLOWTABLE: u16 = NFT + 22;
+    pub const GET_FLOWTABLE: u16 = NFT + 23;
+    pub const DEL_FLOWTABLE: u16 = NFT + 24;
 }
 
 /// Flags of `struct nlmsghdr`.

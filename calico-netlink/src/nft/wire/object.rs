@@ -2,6 +2,7 @@
 
 use super::expr::encode_list;
 use super::expr_decode::{by_kind, decode_list, need};
+use super::flowtable::Flowtable;
 use super::header::Received;
 use super::set::{Elements, Set};
 use super::{Attrs, Expr, Result, Userdata, Verdict, Writer, msg};
@@ -100,8 +101,9 @@ pub enum Object {
     Rule(Rule),
     Set(Set),
     Elements(Elements),
+    Flowtable(Flowtable),
     Generation(Generation),
-    /// An nf_tables object not modelled here (flow table, stateful object).
+    /// An nf_tables object not modelled here (stateful object).
     Other(u16),
 }
 
@@ -118,6 +120,7 @@ impl Object {
             msg::NEW_RULE | msg::DEL_RULE => Self::Rule(Rule::decode(attrs)?),
             msg::NEW_SET | msg::DEL_SET => Self::Set(Set::decode(attrs)?),
             msg::NEW_SET_ELEM | msg::DEL_SET_ELEM => Self::Elements(Elements::decode(attrs)?),
+            msg::NEW_FLOWTABLE | msg::DEL_FLOWTABLE => Self::Flowtable(Flowtable::decode(attrs)?),
             msg::NEW_GEN => Self::Generation(Generation::decode(attrs)?),
             other => Self::Other(other),
         })

@@ -48,6 +48,7 @@ fn exprs() -> Vec<Expr> {
         Expr::NoTrack,
         Expr::PacketLimit { rate: 100, unit: 1, burst: 5, inverted: true },
         Expr::ConnLimit { count: 7, inverted: true },
+        Expr::FlowOffload { table: "calico".into() },
         Expr::Unknown { name: "quota".into(), data: vec![8, 0, 2, 0, 0, 0, 0, 1] },
     ]
 }
