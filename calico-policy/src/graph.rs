@@ -161,50 +161,53 @@ impl Graph {
                 return Ok(());
             }
         };
-        let key = object.key();
         let mut problems = Vec::new();
-        let result = match object {
-            Object::WorkloadEndpoint(endpoint) => self.put_endpoint(&endpoint, &mut problems),
-            Object::HostEndpoint(endpoint) => self.put_host_endpoint(&endpoint, &mut problems),
+        let result = match &object {
+            Object::EndpointElsewhere(endpoint) => {
+                self.put_endpoint_elsewhere(endpoint);
+                Ok(())
+            }
+            Object::WorkloadEndpoint(endpoint) => self.put_endpoint(endpoint, &mut problems),
+            Object::HostEndpoint(endpoint) => self.put_host_endpoint(endpoint, &mut problems),
             Object::NetworkSet(set) => {
-                self.put_network_set(&set);
+                self.put_network_set(set);
                 Ok(())
             }
             Object::GlobalNetworkSet(set) => {
-                self.put_global_network_set(&set);
+                self.put_global_network_set(set);
                 Ok(())
             }
             Object::KubernetesEndpointSlice(slice) => {
-                self.put_slice(&slice);
+                self.put_slice(slice);
                 Ok(())
             }
-            Object::NetworkPolicy(policy) => self.put_network_policy(&policy, &mut problems),
+            Object::NetworkPolicy(policy) => self.put_network_policy(policy, &mut problems),
             Object::GlobalNetworkPolicy(policy) => {
-                self.put_global_network_policy(&policy, &mut problems)
+                self.put_global_network_policy(policy, &mut problems)
             }
-            Object::Profile(profile) => self.put_profile(&profile, &mut problems),
+            Object::Profile(profile) => self.put_profile(profile, &mut problems),
             Object::Tier(tier) => {
-                self.put_tier(tier.name(), Some(tier_state(&tier)));
+                self.put_tier(tier.name(), Some(tier_state(tier)));
                 Ok(())
             }
             Object::IpPool(pool) => {
-                self.host.put_pool(&pool);
+                self.host.put_pool(pool);
                 Ok(())
             }
             Object::Node(node) => {
-                self.host.put_node(&node);
+                self.host.put_node(node);
                 Ok(())
             }
             Object::BgpConfiguration(config) => {
-                self.host.put_services(&config);
+                self.host.put_services(config);
                 Ok(())
             }
-            Object::FelixConfiguration(config) => self.host.put_config(&config, &mut problems),
+            Object::FelixConfiguration(config) => self.host.put_config(config, &mut problems),
         };
         if let Err(errors) = result {
-            return Err(Rejected::Invalid { key, errors });
+            return Err(Rejected::Invalid { key: object.key(), errors });
         }
-        let warnings = problems.into_iter().map(|problem| Warning { key: key.clone(), problem });
+        let warnings = problems.into_iter().map(|problem| Warning { key: object.key(), problem });
         self.warnings.extend(warnings);
         Ok(())
     }

@@ -6,9 +6,9 @@ use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    AnyResource, BgpConfiguration, FelixConfiguration, FieldError, GlobalNetworkPolicy,
-    GlobalNetworkSet, HostEndpoint, IpPool, KubernetesEndpointSlice, NetworkPolicy, NetworkSet,
-    Node, Profile, Tier, WorkloadEndpoint,
+    AnyResource, BgpConfiguration, EndpointOutline, FelixConfiguration, FieldError,
+    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, KubernetesEndpointSlice,
+    NetworkPolicy, NetworkSet, Node, Profile, Tier, WorkloadEndpoint,
 };
 
 /// One change of what is configured.
@@ -30,6 +30,8 @@ macro_rules! objects {
         #[non_exhaustive]
         pub enum Object {
             $($(#[$doc])* $kind(Box<$kind>),)*
+            /// What matters here of a workload's interface on another node.
+            EndpointElsewhere(Box<EndpointOutline>),
         }
 
         impl Object {
@@ -42,7 +44,10 @@ macro_rules! objects {
             /// The object's name in a datastore.
             #[must_use]
             pub fn key(&self) -> Key {
-                match self { $(Self::$kind(object) => object.key(),)* }
+                match self {
+                    $(Self::$kind(object) => object.key(),)*
+                    Self::EndpointElsewhere(endpoint) => endpoint.key(),
+                }
             }
 
             /// Reads a stored object; `None` if it has no say in policy.
@@ -56,13 +61,27 @@ macro_rules! objects {
                 let Key::Resource { kind, namespace, name } = &entry.key else { return Ok(None) };
                 Ok(match kind {
                     $(Kind::$kind => {
-                        let mut object = entry.decode::<$kind>()?;
+                        let mut object: $kind = entry.resource()?;
                         object.metadata.name.clone_from(name);
                         object.metadata.namespace = namespace.clone().unwrap_or_default();
                         Some(object.into())
                     })*
                     _ => None,
                 })
+            }
+
+            /// As [`decode`](Self::decode), for the node of this name: of other nodes' endpoints no
+            /// more is read than a graph for it takes in, which is several times as fast.
+            ///
+            /// # Errors
+            ///
+            /// As [`decode`](Self::decode). Mistakes in what only an endpoint's own node uses are
+            /// not found.
+            pub fn decode_for(node: &str, entry: &Entry) -> Result<Option<Self>, StoreError> {
+                match EndpointOutline::read(&entry.key, &entry.value, node) {
+                    Some(outline) => Ok(Some(Self::EndpointElsewhere(Box::new(outline)))),
+                    None => Self::decode(entry),
+                }
             }
 
             /// Types a resource of any kind, such as one from a manifest; `None` if it has no say

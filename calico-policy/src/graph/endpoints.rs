@@ -6,7 +6,8 @@ use std::sync::Arc;
 use calico_core::dataplane::{Dscp, EndpointId, Limits, Marking, Translation};
 use calico_core::kind::Kind;
 use calico_core::resource::{
-    FieldError, GlobalNetworkSet, IpNat, NAMESPACE_PROFILE_PREFIX, NetworkSet, WorkloadEndpoint,
+    Cidr, EndpointOutline, FieldError, GlobalNetworkSet, IpNat, NAMESPACE_PROFILE_PREFIX,
+    NetworkSet, WorkloadEndpoint, WorkloadEndpointPort,
 };
 use ipnet::IpNet;
 
@@ -98,20 +99,8 @@ impl Graph {
             let message = format!("must have 1 to {MAX_INTERFACE_NAME} bytes");
             return Err(vec![FieldError::new("spec.interfaceName", message)]);
         }
-        let mut addresses: Vec<IpAddr> = Vec::with_capacity(spec.ip_networks.len());
-        for address in spec.ip_networks.iter().map(|net| net.addr()) {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        let ports = spec.ports.iter().filter(|port| !port.name.is_empty());
-        let ports: Box<[NamedPort]> = ports
-            .map(|port| NamedPort {
-                name: self.names.acquire(&port.name),
-                protocol: port.protocol.map_or(6, |protocol| protocol.number()),
-                port: port.port,
-            })
-            .collect();
+        let addresses = addresses(&spec.ip_networks);
+        let ports = self.named_ports(&spec.ports);
         let local = is_local.then(|| Local {
             item: 0,
             interface: spec.interface_name.as_str().into(),
@@ -138,6 +127,31 @@ impl Graph {
             self.put_local(Local { item: id, ..local });
         }
         Ok(())
+    }
+
+    /// As [`put_endpoint`](Self::put_endpoint), of another node's.
+    pub(super) fn put_endpoint_elsewhere(&mut self, endpoint: &EndpointOutline) {
+        let key = self.item_key(Kind::WorkloadEndpoint, &endpoint.namespace, &endpoint.name);
+        if endpoint.addresses.is_empty() {
+            self.remove_item(&key);
+            return;
+        }
+        // What this node's have besides goes with the item's role, if it was one of them.
+        let addresses = addresses(&endpoint.addresses).into();
+        let ports = self.named_ports(&endpoint.ports);
+        let contribution = Contribution::Endpoint { addresses, ports };
+        let labels = || endpoint.selector_label_pairs();
+        self.put_item(key, contribution, labels, &endpoint.profiles, Role::Remote);
+    }
+
+    fn named_ports(&mut self, ports: &[WorkloadEndpointPort]) -> Box<[NamedPort]> {
+        let named = ports.iter().filter(|port| !port.name.is_empty());
+        let ports = named.map(|port| NamedPort {
+            name: self.names.acquire(&port.name),
+            protocol: port.protocol.map_or(6, |protocol| protocol.number()),
+            port: port.port,
+        });
+        ports.collect()
     }
 
     pub(super) fn put_network_set(&mut self, set: &NetworkSet) {
@@ -299,6 +313,17 @@ impl Graph {
             ports.iter().for_each(|port| self.names.release(port.name));
         }
     }
+}
+
+/// Each address once.
+fn addresses(nets: &[Cidr]) -> Vec<IpAddr> {
+    let mut addresses = Vec::with_capacity(nets.len());
+    for address in nets.iter().map(|net| net.addr()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// What packets from these addresses carry; nothing if the code point cannot be read.

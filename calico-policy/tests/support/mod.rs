@@ -14,9 +14,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use calico_core::dataplane::{Direction, EndpointId, Update};
+use calico_core::datastore::{Entry, Revision};
 use calico_policy::desired::Desired;
 use calico_policy::eval::{Explanation, Packet};
-use calico_policy::{Graph, Input};
+use calico_policy::{Graph, Input, Object};
 
 pub(crate) use language::{NODE, inputs};
 pub(crate) use orders::{Random, check_orders, name, squash};
@@ -35,9 +36,21 @@ impl Default for Rig {
     }
 }
 
+/// As a node reads it from a datastore: of endpoints elsewhere, an outline.
+fn stored(input: &Input) -> Input {
+    let Input::Put(Object::WorkloadEndpoint(endpoint)) = input else { return input.clone() };
+    let (key, value) = (endpoint.key(), endpoint.to_json());
+    let entry = Entry { key, value, revision: Revision(1) };
+    let read = Object::decode_for(NODE, &entry).unwrap_or_else(|error| panic!("{error}"));
+    let read = read.expect("endpoints have a say");
+    let is_outline = matches!(read, Object::EndpointElsewhere(_));
+    assert_eq!(is_outline, endpoint.spec.node != NODE, "{endpoint:?}");
+    Input::Put(read)
+}
+
 impl Rig {
     pub(crate) fn handle(&mut self, input: &Input) {
-        self.graph.handle(input.clone()).unwrap_or_else(|error| panic!("{error}"));
+        self.graph.handle(stored(input)).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Flushes, checks, and returns what came.
