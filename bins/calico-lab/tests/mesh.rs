@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use calico_core::dataplane::{Direction, Verdict, VerdictEvent};
 use calico_lab::Lab;
 use common::traffic::{
-    ANSWER, SILENCE, addresses, assert_reaches, assert_routes, sessions, tcp, until_tcp,
+    ANSWER, SILENCE, addresses, ask, assert_reaches, assert_routes, programmed, sessions, tcp,
+    until_tcp,
 };
 use common::{assert_gone, host_links, lab_name, topology, turn};
 use serde_json::Value;
@@ -95,6 +96,9 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
 
     lab.apply_text(DENY).await.unwrap();
     programmed(lab, "node2", "web").await;
+    let elsewhere = ask(lab, "node1", &["endpoint", "wait", "--programmed", "web"]).await;
+    let elsewhere = elsewhere.unwrap_err();
+    assert!(elsewhere.contains("is on node node2"), "{elsewhere}");
     for address in web {
         let to = (address, 80).into();
         assert!(!tcp(lab, "client", to, SILENCE).await.is_answered(), "{to}");
@@ -123,15 +127,6 @@ async fn a_policy_decides_and_says_so(lab: &Lab) {
     until_tcp(lab, "other", (web[0], 8080).into(), true).await;
 }
 
-/// Waits until the node enforces the policy that was applied before: the very next packet meets it.
-async fn programmed(lab: &Lab, node: &str, pod: &str) {
-    let wait = ["endpoint", "wait", "--programmed", pod, "--timeout", "30s"];
-    let said = ask(lab, node, &wait).await.unwrap();
-    assert!(said.contains("its policy is in force"), "{said}");
-    let elsewhere = ask(lab, "node1", &wait).await.unwrap_err();
-    assert!(elsewhere.contains("is on node node2"), "{elsewhere}");
-}
-
 async fn the_log_names_both_ends(lab: &Lab, web: String) {
     let log = ["policy", "log", "--pod", "client", "--policy", "protect-web", "-o", "json"];
     let said = ask(lab, "node2", &log).await.unwrap();
@@ -152,14 +147,6 @@ async fn the_log_names_both_ends(lab: &Lab, web: String) {
         "{said}"
     );
     assert_eq!(ask(lab, "node1", &log).await.unwrap(), "", "nothing was dropped there");
-}
-
-/// What `calicoctl` says of a node's agent.
-async fn ask(lab: &Lab, node: &str, what: &[&str]) -> Result<String, String> {
-    let socket = lab.run_dir(node).join("control.sock");
-    let mut all = what.to_vec();
-    all.extend(["--control-socket", socket.to_str().unwrap()]);
-    lab.calicoctl(&all).await.map_err(|error| error.to_string())
 }
 
 /// Traffic goes on while the agents of both ends are gone and come back.

@@ -65,6 +65,16 @@ pub fn find_node(say: impl Fn(&str)) -> Result<NodePrograms, String> {
     Ok(NodePrograms { kubelet, controllers, scheduler, proxy })
 }
 
+/// kube-proxy alone, built if need be, in less than a minute after kube-apiserver; `say` is told so.
+///
+/// # Errors
+///
+/// As of [`find`].
+pub fn find_proxy(say: impl Fn(&str)) -> Result<PathBuf, String> {
+    let [proxy] = built([("kube-proxy", "proxy")], say)?;
+    Ok(proxy)
+}
+
 /// Programs, each made of a package of the module.
 fn built<const N: usize>(
     packages: [(&str, &str); N],

@@ -1,8 +1,11 @@
 //! Traffic that goes on, and routes that must not go.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use calico_lab::Lab;
+use calico_lab::{Lab, netns};
 
 /// A number of pings, a hundred a second.
 pub(crate) struct Pings(Child);
@@ -75,4 +78,42 @@ pub(crate) fn interrupt(child: Child) -> String {
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// A connection from one namespace to a listener in another, with a byte to and fro when asked for.
+pub(crate) struct Talk {
+    client: TcpStream,
+    /// Bytes sent whose echo has not come yet.
+    owed: usize,
+}
+
+impl Talk {
+    /// Listens at `at` in the namespace `to` and connects from the namespace `from` to `dialled`,
+    /// which leads there.
+    pub(crate) fn open(from: &str, dialled: SocketAddr, to: &str, at: SocketAddr) -> Self {
+        let listener = netns::enter(to, || TcpListener::bind(at)).unwrap().unwrap();
+        let limit = Duration::from_secs(20);
+        let connect = || TcpStream::connect_timeout(&dialled, limit);
+        let client = netns::enter(from, connect).unwrap();
+        let client = client.unwrap_or_else(|error| panic!("{from} to {dialled}: {error}"));
+        let (server, _) = listener.accept().unwrap();
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        std::thread::spawn(move || std::io::copy(&mut &server, &mut &server));
+        Self { client, owed: 0 }
+    }
+
+    /// Sends a byte; whether all that is owed comes back within `limit`.
+    pub(crate) fn goes_on(&mut self, limit: Duration) -> bool {
+        self.client.write_all(b"x").expect("the connection is not reset");
+        self.owed += 1;
+        self.client.set_read_timeout(Some(limit)).unwrap();
+        while self.owed > 0 {
+            match self.client.read(&mut [0; 64][..]) {
+                Ok(0) | Err(_) => return false,
+                Ok(came) => self.owed -= came,
+            }
+        }
+        true
+    }
 }

@@ -167,3 +167,18 @@ pub(crate) fn assert_routes(lab: &Lab, v6: bool) {
         }
     }
 }
+
+/// Waits until the node enforces the policy that was applied before: the very next packet meets it.
+pub(crate) async fn programmed(lab: &Lab, node: &str, pod: &str) {
+    let wait = ["endpoint", "wait", "--programmed", pod, "--timeout", "30s"];
+    let said = ask(lab, node, &wait).await.unwrap();
+    assert!(said.contains("its policy is in force"), "{said}");
+}
+
+/// What `calicoctl` says of a node's agent.
+pub(crate) async fn ask(lab: &Lab, node: &str, what: &[&str]) -> Result<String, String> {
+    let socket = lab.run_dir(node).join("control.sock");
+    let mut all = what.to_vec();
+    all.extend(["--control-socket", socket.to_str().unwrap()]);
+    lab.calicoctl(&all).await.map_err(|error| error.to_string())
+}
