@@ -6,22 +6,25 @@
 //! another one. Both must have happened, of each clause at each end of the traffic.
 
 mod clauses;
+mod compiled;
+mod features;
+mod lookup;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 use calico_core::dataplane::{
-    Action, DefaultAction, Direction, EndpointToHostAction, HostInterface, Rule, RuleId, RuleOwner,
-    SetMember, Verdict, VerdictCause, WorkloadEndpoint,
+    Action, DefaultAction, Direction, EndpointToHostAction, HostInterface, RuleId, RuleOwner,
+    Verdict, VerdictCause,
 };
 use calico_core::key::{Family, Key};
 use calico_core::kind::Kind;
-use calico_core::resource;
 use calico_policy::Object;
 use calico_policy::desired::Desired;
 use calico_policy::eval::{Decision, Packet, Stage, Step, mismatch};
 
+use self::features::FEATURES;
+use self::lookup::{rule, source, whose};
 use crate::predict::{Met, Place};
 
 /// How often each feature had a part in a verdict.
@@ -44,7 +47,9 @@ impl Coverage {
     #[must_use]
     pub fn wanted() -> Vec<String> {
         let mut all: Vec<String> = clauses::names();
-        all.extend(FEATURES.iter().map(|name| (*name).to_owned()));
+        let others =
+            FEATURES.iter().chain(&compiled::OF_THE_ENGINE).chain(&compiled::OF_A_DATAPLANE);
+        all.extend(others.map(|name| (*name).to_owned()));
         all
     }
 
@@ -52,6 +57,29 @@ impl Coverage {
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         Self::wanted().into_iter().filter(|name| !self.0.contains_key(name)).collect()
+    }
+
+    /// Of what only a kernel shows, what it has not shown.
+    #[must_use]
+    pub fn missing_in_kernel(&self) -> Vec<String> {
+        let names = compiled::IN_THE_KERNEL.iter().map(|name| (*name).to_owned());
+        names.filter(|name| !self.0.contains_key(name)).collect()
+    }
+
+    /// A packet was counted by a rule that stands in the chain of its protocol.
+    pub fn add_part(&mut self) {
+        self.note(compiled::IN_THE_KERNEL[0]);
+    }
+
+    /// Whether it was seen that several interfaces lead to one chain.
+    #[must_use]
+    pub fn has_shared_chain(&self) -> bool {
+        self.0.contains_key(compiled::IN_THE_KERNEL[1])
+    }
+
+    /// Several interfaces lead to one chain.
+    pub fn add_shared_chain(&mut self) {
+        self.note(compiled::IN_THE_KERNEL[1]);
     }
 
     /// Takes note of what had a part in what became of a packet.
@@ -75,7 +103,9 @@ impl Coverage {
         match place {
             Place::Workload(id, _) => {
                 let endpoint = &configured.desired.endpoints[id];
-                self.shared(configured.desired, endpoint, decision, &met.packet);
+                for name in compiled::features(configured, endpoint, decision, &met.packet) {
+                    self.note(name);
+                }
                 let own = |address| endpoint.addresses.iter().any(|net| net.contains(address));
                 if met.direction == Direction::Egress
                     && decision.cause != VerdictCause::Spoofed
@@ -197,44 +227,6 @@ impl Coverage {
         }
     }
 
-    /// What is compiled in another way than it is written: what several share, what is merged, and
-    /// what is left out.
-    fn shared(
-        &mut self,
-        desired: &Desired,
-        endpoint: &WorkloadEndpoint,
-        decision: &Decision,
-        packet: &Packet,
-    ) {
-        let alike = |other: &&WorkloadEndpoint| {
-            (&other.tiers, &other.profiles) == (&endpoint.tiers, &endpoint.profiles)
-        };
-        if desired.endpoints.values().filter(alike).count() > 1 {
-            self.note("chain that endpoints of equal policy share");
-        }
-        let VerdictCause::Rule(id) = &decision.cause else { return };
-        let rule = rule(desired, id);
-        let ends = [(&rule.source, packet.source), (&rule.destination, packet.destination)];
-        for (set, address) in
-            ends.iter().flat_map(|(side, address)| side.sets.iter().map(move |set| (set, address)))
-        {
-            let users = desired.rules.values().filter(|rules| {
-                let mut all = rules.ingress.iter().chain(&rules.egress);
-                all.any(|r| r.source.sets.contains(set) || r.destination.sets.contains(set))
-            });
-            if users.count() > 1 {
-                self.note("set that policies share");
-            }
-            let holds = |member: &&SetMember| match member {
-                SetMember::Net(net) => net.contains(address),
-                SetMember::Port { .. } => false,
-            };
-            if desired.sets[set].members.iter().filter(holds).count() > 1 {
-                self.note("prefixes of a set that are merged");
-            }
-        }
-    }
-
     /// What the policy that decided says besides its rules.
     fn policy(&mut self, object: &Object) {
         let mut says = |name: &str, said: bool| {
@@ -302,81 +294,6 @@ impl fmt::Display for Coverage {
     }
 }
 
-/// Besides clauses of rules.
-const FEATURES: [&str; 71] = [
-    "chain that endpoints of equal policy share",
-    "set that policies share",
-    "prefixes of a set that are merged",
-    "Allow of a policy",
-    "Deny of a policy",
-    "Pass of a policy",
-    "Log of a policy",
-    "Allow of a profile",
-    "Deny of a profile",
-    "Pass of a profile",
-    "Log of a profile",
-    "Untracked host policy allowed ingress",
-    "Untracked host policy denied ingress",
-    "Untracked host policy allowed egress",
-    "Untracked host policy denied egress",
-    "PreDnat host policy allowed ingress",
-    "PreDnat host policy denied ingress",
-    "Local host policy allowed ingress",
-    "Local host policy denied ingress",
-    "Local host policy allowed egress",
-    "Local host policy denied egress",
-    "Forward host policy allowed ingress",
-    "Forward host policy denied ingress",
-    "Forward host policy allowed egress",
-    "Forward host policy denied egress",
-    "host endpoint by name",
-    "host endpoint by address",
-    "host endpoint of all interfaces",
-    "no policy for forwarded packets",
-    "failsafe port before connection tracking",
-    "failsafe port before destination NAT",
-    "failsafe port of the host",
-    "neighbour discovery",
-    "defaultEndpointToHostAction Drop",
-    "defaultEndpointToHostAction Accept",
-    "defaultEndpointToHostAction Return",
-    "unknown endpoint",
-    "spoofed source",
-    "allowSpoofedSourcePrefixes",
-    "VXLAN of a workload",
-    "IPIP of a workload",
-    "end of tier: Pass",
-    "end of tier: Deny",
-    "policy without rules",
-    "no profile matched",
-    "policy with a namespace",
-    "policy with no namespace",
-    "policy with a tier",
-    "policy with an order",
-    "policy with types",
-    "policy with namespaceSelector",
-    "policy with serviceAccountSelector",
-    "policy with performanceHints",
-    "policy with applyOnForward",
-    "policy with doNotTrack",
-    "policy with preDNAT",
-    "set with the address of a workload",
-    "set with the address of a host endpoint",
-    "set with a network set",
-    "named port of a host endpoint",
-    "StagedNetworkPolicy, which does nothing",
-    "StagedGlobalNetworkPolicy, which does nothing",
-    "a staged policy without a rule for it, which does nothing",
-    "TCP over IPv4 allowed",
-    "TCP over IPv6 denied",
-    "UDP over IPv6 allowed",
-    "SCTP over IPv4 allowed",
-    "UDPLite over IPv6 allowed",
-    "ICMP over IPv4 allowed",
-    "ICMP over IPv6 denied",
-    "other protocols over IPv4 denied",
-];
-
 const fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allowed => "allowed",
@@ -392,51 +309,5 @@ fn decides_otherwise(action: Action, id: &RuleId, verdict: Verdict) -> bool {
         Action::Deny => verdict != Verdict::Denied,
         Action::Pass => is_last && verdict != Verdict::Denied,
         Action::Log => false,
-    }
-}
-
-/// A rule as compiled.
-fn rule<'a>(desired: &'a Desired, id: &RuleId) -> &'a Rule {
-    let rules = &desired.rules[&id.owner];
-    let list = if id.direction == Direction::Ingress { &rules.ingress } else { &rules.egress };
-    &list[usize::from(id.index)]
-}
-
-/// A rule as written; none of the profile that is always there.
-fn source<'a>(objects: &'a BTreeMap<Key, Object>, id: &RuleId) -> Option<&'a resource::Rule> {
-    let key = match &id.owner {
-        RuleOwner::Policy(policy) => {
-            Key::resource(policy.kind, policy.namespace.as_deref(), &policy.name)
-        }
-        RuleOwner::Profile(name) => Key::resource(Kind::Profile, None, name),
-    };
-    let [ingress, egress] = match objects.get(&key)? {
-        Object::NetworkPolicy(policy) => [&policy.spec.ingress, &policy.spec.egress],
-        Object::GlobalNetworkPolicy(policy) => [&policy.spec.ingress, &policy.spec.egress],
-        Object::Profile(profile) => [&profile.spec.ingress, &profile.spec.egress],
-        _ => return None,
-    };
-    let list = if id.direction == Direction::Ingress { ingress } else { egress };
-    list.get(usize::from(id.index))
-}
-
-/// What an address that is in a set of labels is there for.
-fn whose(objects: &BTreeMap<Key, Object>, address: IpAddr) -> &'static str {
-    let is_host = |object: &Object| match object {
-        Object::HostEndpoint(endpoint) => endpoint.spec.expected_ips.contains(&address),
-        _ => false,
-    };
-    let is_workload = |object: &Object| match object {
-        Object::WorkloadEndpoint(endpoint) => {
-            endpoint.spec.ip_networks.iter().any(|net| net.addr() == address)
-        }
-        _ => false,
-    };
-    if objects.values().any(is_host) {
-        "the address of a host endpoint"
-    } else if objects.values().any(is_workload) {
-        "the address of a workload"
-    } else {
-        "a network set"
     }
 }

@@ -5,7 +5,11 @@
 //! ([`scenario`]), random packets ([`wire`]) really sent between network namespaces ([`lab`]).
 //! What the evaluator foretells ([`predict`]) and what the kernel does must be the same: whether
 //! each packet arrives, which rules counted it, and what was reported about it ([`rig`]). What of
-//! policy the packets reached is counted ([`coverage`]), and all of it must be.
+//! policy the packets reached is counted ([`coverage`]), and all of it must be. Random scenarios can
+//! be had again ([`replay`]).
+//!
+//! `tests/optimised.rs` plays the same scenarios without a kernel: the evaluator must say the same of
+//! what the engine made of them, and of a compilation that shares and leaves out nothing ([`plain`]).
 //!
 //! `tests/kubernetes.rs` has what Kubernetes' NetworkPolicy means in tables ([`reach`]): its objects
 //! ([`cluster`]) are converted as the Kubernetes datastore does it, and then take the same way, from
@@ -32,9 +36,11 @@ pub mod coverage;
 pub mod dump;
 pub mod lab;
 pub mod oracle;
+pub mod plain;
 pub mod predict;
 pub mod random;
 pub mod reach;
+pub mod replay;
 pub mod rig;
 pub mod scenario;
 mod stack;

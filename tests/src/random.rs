@@ -87,19 +87,21 @@ fn nets() -> impl Strategy<Value = String> {
     })
 }
 
+/// Often the same in another spelling.
 fn selector() -> impl Strategy<Value = String> {
     prop_oneof![
-        4 => "[xy] == '[12]'",
+        4 => "[xy] ?== ?'[12]'",
         2 => "has\\([xy]\\)",
         1 => "!has\\([xy]\\)",
         1 => "[xy] != '[12]'",
         1 => "[xy] in \\{'1', '3'\\}",
         3 => "[xy] not in \\{'1', '3'\\}",
-        3 => "z starts with '(web|db)'",
-        3 => "z ends with '-[12]'",
+        3 => "z starts ?with '(web|db)'",
+        3 => "z ends ?with '-[12]'",
         3 => "z contains '(b-1|eb)'",
         1 => "x == '[12]' && y == '[12]'",
         1 => "x == '[12]' \\|\\| has\\(y\\)",
+        1 => "\\(z starts ?with 'web'\\)",
         2 => "all\\(\\)",
     ]
 }

@@ -12,7 +12,8 @@ use calico_core::dataplane::{
 use calico_core::key::Key;
 use calico_core::resource::AnyResource;
 use calico_netlink::dataplane::{LinuxDataplane, NoRoutes, Settings};
-use calico_netlink::nft::Tuple;
+use calico_netlink::nft::wire::{Family, Verdict};
+use calico_netlink::nft::{Socket, Tuple, parts};
 use calico_policy::desired::Desired;
 use calico_policy::eval::Packet;
 use calico_policy::{Graph, Input, Object, staged};
@@ -24,6 +25,9 @@ use crate::lab::Lab;
 use crate::predict::{self, Outcome};
 use crate::scenario::{Probe, Scenario};
 use crate::wire;
+
+/// Our table in the kernel.
+const TABLE: &str = "calico";
 
 /// The node whose endpoints are behind the lab's interfaces.
 pub const NODE: &str = "n1";
@@ -128,6 +132,10 @@ impl<'a> Rig<'a> {
             [] => None,
             staged => Some(enforced(&scenario.objects, staged)?),
         };
+        // Once is enough, as a table is much to read.
+        if !self.coverage.has_shared_chain() && shares_chains().await? {
+            self.coverage.add_shared_chain();
+        }
         Ok(self.send(&scenario.probes).await?.verdicts)
     }
 
@@ -139,6 +147,7 @@ impl<'a> Rig<'a> {
     /// How the kernel and the evaluator differ.
     pub async fn send(&mut self, probes: &[Probe]) -> Result<Sent, String> {
         let before = self.counters().await?;
+        let parts = part_counters().await?;
         drop(self.lab.received());
         self.take_reports();
 
@@ -164,6 +173,11 @@ impl<'a> Rig<'a> {
         let (objects, desired) = (&self.objects, &self.desired);
         let configured = Configured { objects, desired, staged: self.staged.as_ref() };
         expected.met.iter().for_each(|met| self.coverage.add(configured, met));
+        for (rule, packets) in part_counters().await? {
+            if packets > parts.get(&rule).copied().unwrap_or_default() {
+                self.coverage.add_part();
+            }
+        }
         match self.differences(&expected, &found, &sent) {
             text if text.is_empty() => {
                 let arrived =
@@ -328,8 +342,41 @@ impl<'a> Rig<'a> {
     }
 }
 
+/// What the rules counted that stand in chains of one protocol, by chain and identity.
+async fn part_counters() -> Result<BTreeMap<(String, String), u64>, String> {
+    let mut socket = Socket::open().map_err(|error| error.to_string())?;
+    let counters = socket.rule_counters(Family::Inet, TABLE).await;
+    let mut found = BTreeMap::new();
+    for counter in counters.map_err(|error| error.to_string())? {
+        if parts::is_part(&counter.chain) {
+            // One rule may have become several.
+            *found.entry((counter.chain, counter.identity)).or_default() += counter.packets;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a map of the kernel leads several interfaces to one chain.
+async fn shares_chains() -> Result<bool, String> {
+    let mut socket = Socket::open().map_err(|error| error.to_string())?;
+    let read = socket.read_table(Family::Inet, TABLE).await.map_err(|error| error.to_string())?;
+    let ruleset = read.0.ok_or("our table is gone")?;
+    let mut maps = ruleset.sets.values().filter(|set| set.spec.verdict_map);
+    Ok(maps.any(|map| {
+        let mut seen = HashSet::new();
+        map.elements.iter().any(|element| match &element.verdict {
+            Some(Verdict::Goto(chain)) => !seen.insert(chain.clone()),
+            _ => false,
+        })
+    }))
+}
+
 /// What would be in force if these policies, which are staged only, were.
-fn enforced(objects: &[Object], staged: &[AnyResource]) -> Result<Desired, String> {
+///
+/// # Errors
+///
+/// Which resource is refused, and why.
+pub fn enforced(objects: &[Object], staged: &[AnyResource]) -> Result<Desired, String> {
     let mut graph = Graph::for_node(NODE);
     for object in objects {
         graph.handle(Input::Put(object.clone())).map_err(|error| error.to_string())?;

@@ -11,11 +11,9 @@
 use std::time::{Duration, Instant};
 
 use calico_tests::lab::Lab;
-use calico_tests::random;
+use calico_tests::replay::{self, Scenarios, minimise, scenario};
 use calico_tests::rig::Rig;
 use calico_tests::scenario::Scenario;
-use proptest::strategy::{Strategy as _, ValueTree as _};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Packets of a random scenario.
 const PACKETS: usize = 120;
@@ -25,9 +23,6 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long each try of that waits for what is missing.
 const HURRY: Duration = Duration::from_millis(500);
-
-/// How long a failing scenario is made smaller.
-const SHRINKING: Duration = Duration::from_secs(60);
 
 /// Runs `test` with a fresh lab, in the namespace of its host.
 fn with_rig(test: impl FnOnce(&tokio::runtime::Runtime, &mut Rig<'_>) + Send) {
@@ -43,19 +38,21 @@ fn with_rig(test: impl FnOnce(&tokio::runtime::Runtime, &mut Rig<'_>) + Send) {
 
 #[test]
 fn random_policies_and_packets() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let wanted = number("CALICO_DIFF_VERDICTS").unwrap_or(40_000);
-    let seed = number("CALICO_DIFF_SEED").unwrap_or_else(seed_of_today);
+    let wanted = replay::number("CALICO_DIFF_VERDICTS").unwrap_or(40_000);
+    let seed = replay::seed();
     println!("seed: CALICO_DIFF_SEED={seed}");
     with_rig(|runtime, rig| {
         let started = Instant::now();
         let (mut verdicts, mut scenarios) = (0, 0u64);
-        let mut runner = runner(seed);
-        // A feature that chance left out gets another one.
-        while verdicts < wanted || verdicts < 5 * wanted && !rig.coverage().missing().is_empty() {
+        let missing =
+            |rig: &Rig<'_>| [rig.coverage().missing(), rig.coverage().missing_in_kernel()].concat();
+        for lines in Scenarios::of(seed, PACKETS) {
+            // A feature that chance left out gets another one.
+            let more = verdicts < 5 * wanted && !missing(rig).is_empty();
+            if verdicts >= wanted && !more {
+                break;
+            }
             assert!(started.elapsed() < DEADLINE, "only {verdicts} verdicts in {DEADLINE:?}");
-            let tree = random::scenario(PACKETS).new_tree(&mut runner).unwrap();
-            let lines = tree.current();
             match runtime.block_on(rig.play(&scenario(&lines))) {
                 Ok(count) => verdicts += u64::from(count),
                 Err(difference) => {
@@ -78,55 +75,14 @@ fn random_policies_and_packets() {
                 same.unwrap_or_else(|drift| panic!("CALICO_DIFF_SEED={seed}: {drift}"));
             }
         }
-        let coverage = rig.coverage();
-        println!("verdicts that each feature had a part in:\n{coverage}");
-        let missing = coverage.missing();
+        println!("verdicts that each feature had a part in:\n{}", rig.coverage());
+        let missing = missing(rig);
         assert!(missing.is_empty(), "CALICO_DIFF_SEED={seed} never reached {missing:#?}");
         println!(
             "{verdicts} verdicts of {scenarios} scenarios agree, in {:.1} s",
             started.elapsed().as_secs_f64()
         );
     });
-}
-
-/// A source of random scenarios.
-fn runner(seed: u64) -> TestRunner {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    TestRunner::new_with_rng(Config::default(), rng)
-}
-
-fn scenario(lines: &[String]) -> Scenario {
-    lines.join("\n").parse().unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Leaves lines out, fewer and fewer at a time, as long as it `fails`.
-fn minimise(mut lines: Vec<String>, mut fails: impl FnMut(&[String]) -> bool) -> Vec<String> {
-    let started = Instant::now();
-    let mut size = lines.len() / 2;
-    while size > 0 && started.elapsed() < SHRINKING {
-        let before = lines.len();
-        let mut at = 0;
-        while at < lines.len() {
-            let mut fewer = lines.clone();
-            fewer.drain(at..(at + size).min(lines.len()));
-            if fails(&fewer) {
-                lines = fewer;
-            } else {
-                at += size;
-            }
-        }
-        // The last round goes on until nothing can be left out any more.
-        size = if size == 1 && lines.len() < before { 1 } else { size / 2 };
-    }
-    lines
-}
-
-/// Each day another one, so that time finds what one run does not.
-fn seed_of_today() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs() / 86_400)
 }
 
 #[test]
