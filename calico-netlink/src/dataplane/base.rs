@@ -46,7 +46,10 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::EXTERNAL_NODES, family), SetSpec::intervals(key));
         put(&names::set(names::SERVICES, family), SetSpec::intervals(key));
         put(&names::set(names::SOURCES, family), SetSpec::verdict_map([KeyType::IfName, key]));
+        let spec = SetSpec::set([KeyType::IfName, key]);
+        put(&names::set(names::ESTABLISHED_FROM, family), spec);
     }
+    put(names::ESTABLISHED_TO, SetSpec::set([KeyType::IfName]));
     let (name, set) = icmpv6_to_host();
     tracker.put_set(&name, set);
 }
@@ -85,11 +88,13 @@ pub(super) struct Needs<'a> {
     pub(super) translates: bool,
     /// Packets of some sources carry code points.
     pub(super) marks_packets: bool,
+    /// Some connections are marked as denied by now.
+    pub(super) cuts: bool,
 }
 
 /// The base chains for these settings.
 pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str, ChainDef)> {
-    let Needs { hooks, floating, translates, marks_packets } = needs;
+    let Needs { hooks, floating, translates, marks_packets, cuts } = needs;
     let prefix = host.interface_prefix.as_ref();
     let style = Style::of(host);
     let mut chains = vec![
@@ -105,7 +110,8 @@ pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str
         chains.push((names::NAT_OUTGOING, outgoing));
     }
     let block = translate::cidr_block(host);
-    chains.push((names::FILTER_FORWARD, forward(host, hooks, block.is_some())));
+    chains.push((names::FILTER_FORWARD, established(host, cuts)));
+    chains.push((names::FORWARD, forward(host, hooks, block.is_some())));
     chains.push((names::ALLOWED_TO, allowed_to(style.marks, hooks, block.is_some())));
     chains.push((names::ALLOWED_FROM, allowed(style.marks)));
     chains.extend(block.map(|chain| (names::CIDR_BLOCK, chain)));
@@ -223,6 +229,37 @@ fn to_host(stage: Stage, prefix: &str) -> RuleDef {
     host::jump(stage, Direction::Egress, match_)
 }
 
+/// Most packets are of established connections, so these are asked about before all else: where
+/// from by one lookup, which proves the source, or where to, and they go on. All others go the long
+/// way, as do those of workloads that are not in these sets (`Rendered::goes_on`). Who cuts
+/// connections sees to `cuts` first (see `recheck`).
+fn established(host: &HostSettings, cuts: bool) -> ChainDef {
+    let long_way = || Expr::Verdict(Verdict::Goto(names::FORWARD.to_owned()));
+    let go_on = |match_: Vec<Expr>| {
+        let accept = [Expr::Verdict(Verdict::Accept)];
+        rule("established", match_.into_iter().chain(accept).collect())
+    };
+    let from = |family| {
+        let set = names::set(names::ESTABLISHED_FROM, family);
+        let match_ = [&matches::family(family)[..], &matches::source_among(family, set)];
+        go_on(match_.concat())
+    };
+    let mut to = matches::other_interface(MetaKey::IifName, &host.interface_prefix).to_vec();
+    to.push(matches::meta(MetaKey::OifName));
+    to.push(matches::lookup(names::ESTABLISHED_TO.to_owned(), false));
+
+    let mut others = matches::not_established().to_vec();
+    others.push(long_way());
+    let mut rules = vec![rule("", others)];
+    if cuts {
+        let mut condemned = matches::ct_mark(Marks::of(host.mark_mask).condemned, true);
+        condemned.push(long_way());
+        rules.push(rule("", condemned));
+    }
+    rules.extend([from(Family::V4), go_on(to), from(Family::V6), rule("", vec![long_way()])]);
+    base("filter", hook::FORWARD, FILTER, rules)
+}
+
 /// Packets between two workloads of this host pass both dispatches. Who comes back from a
 /// dispatch was allowed by it, so the end of this chain accepts. What is done here with packets to
 /// workloads after their policy allowed them belongs into `allowed_to`, too.
@@ -248,7 +285,7 @@ fn forward(host: &HostSettings, hooks: &Hooks, blocks_services: bool) -> ChainDe
     if !hooks.is_empty() {
         rules.push(rule("", matches::change_mark(accept, true)));
     }
-    base("filter", hook::FORWARD, FILTER, rules)
+    ChainDef { base: None, rules }
 }
 
 /// Where policy leads what it allows: a mark tells the chain of the endpoint, or of the host
@@ -313,7 +350,7 @@ fn workload_to_host(action: EndpointToHostAction) -> ChainDef {
 /// goes on, unless policy denies it by now.
 fn tracked(marks: Marks) -> ChainDef {
     // What belongs to no connection has no mark that could be compared.
-    let mut go_on = matches::ct_mark_lacks(marks.condemned);
+    let mut go_on = matches::ct_mark(marks.condemned, false);
     go_on.push(Expr::Verdict(Verdict::Accept));
     let mut condemned = matches::ct_state(matches::CT_ESTABLISHED_RELATED);
     condemned.extend([Expr::COUNTER, Expr::Verdict(Verdict::Drop)]);

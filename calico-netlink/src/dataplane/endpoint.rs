@@ -21,10 +21,12 @@ const LINK_LOCAL: Ipv6Net =
     Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
 /// What an endpoint's chain holds, and the constant sets it looks up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Rendered {
     pub(super) chain: ChainDef,
     pub(super) constants: Vec<Constant>,
+    /// Packets of established connections meet nothing else that could keep them.
+    pub(super) goes_on: bool,
 }
 
 /// Policies and profiles that the endpoint's chain in this direction jumps to, in order.
@@ -48,13 +50,14 @@ pub(super) fn chain(
     known: impl Fn(&RuleOwner) -> bool,
     open: impl Fn(&RuleOwner) -> bool,
 ) -> Rendered {
-    let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
+    let mut rendered = Rendered::default();
     if let Some(missing) = first_missing_policy(endpoint, direction, &known) {
         let drop = vec![Expr::COUNTER, Expr::Verdict(Verdict::Drop)];
         rendered.push(&format!("{missing} is not known"), drop);
         return rendered;
     }
     rendered.limit(endpoint, direction, Limited::Packets, limits);
+    rendered.goes_on = rendered.chain.rules.is_empty();
     // Before all else: a forged packet is no part of the connection that it pretends to be of.
     if direction == Direction::Egress && !uses_addresses_only(endpoint) {
         rendered.sources(endpoint);
@@ -84,7 +87,7 @@ pub(super) fn chain(
 /// Where packets of an endpoint with single addresses come that have none of these as source: those
 /// that neighbour discovery needs go on in the endpoint's chain.
 pub(super) fn guard(chain: &str) -> Rendered {
-    let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
+    let mut rendered = Rendered::default();
     let mut on_link = matches::family(Family::V6).to_vec();
     on_link.extend(matches::source_on_link());
     rendered.push("", then(on_link, Verdict::Goto(chain.to_owned())));

@@ -83,7 +83,7 @@ pub(super) fn chain(
     if stage != Stage::Local && !has_policies {
         return None;
     }
-    let mut rendered = Rendered { chain: ChainDef::default(), constants: Vec::new() };
+    let mut rendered = Rendered::default();
     if matches!(stage, Stage::Local | Stage::Forward) {
         rendered.connection(host);
     }

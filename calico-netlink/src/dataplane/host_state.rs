@@ -115,7 +115,7 @@ impl State {
             let spec = SetSpec::verdict_map([KeyType::IfName]);
             self.table.put_set(name, SetDef { spec, elements });
         }
-        for (name, Rendered { chain, constants }) in plan.chains {
+        for (name, Rendered { chain, constants, .. }) in plan.chains {
             self.put_chain(&name, chain, constants);
         }
         self.put_base();
@@ -164,13 +164,14 @@ impl State {
                 plan.hooks.insert((stage, direction == Direction::Egress));
                 let name = names::host_dispatch(stage, direction);
                 let chain = host::dispatch(stage, direction, all.is_some());
-                plan.chains.insert(name.to_owned(), Rendered { chain, constants: Vec::new() });
+                plan.chains.insert(name.to_owned(), Rendered { chain, ..Rendered::default() });
                 plan.maps.insert(name, elements);
                 if stage != Stage::Forward {
                     let untracked = stage == Stage::Untracked;
                     let (chain, constants) = host::failsafe(&self.host, untracked, direction);
                     let name = names::failsafe(untracked, direction).to_owned();
-                    plan.chains.insert(name, Rendered { chain, constants });
+                    let rendered = Rendered { chain, constants, ..Rendered::default() };
+                    plan.chains.insert(name, rendered);
                 }
             }
         }

@@ -18,6 +18,7 @@ use super::names;
 use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
 use super::state::State;
+use super::style::Marks;
 use super::verdicts::Verdicts;
 use crate::nft::wire::{Family, Generation};
 use crate::nft::{Batch, Counts, Error, Socket, Tracker, parts};
@@ -155,8 +156,12 @@ impl LinuxDataplane {
             retired: BTreeMap::new(),
             swept: false,
             removed: false,
+            flows: Flows::default(),
             ear: settings.guard_interval.map(|_| Ear::open()).transpose().map_err(unsupported)?,
         };
+        // What an earlier run has cut stays so.
+        let marked = inner.socket.any_marked(Marks::default().condemned).await;
+        inner.state.set_cuts(marked.unwrap_or(true));
         match &table {
             None => inner.begin(owning).await.map_err(unsupported)?,
             Some(found) => {
@@ -418,6 +423,16 @@ impl Inner {
         if let Err(error) = self.socket.forget_connections(&released).await {
             tracing::debug!(%error, "connections of removed endpoints stay until they time out");
         }
+    }
+
+    /// Has rules ask whether a connection is marked as denied by now, or no longer. They do when this
+    /// returns.
+    pub(super) async fn ask_for_cuts(&mut self, cuts: bool) -> Result<(), Error> {
+        self.state.set_cuts(cuts);
+        if self.removed || !self.state.in_sync() {
+            return Ok(());
+        }
+        self.commit().await
     }
 
     /// The kernel told of other interfaces or addresses.

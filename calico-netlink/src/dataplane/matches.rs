@@ -12,6 +12,7 @@ use crate::nft::{SetDef, SetSpec};
 
 /// Bits of `ct state`.
 pub(super) const CT_INVALID: u32 = 1;
+const CT_ESTABLISHED: u32 = 2;
 pub(super) const CT_ESTABLISHED_RELATED: u32 = 2 | 4;
 
 /// IANA protocol numbers.
@@ -104,14 +105,22 @@ pub(super) fn address_port(family: Family, end: End, set: String, inverted: bool
 
 /// Acts on what the verdict map says about incoming interface and source address together.
 pub(super) fn dispatch_source(family: Family, map: String) -> Vec<Expr> {
+    let dreg = Some(Reg::Verdict);
+    by_source(family, Expr::Lookup { set: map, sreg: Reg::R0, dreg, inverted: false })
+}
+
+/// Incoming interface and source address together are in the set.
+pub(super) fn source_among(family: Family, set: String) -> Vec<Expr> {
+    by_source(family, lookup(set, false))
+}
+
+fn by_source(family: Family, lookup: Expr) -> Vec<Expr> {
     let mut source = address(family, End::Source);
     if let Expr::Payload { dreg, .. } = &mut source {
         // Behind the 16 bytes of the name.
         *dreg = Reg::Word(4);
     }
-    let dreg = Some(Reg::Verdict);
-    let act = Expr::Lookup { set: map, sreg: Reg::R0, dreg, inverted: false };
-    vec![meta(MetaKey::IifName), source, act]
+    vec![meta(MetaKey::IifName), source, lookup]
 }
 
 /// The source is a link-local address of IPv6 (RFC 4291: fe80::/10).
@@ -258,11 +267,18 @@ pub(super) fn ct_state(bits: u32) -> Vec<Expr> {
     match_
 }
 
-/// The connection's mark lacks this bit.
-pub(super) fn ct_mark_lacks(bit: u32) -> Vec<Expr> {
+/// The packet is of no established connection. The state is one bit, so that one comparison
+/// tells.
+pub(super) fn not_established() -> [Expr; 2] {
+    let state = Expr::Ct { key: CtKey::State, dreg: Reg::R0 };
+    [state, compare(CmpOp::Neq, CT_ESTABLISHED.to_ne_bytes())]
+}
+
+/// The connection's mark has this bit, or lacks it.
+pub(super) fn ct_mark(bit: u32, set: bool) -> Vec<Expr> {
     let mut match_ = vec![Expr::Ct { key: CtKey::Mark, dreg: Reg::R0 }];
     match_.extend(masked(bit));
-    match_.push(compare(CmpOp::Eq, [0; 4]));
+    match_.push(compare(if set { CmpOp::Neq } else { CmpOp::Eq }, [0; 4]));
     match_
 }
 

@@ -48,11 +48,19 @@ pub(super) const FLOATING_IN: &str = "cali-fip-dnat";
 pub(super) const FLOATING_OUT: &str = "cali-fip-snat";
 pub(super) const CIDR_BLOCK: &str = "cali-cidr-block";
 
+/// Where forwarded packets go that are not known to go on.
+pub(super) const FORWARD: &str = "cali-forward";
+
 /// Where services have their addresses.
 pub(super) const SERVICES: &str = "service-cidrs";
 
 /// Interfaces of workloads with the addresses that they may use as source.
 pub(super) const SOURCES: &str = "workload-sources";
+
+/// The same, of workloads whose established connections go on at once ...
+pub(super) const ESTABLISHED_FROM: &str = "established-from";
+/// ... and interfaces of workloads to which they do.
+pub(super) const ESTABLISHED_TO: &str = "established-to";
 
 /// Fixed set ids of upstream.
 pub(super) const ALL_POOLS: &str = "network-ip-pools";

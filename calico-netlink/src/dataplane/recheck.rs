@@ -1,7 +1,8 @@
 //! Connections that policy no longer allows are cut, and those it allows again go on.
 //!
 //! Such a connection is not forgotten but marked: forgotten, it would be taken up again by
-//! whichever side sends first, as if that side had opened it.
+//! whichever side sends first, as if that side had opened it. Rules ask for the mark only while some
+//! connection has it: before the first one gets it, and until none is found that does.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,6 +25,8 @@ const SHARE: u32 = 10;
 const GATHER: Duration = Duration::from_millis(5);
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often to look whether any connection is still marked.
+const STILL: Duration = Duration::from_secs(60);
 
 /// A task that looks at connections whenever policy of their endpoints changed. Ends with this
 /// value.
@@ -58,12 +61,13 @@ struct Source {
 
 async fn run(inner: Arc<Mutex<Inner>>, mut source: Source, changed: Arc<Notify>) {
     loop {
-        changed.notified().await;
+        if inner.lock().await.state().cuts {
+            let _again = tokio::time::timeout(STILL, changed.notified()).await;
+        } else {
+            changed.notified().await;
+        }
         tokio::time::sleep(GATHER).await;
         let addresses = inner.lock().await.state().take_recheck();
-        if addresses.is_empty() {
-            continue;
-        }
         let started = Instant::now();
         let pause = match recheck(&inner, &mut source, &addresses).await {
             Ok(0) => started.elapsed() * SHARE,
@@ -89,23 +93,33 @@ async fn recheck(
     addresses: &BTreeSet<IpAddr>,
 ) -> Result<usize, DataplaneError> {
     let failed = |error: Error| DataplaneError::Unavailable { reason: error.to_string() };
-    let own = source.interfaces.list()?.into_values().flatten().collect();
-    let connections = source.socket.connections().await.map_err(failed)?;
+    let mut verdicts = Vec::new();
+    if !addresses.is_empty() {
+        let own = source.interfaces.list()?.into_values().flatten().collect();
+        let connections = source.socket.connections_of(addresses).await.map_err(failed)?;
+        verdicts = judge(inner.lock().await.state(), &connections, addresses, &own);
+    }
+    let cut = verdicts.iter().filter(|(_, allowed)| !allowed).count();
     let mut guarded = inner.lock().await;
-    let verdicts = verdicts(guarded.state(), &connections, addresses, &own);
+    if cut > 0 {
+        guarded.ask_for_cuts(true).await.map_err(failed)?;
+    }
     let Marks { condemned, .. } = Marks::of(guarded.state().host.mark_mask);
+    let cuts = guarded.state().cuts;
     drop(guarded);
-    let mut cut = 0;
     for (connection, allowed) in verdicts {
         let marked = source.socket.mark_connection(&connection, condemned, !allowed).await;
         marked.map_err(failed)?;
-        cut += usize::from(!allowed);
+    }
+    // Nobody else marks any, so that none comes in between.
+    if cuts && !source.socket.any_marked(condemned).await.map_err(failed)? {
+        inner.lock().await.ask_for_cuts(false).await.map_err(failed)?;
     }
     Ok(cut)
 }
 
 /// Connections that are marked other than policy says.
-fn verdicts(
+fn judge(
     state: &State,
     connections: &[Connection],
     addresses: &BTreeSet<IpAddr>,

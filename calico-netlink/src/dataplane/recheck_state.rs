@@ -62,7 +62,7 @@ impl State {
 
     /// Whether anything is to be looked at.
     pub(super) fn asks_for_recheck(&self) -> bool {
-        !self.recheck.endpoints.is_empty() || !self.recheck.addresses.is_empty()
+        self.cuts || !self.recheck.endpoints.is_empty() || !self.recheck.addresses.is_empty()
     }
 
     /// Addresses whose connections are to be looked at.

@@ -32,9 +32,12 @@ pub(super) struct Shared {
     users: BTreeMap<String, usize>,
     /// The chain that an interface leads to.
     chains: BTreeMap<(Arc<str>, Way), String>,
-    /// The sources of an interface.
-    sources: BTreeMap<Arc<str>, BTreeSet<(Family, Element)>>,
+    /// What else stands for an interface in sets and maps, by the way that it is for.
+    members: BTreeMap<(Arc<str>, Way), BTreeSet<Member>>,
 }
+
+/// Name of a set or map, and what is in it.
+type Member = (String, Element);
 
 impl Shared {
     /// The interfaces that lead to a chain.
@@ -47,8 +50,12 @@ impl Shared {
 impl State {
     /// Leads packets to the endpoint to a chain of this content.
     pub(super) fn place_to(&mut self, endpoint: &WorkloadEndpoint, rendered: Rendered) {
+        let interface = &endpoint.interface;
         let chain = names::endpoint_chain(Direction::Ingress, &rendered.chain.content());
-        self.lead(&endpoint.interface, Way::To, Some((chain, rendered)));
+        let goes_on = rendered.goes_on.then(|| Element::key(interface_key(interface)));
+        let members = goes_on.map(|element| (names::ESTABLISHED_TO.to_owned(), element));
+        self.lead(interface, Way::To, Some((chain, rendered)));
+        self.set_members(interface, Way::To, members.into_iter().collect());
     }
 
     /// Leads packets from the endpoint to a chain of this content.
@@ -58,14 +65,19 @@ impl State {
             names::endpoint_chain(Direction::Egress, &rendered.chain.content())
         };
         let chain = name_of(&rendered);
-        let mut sources = BTreeSet::new();
+        let mut members = BTreeSet::new();
         if uses_addresses_only(endpoint) {
             let guard = endpoint::guard(&chain);
             for net in &endpoint.addresses {
                 let mut key = interface_key(interface);
                 key.extend(address_bytes(net.addr()));
+                let source = Element::key(key);
+                let family = Family::of_net(net);
+                if rendered.goes_on {
+                    members.insert((names::set(names::ESTABLISHED_FROM, family), source.clone()));
+                }
                 let verdict = Some(Verdict::Goto(chain.clone()));
-                sources.insert((Family::of_net(net), Element { verdict, ..Element::key(key) }));
+                members.insert((names::set(names::SOURCES, family), Element { verdict, ..source }));
             }
             self.lead(interface, Way::From, Some((name_of(&guard), guard)));
             self.lead(interface, Way::FromSource, Some((chain, rendered)));
@@ -73,13 +85,13 @@ impl State {
             self.lead(interface, Way::From, Some((chain, rendered)));
             self.lead(interface, Way::FromSource, None);
         }
-        self.set_sources(interface, sources);
+        self.set_members(interface, Way::FromSource, members);
     }
 
     /// Leads packets of the interface nowhere.
     pub(super) fn displace(&mut self, interface: &Arc<str>) {
-        self.set_sources(interface, BTreeSet::new());
         for way in [Way::To, Way::From, Way::FromSource] {
+            self.set_members(interface, way, BTreeSet::new());
             self.lead(interface, way, None);
         }
     }
@@ -122,16 +134,17 @@ impl State {
         }
     }
 
-    fn set_sources(&mut self, interface: &Arc<str>, sources: BTreeSet<(Family, Element)>) {
-        let before = self.shared.sources.remove(interface).unwrap_or_default();
-        for (family, gone) in before.difference(&sources) {
-            self.table.remove_element(&names::set(names::SOURCES, *family), gone);
+    fn set_members(&mut self, interface: &Arc<str>, way: Way, members: BTreeSet<Member>) {
+        let key = (Arc::clone(interface), way);
+        let before = self.shared.members.remove(&key).unwrap_or_default();
+        for (set, gone) in before.difference(&members) {
+            self.table.remove_element(set, gone);
         }
-        for (family, new) in sources.difference(&before) {
-            self.table.add_element(&names::set(names::SOURCES, *family), new.clone());
+        for (set, new) in members.difference(&before) {
+            self.table.add_element(set, new.clone());
         }
-        if !sources.is_empty() {
-            self.shared.sources.insert(Arc::clone(interface), sources);
+        if !members.is_empty() {
+            self.shared.members.insert(key, members);
         }
     }
 }

@@ -75,6 +75,8 @@ pub(super) struct State {
     /// Whether there is a hook for NAT. Once there it stays: connections that were translated go on
     /// only as long as the kernel has one.
     translates: bool,
+    /// Whether connections may be marked as denied by now.
+    pub(super) cuts: bool,
 }
 
 impl State {
@@ -112,6 +114,7 @@ impl State {
             in_sync: false,
             learned_in_sync: false,
             translates: false,
+            cuts: false,
         };
         base::put_sets(&mut state.table);
         state.put_base();
@@ -339,6 +342,7 @@ impl State {
             self.causes.set_marks(Marks::of(host.mark_mask));
             // Connections that are condemned have another bit now.
             self.recheck.endpoints.extend(self.endpoints.keys().cloned());
+            self.cuts = true;
         }
         if Style::of(&host) != Style::of(&self.host) {
             self.dirty_rules.extend(self.users.keys().chain(self.of_hosts.used()).cloned());
@@ -373,6 +377,7 @@ impl State {
             floating: &self.floating,
             translates: self.translates,
             marks_packets: !self.marked.is_empty(),
+            cuts: self.cuts,
         };
         for (name, chain) in base::chains(&self.host, needs) {
             unused.remove(name);
@@ -380,6 +385,13 @@ impl State {
             self.put_chain(name, chain, constants);
         }
         unused.into_iter().for_each(|name| self.remove_chain(name));
+    }
+
+    /// Whether connections may be marked as denied by now.
+    pub(super) fn set_cuts(&mut self, cuts: bool) {
+        if std::mem::replace(&mut self.cuts, cuts) != cuts {
+            self.put_base();
+        }
     }
 
     fn put_pools(&mut self, pools: &[Pool]) {

@@ -2,6 +2,7 @@
 //!
 //! Layout: `linux/netfilter/nfnetlink_conntrack.h`.
 
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
@@ -24,6 +25,14 @@ const MARK_MASK: u16 = 21;
 const FILTER: u16 = 25;
 /// `CTA_FILTER_F_CTA_IP_SRC` of the kernel.
 const FILTER_SOURCE: u32 = 1;
+/// The opener is the source of the original direction; who answered (even under another address,
+/// by DNAT) the source of the reply.
+const ENDS: [u16; 2] = [TUPLE_ORIG, TUPLE_REPLY];
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// The kernel walks through all connections for each end of each address; for more addresses than
+/// these, who asks is better served with all of them once.
+const FEW: usize = 4;
 
 /// One direction of a connection, as its packets show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,15 +76,17 @@ impl Connection {
 
 impl Socket {
     /// Forgets every connection that one of these addresses opened or answered. The walk costs
-    /// time in proportion to the connections of the network namespace.
+    /// time in proportion to the connections of the network namespace, whatever the number of
+    /// addresses.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn forget_connections(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        if addresses.len() > FEW {
+            return self.forget_listed(addresses).await;
+        }
         for address in addresses {
-            // The opener is the source of the original direction; who answered (even under
-            // another address, by DNAT) the source of the reply.
-            for tuple in [TUPLE_ORIG, TUPLE_REPLY] {
+            for tuple in ENDS {
                 match self.forget(*address, tuple).await {
                     Err(Error::Refused(refusals)) if is_unsupported(&refusals) => {
                         return self.forget_listed(addresses).await;
@@ -93,30 +104,86 @@ impl Socket {
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn connections(&mut self) -> Result<Vec<Connection>, Error> {
-        let mut connections = Vec::new();
-        for family in [2, 10] {
-            let seq = self.next_sequence();
-            let flags = flags::REQUEST | flags::DUMP;
-            let mut w = Writer::new();
-            w.message(Header { kind: GET, flags, seq, family, res_id: 0 }, |_| {});
-            let mut answer = self.exchange(w.bytes()).await?;
-            'dump: loop {
-                for message in Messages::new(&answer) {
-                    let message = message?;
-                    match message.header.kind {
-                        _ if message.header.seq != seq => {}
-                        msg::DONE => break 'dump,
-                        msg::ERROR => {
-                            let error = KernelError::decode(&message)?;
-                            return Err(refused("list", "connections", String::new(), error));
-                        }
-                        _ => connections.extend(connection(&message)),
-                    }
-                }
-                answer = self.more().await?;
+        let mut all = self.list(AF_INET, |_| {}).await?;
+        all.extend(self.list(AF_INET6, |_| {}).await?);
+        Ok(all)
+    }
+
+    /// As [`connections`](Self::connections), of those that one of these addresses opened or
+    /// answered. If the addresses are few, the kernel (from Linux 5.8 on) tells of no others.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn connections_of(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<Vec<Connection>, Error> {
+        let concerned = |connection: &Connection| {
+            addresses.contains(&connection.original.source)
+                || addresses.contains(&connection.reply.source)
+        };
+        if addresses.len() > FEW {
+            let mut all = self.connections().await?;
+            all.retain(concerned);
+            return Ok(all);
+        }
+        let mut found = HashSet::new();
+        for address in addresses {
+            for tuple in ENDS {
+                let filter = |w: &mut Writer| filter(w, *address, tuple);
+                let some = self.list(family_of(*address), filter).await?;
+                found.extend(some.into_iter().filter(concerned));
             }
         }
-        Ok(connections)
+        Ok(found.into_iter().collect())
+    }
+
+    /// Whether any connection has all of these bits in its mark.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn any_marked(&mut self, bits: u32) -> Result<bool, Error> {
+        for family in [AF_INET, AF_INET6] {
+            let marked = |w: &mut Writer| {
+                w.u32(MARK, bits);
+                w.u32(MARK_MASK, bits);
+            };
+            let listed = self.list(family, marked).await?;
+            if listed.iter().any(|connection| connection.mark & bits == bits) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists the connections of a family; the kernel leaves out what the filter is about, if it
+    /// knows such filters.
+    async fn list(
+        &mut self,
+        family: u8,
+        filter: impl FnOnce(&mut Writer),
+    ) -> Result<Vec<Connection>, Error> {
+        let seq = self.next_sequence();
+        let flags = flags::REQUEST | flags::DUMP;
+        let mut w = Writer::new();
+        w.message(Header { kind: GET, flags, seq, family, res_id: 0 }, filter);
+        let mut connections = Vec::new();
+        let mut answer = self.exchange(w.bytes()).await?;
+        loop {
+            for message in Messages::new(&answer) {
+                let message = message?;
+                match message.header.kind {
+                    _ if message.header.seq != seq => {}
+                    msg::DONE => return Ok(connections),
+                    msg::ERROR => {
+                        let error = KernelError::decode(&message)?;
+                        return Err(refused("list", "connections", String::new(), error));
+                    }
+                    _ => connections.extend(connection(&message)),
+                }
+            }
+            answer = self.more().await?;
+        }
     }
 
     /// Sets or clears bits of a connection's mark. One that is gone is no error.
@@ -185,34 +252,19 @@ impl Socket {
     /// Before Linux 6.10, which cannot filter a deletion, they are listed and forgotten one by
     /// one.
     async fn forget_listed(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let connections = self.connections().await?;
-        let concerned = |connection: &&Connection| {
-            addresses.contains(&connection.original.source)
-                || addresses.contains(&connection.reply.source)
-        };
-        for connection in connections.iter().filter(concerned) {
-            self.forget_connection(connection).await?;
+        let addresses = addresses.iter().copied().collect();
+        for connection in self.connections_of(&addresses).await? {
+            self.forget_connection(&connection).await?;
         }
         Ok(())
     }
 
     async fn forget(&mut self, address: IpAddr, tuple: u16) -> Result<(), Error> {
-        let (family, version, bytes) = match address {
-            IpAddr::V4(address) => (2, 1, address.octets().to_vec()),
-            IpAddr::V6(address) => (10, 3, address.octets().to_vec()),
-        };
         let seq = self.next_sequence();
         let flags = flags::REQUEST | flags::ACK;
         let mut w = Writer::new();
-        w.message(Header { kind: DELETE, flags, seq, family, res_id: 0 }, |w| {
-            w.nested(tuple, |w| w.nested(1, |w| w.attr(version, &bytes)));
-            w.nested(FILTER, |w| {
-                // Unlike all else in these messages, in host order.
-                let flags = |of| if of == tuple { FILTER_SOURCE } else { 0 };
-                w.attr(1, &flags(TUPLE_ORIG).to_ne_bytes());
-                w.attr(2, &flags(TUPLE_REPLY).to_ne_bytes());
-            });
-        });
+        let header = Header { kind: DELETE, flags, seq, family: family_of(address), res_id: 0 };
+        w.message(header, |w| filter(w, address, tuple));
         // With version 0 the kernel ignores the family.
         let mut datagram = w.bytes().to_vec();
         datagram[17] = 1;
@@ -274,6 +326,25 @@ impl Tuple {
             icmp: icmp.0.zip(icmp.1.zip(icmp.2)).map(|(id, (kind, code))| (id, kind, code)),
         })
     }
+}
+
+/// Only connections with this address as source, in the direction of the tuple.
+fn filter(w: &mut Writer, address: IpAddr, tuple: u16) {
+    let (version, bytes) = match address {
+        IpAddr::V4(address) => (1, address.octets().to_vec()),
+        IpAddr::V6(address) => (3, address.octets().to_vec()),
+    };
+    w.nested(tuple, |w| w.nested(1, |w| w.attr(version, &bytes)));
+    w.nested(FILTER, |w| {
+        // Unlike all else in these messages, in host order.
+        let flags = |of| if of == tuple { FILTER_SOURCE } else { 0 };
+        w.attr(1, &flags(TUPLE_ORIG).to_ne_bytes());
+        w.attr(2, &flags(TUPLE_REPLY).to_ne_bytes());
+    });
+}
+
+fn family_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 fn connection(message: &Received<'_>) -> Option<Connection> {
