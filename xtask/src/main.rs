@@ -23,6 +23,7 @@ usage: cargo xtask <chore>
   crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
   simulate [STEPS [SEED]]  hosts that race for addresses and crash, STEPS steps (10000000) on end
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
+  firewalld     run Debian's firewalld beside the agent, on the nodes of a lab
   kubelet       run deploy/kubernetes/calico.yaml under a real kubelet, with pods over it
   pods [N]      measure memory for following N pods (25000) of a real API server
   bench [ARGS]  install what the bench needs, build releases, and run `calico-lab bench ARGS`
@@ -31,7 +32,7 @@ usage: cargo xtask <chore>
   seeds [DIR]   write the seeds of the fuzz targets to DIR (fuzz/corpus)
   crds          write deploy/crds and deploy/schemas from the resource types
 
-demo, test, vm, kills, kubelet and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
+demo, test, vm, kills, kubelet, firewalld and bench need root (network namespaces) and Debian or Ubuntu (apt-get).
 CALICO_SKIP_INSTALL=1 leaves the system's packages alone.";
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Some("containers") => containers(&rest),
         Some("simulate") => simulate(&rest),
         Some("kubelet") => kubelet(),
+        Some("firewalld") => firewalld(),
         Some("pods") => pods(&rest),
         Some("bench") => bench(&rest),
         Some("plugin") => plugin(),
@@ -183,6 +185,21 @@ fn kubelet() -> Result<(), Failure> {
         .args(["test", "-p", "calico-lab", "--locked", "--test", "kubelet"])
         .args(["--", "--ignored", "--nocapture"])
         .deadline(Duration::from_secs(60 * 60))
+        .run()
+}
+
+fn firewalld() -> Result<(), Failure> {
+    run::require_root("the firewall")?;
+    packages::install(packages::TEST)?;
+    packages::install(packages::FIREWALLD)?;
+    let unpacked = run::target_dir()?.join("tmp/firewalld");
+    packages::unpack_firewalld(&unpacked)?;
+    build("--bins")?;
+    Step::cargo("firewalld")
+        .args(["test", "-p", "calico-lab", "--locked", "--test", "firewalls"])
+        .args(["--", "--ignored", "--nocapture"])
+        .env("CALICO_FIREWALLD", &unpacked.display().to_string())
+        .deadline(Duration::from_secs(20 * 60))
         .run()
 }
 

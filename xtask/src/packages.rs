@@ -42,6 +42,12 @@ pub(crate) const TEST: &[&str] = &[
     "xz-utils",
 ];
 
+/// What firewalld runs with.
+pub(crate) const FIREWALLD: &[&str] = &["dbus", "python3-dbus", "python3-gi"];
+
+/// firewalld and its own libraries: never installed, as they would take over this machine's firewall.
+const FIREWALLD_ITSELF: [&str; 3] = ["firewalld", "python3-firewall", "python3-nftables"];
+
 /// Asked by Debian's maintainer scripts whether a daemon may be started.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -67,6 +73,24 @@ pub(crate) fn install(wanted: &[&str]) -> Result<(), Failure> {
     apt_get("packages: install")
         .args(["install", "--yes", "--no-install-recommends"])
         .args(&missing)
+        .run()
+}
+
+/// Unpacks firewalld into this directory.
+pub(crate) fn unpack_firewalld(directory: &Path) -> Result<(), Failure> {
+    let io = |error| Failure::io("make", directory, &error);
+    if directory.exists() {
+        fs::remove_dir_all(directory).map_err(io)?;
+    }
+    fs::create_dir_all(directory).map_err(io)?;
+    apt_get("packages: refresh lists").arg("update").run()?;
+    let script = "cd \"$0\" && apt-get --quiet download \"$@\" && for package in *.deb; do \
+                  dpkg-deb --extract \"$package\" . || exit; done";
+    Step::new("packages: unpack firewalld", "sh")
+        .args(["-c", script])
+        .arg(directory)
+        .args(FIREWALLD_ITSELF)
+        .deadline(Duration::from_secs(300))
         .run()
 }
 

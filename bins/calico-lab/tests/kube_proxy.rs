@@ -8,14 +8,14 @@ mod common;
 mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use calico_core::dataplane::{Verdict, VerdictEvent};
 use calico_lab::topology::{StoreKind, Topology};
 use calico_lab::{Lab, netns, probe};
 use common::continuity::Talk;
-use common::traffic::{ANSWER, SILENCE, ask, programmed};
+use common::inside::{assert_undisturbed, nft, nft_file, own_table, packets, run};
+use common::traffic::{ANSWER, SILENCE, answers, ask, programmed};
 use common::{assert_gone, eventually, lab_name, turn};
 use proxy::{Proxy, Service};
 use serde_json::Value;
@@ -142,10 +142,10 @@ async fn kube_proxy_and_policy_side_by_side() {
     for mode in ["nftables", "iptables"] {
         let started = Instant::now();
         // The second time, it finds and removes what it left in the other mode.
-        let before = ours(&lab, "node1");
+        let before = own_table(&lab, "node1");
         let proxies = ["node1", "node2"].map(|node| Proxy::start(&lab, node, mode));
         services_work(&lab).await;
-        assert_eq!(ours(&lab, "node1"), before, "{mode}: our table");
+        assert_eq!(own_table(&lab, "node1"), before, "{mode}: our table");
         policy_sees_who_it_is_about(&lab).await;
         established_connections_follow_policy(&lab).await;
         host_endpoints_come_first(&lab).await;
@@ -161,9 +161,12 @@ async fn kube_proxy_and_policy_side_by_side() {
 
 /// Packets to a service's address that nobody serves: without kube-proxy, all of them.
 async fn loops(lab: &Lab) {
-    let seen = "table ip seen { chain in { type filter hook prerouting priority raw; \
-                ip daddr 10.0.0.200 counter; }; }";
-    nft(lab, "outside", &[seen]);
+    nft_file(
+        lab,
+        "outside",
+        "table ip seen { chain in { type filter hook prerouting priority raw; \
+         ip daddr 10.0.0.200 counter; }; }",
+    );
     let client = lab.pod("client").unwrap().namespace();
     let to: SocketAddr = (addr(NOBODY), 80).into();
     assert!(!probe::tcp(client, to, SILENCE).await.unwrap().is_answered());
@@ -172,8 +175,7 @@ async fn loops(lab: &Lab) {
     lab.apply_text(LOOP_PREVENTION).await.unwrap();
     let chain = ["list", "chain", "inet", "calico", "cali-cidr-block"];
     eventually("the range of services is known", || {
-        let output = command(lab, "node1", "nft", &chain).output().unwrap();
-        output.status.success()
+        run(lab, "node1", &[&["nft"], &chain[..]].concat(), "").is_ok()
     });
     let before = counted();
     let dropped = || packets(&nft(lab, "node1", &chain));
@@ -299,14 +301,14 @@ async fn neither_disturbs_the_other(lab: &mut Lab, proxies: [Proxy; 2], mode: &s
     let web = lab.pod("web").unwrap();
     let at: SocketAddr = (web.address(false).unwrap(), ECHO).into();
     let mut talk = Talk::open(&client, (addr(WEB), ECHO).into(), web.namespace(), at);
-    let own = ours(lab, "node1");
+    let own = own_table(lab, "node1");
     proxies.into_iter().for_each(Proxy::kill);
     answers(&client, (addr(WEB), 80).into(), "web").await;
     let _proxies = ["node1", "node2"].map(|node| Proxy::start(lab, node, mode));
     let later = Service { name: "later", address: LATER, node_port: 0, ..SERVICES[0] };
     later.apply(lab);
     answers(&client, (addr(LATER), 80).into(), "web").await;
-    assert_eq!(ours(lab, "node1"), own, "{mode}: our table");
+    assert_eq!(own_table(lab, "node1"), own, "{mode}: our table");
 
     let theirs = theirs(lab, "node1");
     assert!(theirs.contains(WEB) && theirs.contains(LATER), "{theirs}");
@@ -316,31 +318,10 @@ async fn neither_disturbs_the_other(lab: &mut Lab, proxies: [Proxy; 2], mode: &s
     let endpoint = ask(lab, "node1", &["endpoint", "wait", "--programmed", "client"]).await;
     assert!(endpoint.unwrap().contains("in force"));
     assert_eq!(self::theirs(lab, "node1"), theirs, "{mode}: the rules of kube-proxy");
-    assert_eq!(ours(lab, "node1"), own, "{mode}: our table");
+    assert_eq!(own_table(lab, "node1"), own, "{mode}: our table");
     answers(&client, (addr(LATER), 80).into(), "web").await;
     assert!(talk.goes_on(ANSWER), "{mode}: a connection through a service");
-    for node in ["node1", "node2"] {
-        let log = std::fs::read_to_string(lab.run_dir(node).join("agent.log")).unwrap();
-        assert!(!log.contains("another program changed"), "{log}");
-    }
-}
-
-/// Waits until a connection is answered, by this pod.
-async fn answers(from: &str, to: SocketAddr, name: &str) {
-    let started = Instant::now();
-    loop {
-        let outcome = probe::tcp(from, to, SILENCE).await.unwrap();
-        if matches!(&outcome, probe::Outcome::Answered { answer, .. } if answer == name) {
-            return;
-        }
-        assert!(started.elapsed() < Duration::from_secs(30), "{from} to {to}: {outcome}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Our table, without what is counted.
-fn ours(lab: &Lab, node: &str) -> String {
-    nft(lab, node, &["--stateless", "list", "table", "inet", "calico"])
+    assert_undisturbed(lab);
 }
 
 /// All tables of others, without what is counted.
@@ -356,23 +337,4 @@ fn theirs(lab: &Lab, node: &str) -> String {
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-fn command(lab: &Lab, member: &str, program: &str, words: &[&str]) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &lab.namespace(member), program]).args(words);
-    command
-}
-
-fn nft(lab: &Lab, member: &str, words: &[&str]) -> String {
-    let output = command(lab, member, "nft", words).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "nft {words:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The sum of all counters in a listing.
-fn packets(listing: &str) -> u64 {
-    let numbers = listing.split("counter packets ").skip(1);
-    numbers.map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod continuity;
 pub(crate) mod image;
+pub(crate) mod inside;
 pub(crate) mod plugin;
 pub(crate) mod traffic;
 

@@ -182,3 +182,16 @@ pub(crate) async fn ask(lab: &Lab, node: &str, what: &[&str]) -> Result<String, 
     all.extend(["--control-socket", socket.to_str().unwrap()]);
     lab.calicoctl(&all).await.map_err(|error| error.to_string())
 }
+
+/// Waits until a connection is answered, by this pod.
+pub(crate) async fn answers(from: &str, to: SocketAddr, name: &str) {
+    let started = std::time::Instant::now();
+    loop {
+        let outcome = probe::tcp(from, to, SILENCE).await.unwrap();
+        if matches!(&outcome, Outcome::Answered { answer, .. } if answer == name) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{from} to {to}: {outcome}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
