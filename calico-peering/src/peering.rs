@@ -8,7 +8,7 @@ use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::resource::{
     AffinityState, BgpConfiguration, BgpConfigurationSpec, BgpFilter, BgpFilterSpec, BgpPeer,
-    BlockAffinityValue, IpPool, IpPoolSpec, Node, Profile, WorkloadEndpoint,
+    BlockAffinityValue, IpPoolSpec, Node, Profile, WorkloadEndpoint,
 };
 use ipnet::IpNet;
 
@@ -109,39 +109,41 @@ impl Peering {
         let (kind, namespace, name) = match &entry.key {
             Key::Affinity { block, .. } if self.is_own(&entry.key) => {
                 let value: BlockAffinityValue = entry.decode()?;
-                return Ok(self.set_block(*block, &value));
+                return Ok(self.put_block(*block, &value));
             }
             Key::Resource { kind, namespace, name } => (kind, namespace, name.clone()),
             _ => return Ok(false),
         };
         Ok(match kind {
-            Kind::Node => self.put_node(&name, entry.decode()?),
+            Kind::Node => self.put_node(&name, entry.resource()?),
             Kind::BgpPeer => {
-                let peer: BgpPeer = entry.decode()?;
+                let peer: BgpPeer = entry.resource()?;
                 let changed = self.peers.get(&name).is_none_or(|old| old.spec != peer.spec);
                 self.peers.insert(name, peer);
                 changed
             }
             Kind::BgpFilter => {
-                let filter: BgpFilter = entry.decode()?;
+                let filter: BgpFilter = entry.resource()?;
                 replace(&mut self.filters, name, filter.spec)
             }
             Kind::BgpConfiguration => {
-                let configuration: BgpConfiguration = entry.decode()?;
+                let configuration: BgpConfiguration = entry.resource()?;
                 self.put_configuration(&name, &configuration.spec)
             }
-            Kind::IpPool => self.put_pool(&name, &entry.decode::<IpPool>()?.spec),
+            Kind::IpPool => self.put_pool(&name, &entry.resource::<IpPoolSpec>()?.spec),
             Kind::Profile => {
-                let profile: Profile = entry.decode()?;
+                let profile: Profile = entry.resource()?;
                 self.put_labels(&name, &profile.spec.labels_to_apply)
             }
-            Kind::WorkloadEndpoint if name.starts_with(&self.workload_prefix) => {
-                let endpoint: WorkloadEndpoint = entry.decode()?;
-                self.workloads.insert(named(namespace, &name), endpoint);
-                self.has_workload_peers()
-            }
+            Kind::WorkloadEndpoint if name.starts_with(&self.workload_prefix) => self.put_workload(
+                namespace.as_deref().unwrap_or_default(),
+                &name,
+                entry.resource()?,
+            ),
             Kind::KubernetesService => self.put_service(entry, named(namespace, &name))?,
-            Kind::KubernetesEndpointSlice => self.put_slice(entry, named(namespace, &name))?,
+            Kind::KubernetesEndpointSlice => {
+                self.put_slice(namespace.as_deref().unwrap_or_default(), &name, &entry.resource()?)
+            }
             _ => false,
         })
     }
@@ -170,6 +172,41 @@ impl Peering {
         differs(&mut self.profiles, name, labels) && self.has_workload_peers()
     }
 
+    /// As [`put`](Self::put), of a WorkloadEndpoint that somebody has read already. Those that are not
+    /// called as this node's are ignored.
+    pub fn put_workload(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        workload: WorkloadEndpoint,
+    ) -> bool {
+        if !name.starts_with(&self.workload_prefix) {
+            return false;
+        }
+        self.workloads.insert((namespace.to_owned(), name.to_owned()), workload);
+        self.has_workload_peers()
+    }
+
+    /// As [`gone`](Self::gone), of a WorkloadEndpoint: it is gone, or none of this node. Most are
+    /// told apart by their names.
+    pub fn workload_gone(&mut self, namespace: &str, name: &str) -> bool {
+        name.starts_with(&self.workload_prefix)
+            && self.workloads.remove(&(namespace.to_owned(), name.to_owned())).is_some()
+            && self.has_workload_peers()
+    }
+
+    /// As [`put`](Self::put), of a block that this node claims, if somebody has read the claim
+    /// already.
+    pub fn put_block(&mut self, block: IpNet, claim: &BlockAffinityValue) -> bool {
+        let state = match claim.state {
+            // As upstream: without a state, the claim was made when there was none to go through.
+            None | Some(AffinityState::Confirmed) if !claim.deleted => BlockState::Confirmed,
+            Some(AffinityState::Pending) => return self.blocks.remove(&block).is_some(),
+            _ => BlockState::PendingDeletion,
+        };
+        replace(&mut self.blocks, block, state)
+    }
+
     /// Forgets an object. Says whether the plan may have changed.
     pub fn gone(&mut self, key: &Key) -> bool {
         let (kind, namespace, name) = match key {
@@ -187,8 +224,7 @@ impl Peering {
             Kind::IpPool => self.pools.remove(name).is_some(),
             Kind::Profile => self.profiles.remove(name).is_some() && self.has_workload_peers(),
             Kind::WorkloadEndpoint => {
-                self.workloads.remove(&named(namespace, name)).is_some()
-                    && self.has_workload_peers()
+                self.workload_gone(namespace.as_deref().unwrap_or_default(), name)
             }
             Kind::KubernetesService => self.service_gone(&named(namespace, name)),
             Kind::KubernetesEndpointSlice => self.slice_gone(&named(namespace, name)),
@@ -260,16 +296,6 @@ impl Peering {
 
     fn has_workload_peers(&self) -> bool {
         self.peers.values().any(|peer| !peer.spec.local_workload_selector.is_empty())
-    }
-
-    fn set_block(&mut self, block: IpNet, value: &BlockAffinityValue) -> bool {
-        let state = match value.state {
-            // As upstream: without a state, the claim was made when there was none to go through.
-            None | Some(AffinityState::Confirmed) if !value.deleted => BlockState::Confirmed,
-            Some(AffinityState::Pending) => return self.blocks.remove(&block).is_some(),
-            _ => BlockState::PendingDeletion,
-        };
-        replace(&mut self.blocks, block, state)
     }
 }
 

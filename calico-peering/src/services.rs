@@ -124,7 +124,7 @@ impl Peering {
 
     /// Takes a service; says whether another set of addresses is to be announced.
     pub(crate) fn put_service(&mut self, entry: &Entry, name: Name) -> Result<bool, StoreError> {
-        let service: KubernetesService = entry.decode()?;
+        let service: KubernetesService = entry.resource()?;
         Ok(self.with_singles(&name.clone(), |services| {
             services.services.insert(name, Service::of(&service));
         }))
@@ -135,9 +135,14 @@ impl Peering {
         self.with_singles(name, |services| drop(services.services.remove(name)))
     }
 
-    /// Takes a slice of a service.
-    pub(crate) fn put_slice(&mut self, entry: &Entry, name: Name) -> Result<bool, StoreError> {
-        let slice: KubernetesEndpointSlice = entry.decode()?;
+    /// As [`put`](Self::put), of a slice of a service that somebody has read already.
+    pub fn put_slice(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        slice: &KubernetesEndpointSlice,
+    ) -> bool {
+        let name = (namespace.to_owned(), name.to_owned());
         let ready = || slice.spec.endpoints.iter().filter(|endpoint| endpoint.is_ready());
         let nodes: BTreeSet<&str> = ready().map(|endpoint| &*endpoint.node_name).collect();
         let summary = slice.service().map(|service| Slice {
@@ -149,13 +154,13 @@ impl Peering {
         let before = self.services.slices.get(&name).map(|slice| &slice.service);
         let moved = before != summary.as_ref().map(|slice| &slice.service);
         let left = moved && self.slice_gone(&name);
-        let Some(summary) = summary else { return Ok(left) };
+        let Some(summary) = summary else { return left };
         let joined = self.with_singles(&summary.service.clone(), |services| {
             let slices = services.by_service.entry(summary.service.clone()).or_default();
             slices.insert(name.clone());
             services.slices.insert(name, summary);
         });
-        Ok(left || joined)
+        left || joined
     }
 
     /// Forgets a slice of a service.

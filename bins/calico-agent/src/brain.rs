@@ -7,9 +7,10 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use calico_core::dataplane::{EndpointId, Transaction, Update};
-use calico_core::datastore::{Entry, Revision, WatchEvent};
+use calico_core::datastore::{Entry, Revision, StoreError, WatchEvent};
 use calico_core::felix::Local;
 use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
@@ -18,13 +19,14 @@ use calico_core::routes::RouteEvent;
 use calico_peering::{HostRoute, Note, Options, Peering, Secret, SecretRef, SpeakerPlan};
 use calico_policy::{Graph, Object, Rejected, Stats};
 use ipnet::IpNet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::doubts::Doubts;
 use crate::migrations::Migrations;
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
 use crate::settings::{self, Unsupported};
+use crate::source::{News, Read, Stored};
 use calico_router::mirror::{Change, Mirror};
 
 /// What to do.
@@ -43,7 +45,7 @@ pub struct Work {
     /// How the BGP speaker is to be, if that may have changed.
     pub speaker: Option<Option<SpeakerPlan>>,
     /// The node agent's settings, if they may have changed.
-    pub settings: Option<Box<FelixConfigurationSpec>>,
+    pub settings: Option<Arc<FelixConfigurationSpec>>,
     /// Tunnels between nodes, if they may have changed.
     pub overlay: Option<OverlayPlan>,
     /// Everything that the datastore said up to here is in this work or was before.
@@ -70,7 +72,7 @@ pub struct Brain {
     peering_dirty: bool,
     /// What was said of the resources already.
     noted: Vec<Note>,
-    settings: Option<FelixConfigurationSpec>,
+    settings: Option<Arc<FelixConfigurationSpec>>,
     /// Whether the kernel is told of IPv6 addresses.
     ipv6: bool,
     unsupported: Unsupported,
@@ -106,6 +108,12 @@ impl Brain {
         }
     }
 
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Settings that hold on this host whatever the datastore says.
     pub fn set_local(&mut self, local: Local) {
         self.graph.set_local(local);
@@ -137,16 +145,28 @@ impl Brain {
 
     /// Takes news from the datastore.
     pub fn handle_store(&mut self, event: WatchEvent) {
+        let news = News::read(&self.node, event);
+        self.handle_news(news);
+    }
+
+    /// As [`handle_store`](Self::handle_store), of what somebody has [read](News::read) already.
+    pub fn handle_news(&mut self, news: News) {
+        let event = match news {
+            News::Event(event) => event,
+            News::Object(Stored { entry, listed, read }) => {
+                self.mirror.see(&entry.key, entry.revision, listed);
+                if let Err(error) = self.put(&entry, read) {
+                    warn!(key = %entry.key, %error, "an object in the datastore is ignored");
+                }
+                return;
+            }
+        };
         if let WatchEvent::Bad { path, reason } = &event {
             warn!(path, reason, "an object in the datastore is ignored");
         }
         for change in self.mirror.handle(event) {
             match change {
-                Change::Put(entry) => {
-                    if let Err(error) = self.put(&entry) {
-                        warn!(key = %entry.key, %error, "an object in the datastore is ignored");
-                    }
-                }
+                Change::Put(entry) => debug!(key = %entry.key, "an object that nobody has read"),
                 Change::Gone(key) => self.gone(&key),
             }
         }
@@ -241,7 +261,7 @@ impl Brain {
     /// Without support of IPv6 the kernel is told of no such address of an endpoint, so that its
     /// packets from there are nobody's and dropped. A change concerns every endpoint.
     fn leave_out_ipv6(&mut self, updates: &mut Vec<Update>) {
-        let supported = self.settings.as_ref().is_none_or(FelixConfigurationSpec::ipv6_support);
+        let supported = self.settings.as_ref().is_none_or(|settings| settings.ipv6_support());
         if std::mem::replace(&mut self.ipv6, supported) != supported {
             updates.extend(self.graph.desired().endpoints.into_values().map(Update::Endpoint));
         }
@@ -273,9 +293,11 @@ impl Brain {
         self.noted.clone_from(&plan.notes);
     }
 
-    fn new_settings(&mut self) -> Option<Box<FelixConfigurationSpec>> {
+    fn new_settings(&mut self) -> Option<Arc<FelixConfigurationSpec>> {
         let settings = self.graph.settings();
-        if self.settings.as_ref() == Some(&settings.spec) {
+        // They are the same ones as long as nothing that they are from has changed.
+        let same = |known: &Arc<_>| Arc::ptr_eq(known, &settings.spec) || *known == settings.spec;
+        if self.settings.as_ref().is_some_and(same) {
             return None;
         }
         let news = self.unsupported.news(settings);
@@ -286,43 +308,73 @@ impl Brain {
             let settings = news.not_applicable.join(", ");
             info!(settings, "what these settings are about does not exist here");
         }
-        self.settings = Some(settings.spec.clone());
-        Some(Box::new(settings.spec.clone()))
+        self.settings = Some(Arc::clone(&settings.spec));
+        self.settings.clone()
     }
 
-    fn put(&mut self, entry: &Entry) -> Result<(), Rejected> {
-        if let Key::Affinity { owner_type: OwnerType::Host, owner, block } = &entry.key
-            && *owner == self.node
-        {
-            let value: BlockAffinityValue = entry.decode()?;
-            // A block on its way out is routed and told until it is gone.
-            self.routing.set_block(*block, value.state != Some(AffinityState::Pending));
+    fn put(&mut self, entry: &Entry, read: Result<Read, StoreError>) -> Result<(), Rejected> {
+        // That it is there matters even if nobody can read it.
+        self.overlay.put(&entry.key, read.as_ref().ok());
+        match read? {
+            Read::Object(object, doubts) => {
+                self.doubts.tell(&entry.key, entry.revision, &doubts);
+                self.put_object(object, entry.revision)
+            }
+            Read::Block(_) => Ok(()),
+            Read::Other => Ok(self.put_other(entry)?),
         }
-        // Read once: of a cluster's objects, most are policy's, and some of these others' as well.
-        let object = Object::decode(entry)?;
-        self.overlay.put(entry, object.as_ref())?;
-        self.migrations.put(entry)?;
+    }
+
+    /// Of a cluster's objects nearly all are policy's, and some of these others' as well.
+    fn put_object(&mut self, object: Object, revision: Revision) -> Result<(), Rejected> {
+        let mut own = None;
         self.peering_dirty |= match &object {
-            Some(Object::Node(node)) => self.peering.put_node(node.name(), (**node).clone()),
-            Some(Object::IpPool(pool)) => self.peering.put_pool(pool.name(), &pool.spec),
-            Some(Object::BgpConfiguration(configuration)) => {
+            Object::EndpointElsewhere(endpoint) => self.left(&endpoint.namespace, &endpoint.name),
+            Object::WorkloadEndpoint(endpoint) if endpoint.spec.node != self.node => {
+                self.left(endpoint.namespace(), endpoint.name())
+            }
+            Object::WorkloadEndpoint(endpoint) => {
+                let (namespace, name) = (endpoint.namespace(), endpoint.name());
+                own = Some(EndpointId { namespace: namespace.into(), name: name.into() });
+                self.migrations.put_endpoint(namespace, name, &endpoint.metadata.labels);
+                self.peering.put_workload(namespace, name, (**endpoint).clone())
+            }
+            Object::KubernetesEndpointSlice(slice) => {
+                self.peering.put_slice(slice.namespace(), slice.name(), slice)
+            }
+            Object::Node(node) => self.peering.put_node(node.name(), (**node).clone()),
+            Object::IpPool(pool) => self.peering.put_pool(pool.name(), &pool.spec),
+            Object::BgpConfiguration(configuration) => {
                 self.peering.put_configuration(configuration.name(), &configuration.spec)
             }
-            Some(Object::Profile(profile)) => {
+            Object::Profile(profile) => {
                 self.peering.put_labels(profile.name(), &profile.spec.labels_to_apply)
             }
-            _ => self.peering.put(entry)?,
+            _ => false,
         };
-        let Some(object) = object else { return Ok(()) };
-        let own = matches!(&object, Object::WorkloadEndpoint(it) if it.spec.node == self.node);
-        self.doubts.look(entry);
         self.graph.handle(object)?;
-        if own
-            && let Some(id) = endpoint(&entry.key)
-            && self.graph.is_local(&id)
-        {
-            self.heard.push((id, entry.revision));
+        self.heard.extend(own.filter(|id| self.graph.is_local(id)).map(|id| (id, revision)));
+        Ok(())
+    }
+
+    /// An endpoint is on another node. Says whether it was on this one, to others than policy.
+    fn left(&mut self, namespace: &str, name: &str) -> bool {
+        self.migrations.endpoint_gone(namespace, name);
+        self.peering.workload_gone(namespace, name)
+    }
+
+    fn put_other(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        if let Key::Affinity { owner_type: OwnerType::Host, owner, block } = &entry.key {
+            if *owner == self.node {
+                let claim: BlockAffinityValue = entry.decode()?;
+                // A block on its way out is routed and told until it is gone.
+                self.routing.set_block(*block, claim.state != Some(AffinityState::Pending));
+                self.peering_dirty |= self.peering.put_block(*block, &claim);
+            }
+            return Ok(());
         }
+        self.migrations.put(entry)?;
+        self.peering_dirty |= self.peering.put(entry)?;
         Ok(())
     }
 
@@ -337,18 +389,9 @@ impl Brain {
         self.migrations.gone(key);
         self.peering_dirty |= self.peering.gone(key);
         self.graph.handle_gone(key);
-        if let Some(id) = endpoint(key) {
-            self.heard.retain(|(heard, _)| *heard != id);
+        if let Key::Resource { kind: Kind::WorkloadEndpoint, namespace, name } = key {
+            let namespace = namespace.as_deref().unwrap_or_default();
+            self.heard.retain(|(id, _)| *id.namespace != *namespace || *id.name != **name);
         }
-    }
-}
-
-/// The workload endpoint that a key names.
-fn endpoint(key: &Key) -> Option<EndpointId> {
-    match key {
-        Key::Resource { kind: Kind::WorkloadEndpoint, namespace: Some(namespace), name } => {
-            Some(EndpointId { namespace: namespace.as_str().into(), name: name.as_str().into() })
-        }
-        _ => None,
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use calico_core::datastore::{Entry, Revision};
 use calico_core::key::Key;
-use calico_core::kind::Kind;
-use calico_core::resource::AnyResource;
+use calico_core::resource::{AnyResource, FieldError};
+use calico_policy::Object;
 use tracing::warn;
 
 /// What names of policies begin with that are made from Kubernetes' own: nobody wrote their rules.
@@ -23,18 +23,17 @@ pub(crate) struct Doubts {
 
 impl Doubts {
     /// Tells what there is to doubt about an object, once for each of its revisions.
-    pub(crate) fn look(&mut self, entry: &Entry) {
-        if self.told.get(&entry.key) == Some(&entry.revision) {
+    pub(crate) fn tell(&mut self, key: &Key, revision: Revision, doubts: &[FieldError]) {
+        if self.told.get(key) == Some(&revision) {
             return;
         }
-        let doubts = of(entry);
-        for doubt in &doubts {
-            warn!(key = %entry.key, %doubt, "a policy may not do what it seems to say");
+        for doubt in doubts {
+            warn!(%key, %doubt, "a policy may not do what it seems to say");
         }
         if doubts.is_empty() {
-            self.told.remove(&entry.key);
+            self.told.remove(key);
         } else if self.told.len() < REMEMBERED {
-            self.told.insert(entry.key.clone(), entry.revision);
+            self.told.insert(key.clone(), revision);
         }
     }
 
@@ -44,23 +43,25 @@ impl Doubts {
     }
 }
 
-/// What there is to doubt about a policy that somebody wrote; nothing about anything else.
-fn of(entry: &Entry) -> Vec<String> {
-    let (Some(Kind::NetworkPolicy | Kind::GlobalNetworkPolicy), Key::Resource { name, .. }) =
-        (entry.key.kind(), &entry.key)
-    else {
-        return Vec::new();
+/// What there is to doubt about a policy that somebody wrote; nothing about anything else. `object`
+/// is what was read of it.
+pub(crate) fn of(entry: &Entry, object: &Object) -> Vec<FieldError> {
+    let is_converted = |name: &str| CONVERTED.iter().any(|prefix| name.starts_with(prefix));
+    let found = match object {
+        Object::NetworkPolicy(policy) if !is_converted(policy.name()) => policy.doubts(),
+        Object::GlobalNetworkPolicy(policy) if !is_converted(policy.name()) => policy.doubts(),
+        _ => return Vec::new(),
     };
-    if CONVERTED.iter().any(|prefix| name.starts_with(prefix)) {
-        return Vec::new();
+    if found.is_empty() && !entry.value.contains("[]") {
+        return found;
     }
     let resource = serde_json::from_str::<AnyResource>(&entry.value);
-    let doubts = resource.map(|resource| resource.doubts()).unwrap_or_default();
-    doubts.iter().map(ToString::to_string).collect()
+    resource.map(|resource| resource.doubts()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use calico_core::kind::Kind;
     use serde_json::json;
 
     use super::*;
@@ -73,20 +74,34 @@ mod tests {
     }
 
     #[test]
+    fn empty_lists_are_doubted_and_other_policies_are_not() {
+        let found = |rule: serde_json::Value| {
+            let entry = policy("default.it", &rule, 1);
+            of(&entry, &Object::decode(&entry).unwrap().unwrap()).len()
+        };
+        assert_eq!(found(json!({"action": "Allow", "source": {"nets": []}})), 1);
+        assert_eq!(found(json!({"action": "Allow", "source": {"nets": ["10.0.0.0/8"]}})), 0);
+    }
+
+    #[test]
     fn a_rule_that_can_never_match_is_told_once_for_each_revision() {
         let never = json!({"action": "Allow", "protocol": "TCP", "notProtocol": "TCP"});
         let mut doubts = Doubts::default();
+        let found = |entry: &Entry| of(entry, &Object::decode(entry).unwrap().unwrap());
+        let look = |doubts: &mut Doubts, entry: &Entry| {
+            doubts.tell(&entry.key, entry.revision, &found(entry));
+        };
         let entry = policy("default.never", &never, 1);
-        assert_eq!(of(&entry).len(), 1, "{:?}", of(&entry));
-        doubts.look(&entry);
+        assert_eq!(found(&entry).len(), 1, "{:?}", found(&entry));
+        look(&mut doubts, &entry);
         assert_eq!(doubts.told[&entry.key], Revision(1));
-        doubts.look(&policy("default.never", &never, 2));
+        look(&mut doubts, &policy("default.never", &never, 2));
         assert_eq!(doubts.told[&entry.key], Revision(2));
-        doubts.look(&policy("default.never", &json!({"action": "Allow"}), 3));
+        look(&mut doubts, &policy("default.never", &json!({"action": "Allow"}), 3));
         assert!(doubts.told.is_empty(), "it is fine now");
-        doubts.look(&entry);
+        look(&mut doubts, &entry);
         doubts.forget(&entry.key);
         assert!(doubts.told.is_empty());
-        assert!(of(&policy("kcnp.never", &never, 1)).is_empty(), "nobody wrote it so");
+        assert!(found(&policy("kcnp.never", &never, 1)).is_empty(), "nobody wrote it so");
     }
 }

@@ -23,6 +23,7 @@ pub mod router;
 pub mod routing;
 pub mod run;
 pub mod settings;
+pub mod source;
 pub mod startup;
 pub mod workload_addresses;
 

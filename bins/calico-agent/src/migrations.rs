@@ -7,7 +7,7 @@ use calico_core::dataplane::EndpointId;
 use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
-use calico_core::resource::{EndpointName, LiveMigration, WorkloadEndpoint};
+use calico_core::resource::{EndpointName, LiveMigration};
 use calico_core::selector::Selector;
 
 /// Labels of pods that a virtual machine moves to.
@@ -30,8 +30,8 @@ enum Target {
 pub struct Migrations {
     node: String,
     targets: BTreeMap<Name, Target>,
-    /// With their labels.
-    endpoints: BTreeMap<EndpointId, BTreeMap<String, String>>,
+    /// With their labels; by namespace and name.
+    endpoints: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>>,
     arriving: BTreeSet<EndpointId>,
 }
 
@@ -47,65 +47,65 @@ impl Migrations {
         }
     }
 
-    /// Takes in an object.
+    /// Takes in an object that is no endpoint.
     ///
     /// # Errors
     ///
     /// If it is a migration that cannot be read; it has no effect then.
     pub fn put(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        match &entry.key {
-            Key::Resource { kind: Kind::LiveMigration, namespace, name } => {
-                let name = (namespace.clone().unwrap_or_default(), name.clone());
-                self.targets.remove(&name);
-                let migration: LiveMigration = entry.decode()?;
-                let Some(target) = migration.spec.target else { return Ok(()) };
-                let bad = |error: String| StoreError::bad_object(&entry.key, &error);
-                let target = match (target.selector, target.workload_endpoint) {
-                    (Some(text), _) => Target::Labels(
-                        text.parse().map_err(|error| bad(format!("target.selector: {error}")))?,
-                    ),
-                    (None, Some(at)) if at.hostname == self.node => {
-                        Target::Endpoint(EndpointName {
-                            node: at.hostname,
-                            orchestrator: at.orchestrator_id,
-                            workload: at.workload_id,
-                            endpoint: at.endpoint_id,
-                        })
-                    }
-                    _ => return Ok(()),
-                };
-                self.targets.insert(name, target);
-            }
-            Key::Resource { kind: Kind::WorkloadEndpoint, .. } => {
-                let Some(id) = id(&entry.key) else { return Ok(()) };
-                // Few endpoints arrive from elsewhere; all others cost no more than this. What
-                // cannot be read is reported by others.
-                let may = entry.value.contains(LABEL);
-                let endpoint = may.then(|| entry.decode::<WorkloadEndpoint>().ok()).flatten();
-                let here = endpoint.filter(|endpoint| endpoint.spec.node == self.node);
-                match here.map(|endpoint| endpoint.metadata.labels) {
-                    Some(labels) if labels.contains_key(LABEL) => {
-                        self.endpoints.insert(id, labels);
-                    }
-                    _ => drop(self.endpoints.remove(&id)),
-                }
-            }
-            _ => {}
-        }
+        let Key::Resource { kind: Kind::LiveMigration, namespace, name } = &entry.key else {
+            return Ok(());
+        };
+        let name = (namespace.clone().unwrap_or_default(), name.clone());
+        self.targets.remove(&name);
+        let migration: LiveMigration = entry.resource()?;
+        let Some(target) = migration.spec.target else { return Ok(()) };
+        let bad = |error: String| StoreError::bad_object(&entry.key, &error);
+        let target = match (target.selector, target.workload_endpoint) {
+            (Some(text), _) => Target::Labels(
+                text.parse().map_err(|error| bad(format!("target.selector: {error}")))?,
+            ),
+            (None, Some(at)) if at.hostname == self.node => Target::Endpoint(EndpointName {
+                node: at.hostname,
+                orchestrator: at.orchestrator_id,
+                workload: at.workload_id,
+                endpoint: at.endpoint_id,
+            }),
+            _ => return Ok(()),
+        };
+        self.targets.insert(name, target);
         Ok(())
+    }
+
+    /// An endpoint of this node is there, with these labels.
+    pub fn put_endpoint(&mut self, namespace: &str, name: &str, labels: &BTreeMap<String, String>) {
+        if labels.contains_key(LABEL) {
+            let endpoints = self.endpoints.entry(namespace.to_owned()).or_default();
+            endpoints.insert(name.to_owned(), labels.clone());
+        } else {
+            self.endpoint_gone(namespace, name);
+        }
+    }
+
+    /// An endpoint is gone, or is none of this node.
+    pub fn endpoint_gone(&mut self, namespace: &str, name: &str) {
+        let Some(endpoints) = self.endpoints.get_mut(namespace) else { return };
+        endpoints.remove(name);
+        if endpoints.is_empty() {
+            self.endpoints.remove(namespace);
+        }
     }
 
     /// An object is gone.
     pub fn gone(&mut self, key: &Key) {
-        match key {
-            Key::Resource { kind: Kind::LiveMigration, namespace, name } => {
-                self.targets.remove(&(namespace.clone().unwrap_or_default(), name.clone()));
+        let Key::Resource { kind, namespace, name } = key else { return };
+        let namespace = namespace.as_deref().unwrap_or_default();
+        match kind {
+            Kind::LiveMigration => {
+                self.targets.remove(&(namespace.to_owned(), name.clone()));
             }
-            _ => {
-                if let Some(id) = id(key) {
-                    self.endpoints.remove(&id);
-                }
-            }
+            Kind::WorkloadEndpoint => self.endpoint_gone(namespace, name),
+            _ => {}
         }
     }
 
@@ -115,12 +115,12 @@ impl Migrations {
         for ((namespace, _), target) in &self.targets {
             match target {
                 Target::Labels(selector) => {
-                    let of = |id: &EndpointId| *id.namespace == **namespace;
-                    let hit = self
-                        .endpoints
-                        .iter()
-                        .filter(|(id, labels)| of(id) && selector.matches(*labels));
-                    arriving.extend(hit.map(|(id, _)| id.clone()));
+                    let endpoints = self.endpoints.get(namespace).into_iter().flatten();
+                    let hit = endpoints.filter(|(_, labels)| selector.matches(*labels));
+                    arriving.extend(hit.map(|(name, _)| EndpointId {
+                        namespace: namespace.as_str().into(),
+                        name: name.as_str().into(),
+                    }));
                 }
                 Target::Endpoint(name) => {
                     let (namespace, name) = (namespace.as_str().into(), name.to_string().into());
@@ -136,15 +136,6 @@ impl Migrations {
     }
 }
 
-fn id(key: &Key) -> Option<EndpointId> {
-    match key {
-        Key::Resource { kind: Kind::WorkloadEndpoint, namespace: Some(namespace), name } => {
-            Some(EndpointId { namespace: namespace.as_str().into(), name: name.as_str().into() })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use calico_core::datastore::Revision;
@@ -152,18 +143,16 @@ mod tests {
 
     use super::*;
 
-    fn put(migrations: &mut Migrations, kind: Kind, name: &str, spec: Value, labels: Value) {
-        let value = json!({ "metadata": { "name": name, "namespace": "prod", "labels": labels },
-            "spec": spec });
-        let key = Key::resource(kind, Some("prod"), name);
+    fn put(migrations: &mut Migrations, name: &str, spec: Value) {
+        let value = json!({ "metadata": { "name": name, "namespace": "prod" }, "spec": spec });
+        let key = Key::resource(Kind::LiveMigration, Some("prod"), name);
         let entry = Entry { key, value: value.to_string().into(), revision: Revision(1) };
         migrations.put(&entry).unwrap();
     }
 
-    fn endpoint(migrations: &mut Migrations, node: &str, pod: &str, labels: Value) -> EndpointId {
-        let name = format!("{node}-k8s-{pod}-eth0");
-        let spec = json!({ "node": node, "orchestrator": "k8s", "pod": pod, "endpoint": "eth0" });
-        put(migrations, Kind::WorkloadEndpoint, &name, spec, labels);
+    fn endpoint(migrations: &mut Migrations, pod: &str, labels: Value) -> EndpointId {
+        let name = format!("n1-k8s-{pod}-eth0");
+        migrations.put_endpoint("prod", &name, &serde_json::from_value(labels).unwrap());
         EndpointId { namespace: "prod".into(), name: name.as_str().into() }
     }
 
@@ -171,20 +160,17 @@ mod tests {
     fn a_pod_arrives_until_its_migration_is_over() {
         let mut migrations = Migrations::to("n1");
         let moves = json!({ LABEL: "move", "vm.kubevirt.io/name": "vm" });
-        let here = endpoint(&mut migrations, "n1", "a", moves.clone());
-        endpoint(&mut migrations, "n2", "b", moves.clone());
-        endpoint(
-            &mut migrations,
-            "n1",
-            "c",
-            json!({ LABEL: "another", "vm.kubevirt.io/name": "x" }),
-        );
+        let here = endpoint(&mut migrations, "a", moves.clone());
+        endpoint(&mut migrations, "b", moves.clone());
+        migrations.endpoint_gone("prod", "n1-k8s-b-eth0");
+        endpoint(&mut migrations, "c", json!({ LABEL: "another", "vm.kubevirt.io/name": "x" }));
+        endpoint(&mut migrations, "d", json!({ "vm.kubevirt.io/name": "vm" }));
         assert_eq!(migrations.news(), None, "no migration, or one that is over");
         let selector = format!("vm.kubevirt.io/name == 'vm' && {LABEL} == 'move'");
         let target = json!({ "target": { "selector": selector } });
-        put(&mut migrations, Kind::LiveMigration, "m", target, json!({}));
+        put(&mut migrations, "m", target);
         assert_eq!(migrations.news(), Some([here.clone()].into()));
-        endpoint(&mut migrations, "n1", "a", moves);
+        endpoint(&mut migrations, "a", moves);
         assert_eq!(migrations.news(), None, "nothing new");
         migrations.gone(&Key::resource(Kind::LiveMigration, Some("prod"), "m"));
         assert_eq!(migrations.news(), Some(BTreeSet::new()));
@@ -197,9 +183,9 @@ mod tests {
             json!({ "target": { "workloadEndpoint": { "hostname": node,
                 "orchestratorID": "openstack", "workloadID": "w", "endpointID": "e" } } })
         };
-        put(&mut migrations, Kind::LiveMigration, "m", target("n2"), json!({}));
+        put(&mut migrations, "m", target("n2"));
         assert_eq!(migrations.news(), None, "another node's");
-        put(&mut migrations, Kind::LiveMigration, "m", target("n1"), json!({}));
+        put(&mut migrations, "m", target("n1"));
         let arriving = migrations.news().unwrap();
         assert_eq!(arriving.len(), 1);
         assert_eq!(&*arriving.first().unwrap().name, "n1-openstack-w-e");

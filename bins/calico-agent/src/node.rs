@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use calico_control::EndpointStatus;
 use calico_core::dataplane::{Applied, Dataplane, EndpointId, Transaction};
-use calico_core::datastore::{Datastore, Revision, WatchEvent, WatchStream};
+use calico_core::datastore::{Datastore, Revision, WatchEvent};
 use calico_core::key::Scope;
 use calico_core::resource::FelixConfigurationSpec;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tracing::{debug, info, warn};
@@ -21,6 +21,7 @@ use crate::overlay::devices::Devices;
 use crate::progress::Progress;
 use crate::router::Router;
 use crate::settings::{self, kernel::Kernel};
+use crate::source::{News, Source, Stored};
 use crate::workload_addresses::WorkloadAddresses;
 use calico_router::secrets::{self, SecretFiles};
 
@@ -90,7 +91,7 @@ impl Node {
     /// Runs until `shutdown` completes. The kernel is left as it is: traffic goes on.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
-        let mut watch = self.store.watch(Scope::All, None);
+        let mut source = Source::new(self.brain.node(), self.store.watch(Scope::All, None));
         let mut every = settings::refresh(&FelixConfigurationSpec::default());
         let mut resync = ticks(every);
         let mut housekeeping = interval_at(Instant::now(), secrets::INTERVAL);
@@ -112,8 +113,8 @@ impl Node {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                event = watch.next() => match event {
-                    Some(event) => self.handle_store(event),
+                news = source.next() => match news {
+                    Some(news) => self.handle_store(news),
                     None => break warn!("the datastore was closed"),
                 },
                 event = self.router.next() => self.brain.handle_route(event),
@@ -132,7 +133,7 @@ impl Node {
                     self.brain.settle(&id);
                 }
             }
-            self.drain(&mut watch);
+            self.drain(&mut source);
             for (reference, secret) in self.secrets.read_new(self.brain.wanted_secrets()) {
                 self.brain.set_secret(reference, secret);
             }
@@ -160,10 +161,10 @@ impl Node {
     }
 
     /// Takes in what is there already, so that it becomes one transaction.
-    fn drain(&mut self, watch: &mut WatchStream) {
+    fn drain(&mut self, source: &mut Source) {
         for _ in 0..BATCH {
-            let Some(Some(event)) = watch.next().now_or_never() else { break };
-            self.handle_store(event);
+            let Some(Some(news)) = source.next().now_or_never() else { break };
+            self.handle_store(news);
         }
         for _ in 0..BATCH {
             let Some(event) = self.router.next().now_or_never() else { break };
@@ -171,26 +172,26 @@ impl Node {
         }
     }
 
-    fn handle_store(&mut self, event: WatchEvent) {
-        match &event {
-            WatchEvent::Begin => self.metrics.listing(),
-            WatchEvent::Interrupted { reason } => {
+    fn handle_store(&mut self, news: News) {
+        match &news {
+            News::Event(WatchEvent::Begin) => self.metrics.listing(),
+            News::Event(WatchEvent::Interrupted { reason }) => {
                 warn!(reason, "the datastore does not answer; what it said last stays in force");
                 self.progress.send_modify(|progress| progress.store_error = Some(reason.clone()));
             }
-            WatchEvent::Ready(revision) => {
+            News::Event(WatchEvent::Ready(revision)) => {
                 info!(%revision, "listed the datastore");
                 self.progress.send_modify(|progress| {
                     progress.listed = true;
                     progress.store_error = None;
                 });
             }
-            WatchEvent::Put(_) | WatchEvent::Gone { .. } => {
+            News::Object(Stored { listed: false, .. }) | News::Event(WatchEvent::Gone { .. }) => {
                 self.progress.send_if_modified(|progress| progress.store_error.take().is_some());
             }
             _ => {}
         }
-        self.brain.handle_store(event);
+        self.brain.handle_news(news);
     }
 
     async fn carry_out(&mut self, mut work: Work, pending: &mut Pending) {
@@ -198,7 +199,7 @@ impl Node {
             if let Some(kernel) = &self.kernel {
                 kernel.configure(&settings).await;
             }
-            self.settings.send_replace(*settings);
+            self.settings.send_replace((*settings).clone());
         }
         if let Some(overlay) = work.overlay.take() {
             if let Some(devices) = &mut self.devices {

@@ -49,6 +49,17 @@ impl Mirror {
         self.counts.get(&kind).copied().unwrap_or_default()
     }
 
+    /// Takes in that an object is there: in the listing now under way if `listed`, else as a change.
+    pub fn see(&mut self, key: &Key, revision: Revision, listed: bool) {
+        if listed {
+            self.unseen.as_mut().map(|unseen| unseen.remove(key));
+            self.listed = self.listed.max(revision);
+        } else {
+            self.revision = self.revision.max(revision);
+        }
+        self.learn(key);
+    }
+
     fn learn(&mut self, key: &Key) {
         if self.known.insert(key.clone())
             && let Key::Resource { kind, .. } = key
@@ -75,11 +86,7 @@ impl Mirror {
                 Vec::new()
             }
             WatchEvent::Item(entry) => {
-                if let Some(unseen) = &mut self.unseen {
-                    unseen.remove(&entry.key);
-                }
-                self.listed = self.listed.max(entry.revision);
-                self.learn(&entry.key);
+                self.see(&entry.key, entry.revision, true);
                 vec![Change::Put(entry)]
             }
             WatchEvent::Ready(revision) => {
@@ -92,14 +99,20 @@ impl Mirror {
                 gone.into_iter().map(Change::Gone).collect()
             }
             WatchEvent::Put(entry) => {
-                self.revision = self.revision.max(entry.revision);
-                self.learn(&entry.key);
+                self.see(&entry.key, entry.revision, false);
                 vec![Change::Put(entry)]
             }
             WatchEvent::Gone { key, revision } => {
                 self.revision = self.revision.max(revision);
                 self.forget(&key);
                 vec![Change::Gone(key)]
+            }
+            WatchEvent::Bad { path, .. } => {
+                // It is there: what was known of it stays.
+                if let (Some(unseen), Ok(key)) = (&mut self.unseen, path.parse()) {
+                    unseen.remove(&key);
+                }
+                Vec::new()
             }
             _ => Vec::new(),
         }
@@ -132,6 +145,22 @@ mod tests {
         assert_eq!(gone, [Change::Gone(entry("a", 1).key)]);
         assert_eq!(mirror.revision(), Revision(5));
         assert_eq!(mirror.count(Kind::Tier), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_gone() {
+        let mut mirror = Mirror::default();
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(WatchEvent::Item(entry("a", 1)));
+        mirror.handle(WatchEvent::Ready(Revision(1)));
+        let bad = |path: String| WatchEvent::Bad { path, reason: "no text".to_owned() };
+        mirror.handle(WatchEvent::Begin);
+        mirror.handle(bad(entry("a", 1).key.to_string()));
+        mirror.handle(bad("nonsense".to_owned()));
+        assert_eq!(mirror.handle(WatchEvent::Ready(Revision(2))), []);
+        mirror.handle(WatchEvent::Begin);
+        let gone = mirror.handle(WatchEvent::Ready(Revision(3)));
+        assert_eq!(gone, [Change::Gone(entry("a", 1).key)]);
     }
 
     #[test]

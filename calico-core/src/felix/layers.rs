@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -56,7 +57,7 @@ struct Config {
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// All of them together.
-    pub spec: FelixConfigurationSpec,
+    pub spec: Arc<FelixConfigurationSpec>,
     fields: BTreeMap<String, (Value, Source)>,
 }
 
@@ -138,7 +139,7 @@ impl Layers {
         lay(&self.local.environment, Source::Environment);
         let all = fields.iter().map(|(name, (value, _))| (name.clone(), value.clone())).collect();
         // Each layer was read as such a resource or by the table of parameters.
-        let spec = serde_json::from_value(Value::Object(all)).unwrap_or_default();
+        let spec = Arc::new(serde_json::from_value(Value::Object(all)).unwrap_or_default());
         Settings { spec, fields }
     }
 

@@ -25,6 +25,33 @@ struct Policy<'a> {
     egress: &'a [Rule],
 }
 
+/// Writes `doubts` for a kind of policy, from its selectors.
+macro_rules! policies {
+    ($($kind:ident: [$($field:ident = $name:literal),*];)*) => { $(
+        impl $kind {
+            /// What in a valid policy does not do what it seems to say, each with its place and the
+            /// reason. Of empty lists, which typed policies do not tell from missing ones,
+            /// [`AnyResource::doubts`] knows, too.
+            #[must_use]
+            pub fn doubts(&self) -> Vec<FieldError> {
+                let (mut found, spec) = (Vec::new(), &self.spec);
+                let selectors = vec![$((&*spec.$field, $name)),*];
+                let (types, namespace) = (&*spec.types, self.namespace());
+                let (ingress, egress) = (&*spec.ingress, &*spec.egress);
+                Policy { namespace, selectors, types, ingress, egress }.check(&mut found);
+                found
+            }
+        }
+    )* };
+}
+
+policies! {
+    NetworkPolicy: [selector = "selector"];
+    StagedNetworkPolicy: [selector = "selector"];
+    GlobalNetworkPolicy: [selector = "selector", namespace_selector = "namespaceSelector"];
+    StagedGlobalNetworkPolicy: [selector = "selector", namespace_selector = "namespaceSelector"];
+}
+
 impl AnyResource {
     /// What in a valid policy or profile does not do what it seems to say, each with its place and
     /// the reason. Empty for what is not valid, and for other kinds.
@@ -32,27 +59,17 @@ impl AnyResource {
     pub fn doubts(&self) -> Vec<FieldError> {
         let mut found = Vec::new();
         macro_rules! policy {
-            ($kind:ty, [$($field:ident = $name:literal),*]) => {
+            ($kind:ty) => {
                 if let Ok(policy) = self.typed::<<$kind as Typed>::Spec>() {
-                    let spec = &policy.spec;
-                    let selectors = vec![$((&*spec.$field, $name)),*];
-                    let (types, namespace) = (&*spec.types, policy.namespace());
-                    let (ingress, egress) = (&*spec.ingress, &*spec.egress);
-                    Policy { namespace, selectors, types, ingress, egress }.check(&mut found);
+                    found = policy.doubts();
                 }
             };
         }
         match self.kind {
-            Kind::NetworkPolicy => policy!(NetworkPolicy, [selector = "selector"]),
-            Kind::StagedNetworkPolicy => policy!(StagedNetworkPolicy, [selector = "selector"]),
-            Kind::GlobalNetworkPolicy => policy!(
-                GlobalNetworkPolicy,
-                [selector = "selector", namespace_selector = "namespaceSelector"]
-            ),
-            Kind::StagedGlobalNetworkPolicy => policy!(
-                StagedGlobalNetworkPolicy,
-                [selector = "selector", namespace_selector = "namespaceSelector"]
-            ),
+            Kind::NetworkPolicy => policy!(NetworkPolicy),
+            Kind::StagedNetworkPolicy => policy!(StagedNetworkPolicy),
+            Kind::GlobalNetworkPolicy => policy!(GlobalNetworkPolicy),
+            Kind::StagedGlobalNetworkPolicy => policy!(StagedGlobalNetworkPolicy),
             Kind::Profile => {
                 if let Ok(Profile { spec, .. }) = self.typed() {
                     let (ingress, egress) = (&*spec.ingress, &*spec.egress);

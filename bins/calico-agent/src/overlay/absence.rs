@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calico_core::datastore::Entry;
 use calico_core::key::{Key, OwnerType};
 use calico_core::kind::Kind;
 use calico_core::resource::{AllocationAttribute, AllocationBlock};
@@ -37,10 +36,11 @@ enum Source {
 }
 
 impl Absent {
-    /// `block` is what the object says, if it is one and could be read.
-    pub(super) fn put(&mut self, entry: &Entry, block: Option<&AllocationBlock>) {
-        match &entry.key {
+    /// An object is there. `block` is what it says, if it is one and could be read.
+    pub(super) fn put(&mut self, key: &Key, block: Option<&AllocationBlock>) {
+        match key {
             Key::Resource { kind: Kind::Node, name, .. } => {
+                // Even if nobody can read what it says.
                 self.changed |= self.nodes.insert(name.clone());
             }
             Key::Block(cidr) => {
@@ -123,15 +123,12 @@ fn nodes(block: &AllocationBlock) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use calico_core::datastore::Revision;
     use serde_json::{Value, json};
 
     use super::*;
 
     fn put(absent: &mut Absent, key: Key, value: &Value) {
-        let value = Arc::from(value.to_string());
-        let entry = Entry { key, value, revision: Revision(1) };
-        absent.put(&entry, entry.decode().ok().as_ref());
+        absent.put(&key, serde_json::from_value(value.clone()).ok().as_ref());
     }
 
     fn node(name: &str) -> Key {

@@ -15,9 +15,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use calico_core::dataplane::RouteTarget;
-use calico_core::datastore::{Entry, StoreError};
 use calico_core::key::Key;
 use calico_core::kind::Kind;
 use calico_core::resource::{AllocationBlock, FelixConfigurationSpec, IpPoolSpec, Node};
@@ -25,6 +25,7 @@ use calico_ipam::plan::geometry::nth_address;
 use calico_policy::Object;
 use ipnet::IpNet;
 
+use crate::source::Read;
 use addresses::Wanted;
 use devices::{Size, WantedTunnel};
 
@@ -38,7 +39,7 @@ pub struct Overlay {
     pools: BTreeMap<String, IpPoolSpec>,
     nodes: BTreeMap<String, Node>,
     blocks: BTreeMap<IpNet, Block>,
-    settings: FelixConfigurationSpec,
+    settings: Arc<FelixConfigurationSpec>,
     /// Blocks whose routes are to be looked at.
     stale: BTreeSet<IpNet>,
     /// Routes that each block has.
@@ -79,7 +80,7 @@ impl Overlay {
             pools: BTreeMap::new(),
             nodes: BTreeMap::new(),
             blocks: BTreeMap::new(),
-            settings: FelixConfigurationSpec::default(),
+            settings: Arc::default(),
             stale: BTreeSet::new(),
             made: BTreeMap::new(),
             absent: absence::Absent::default(),
@@ -87,31 +88,26 @@ impl Overlay {
         }
     }
 
-    /// Takes an object; others than those that matter here are ignored. `object` is what policy
-    /// read of it already.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::BadObject`]; what was known of the object stays in force.
-    pub fn put(&mut self, entry: &Entry, object: Option<&Object>) -> Result<(), StoreError> {
-        match (&entry.key, object) {
-            (Key::Block(cidr), _) => {
-                let read = entry.decode::<AllocationBlock>();
-                self.absent.put(entry, read.as_ref().ok());
-                let block = Block::of(&read?);
+    /// Takes in that an object is there, and what it says; others than those that matter here are
+    /// ignored. Of one that cannot be read, what was known stays in force.
+    pub fn put(&mut self, key: &Key, read: Option<&Read>) {
+        match (key, read) {
+            (Key::Block(cidr), Some(Read::Block(block))) => {
+                self.absent.put(key, Some(block));
+                let block = Block::of(block);
                 if self.blocks.get(cidr) != Some(&block) {
                     self.blocks.insert(*cidr, block);
                     self.stale.insert(*cidr);
                 }
             }
-            (Key::Resource { name, .. }, Some(Object::IpPool(pool))) => {
+            (Key::Resource { name, .. }, Some(Read::Object(Object::IpPool(pool), _))) => {
                 if self.pools.get(name) != Some(&pool.spec) {
                     self.pools.insert(name.clone(), pool.spec.clone());
                     self.everything_changed();
                 }
             }
-            (Key::Resource { name, .. }, Some(Object::Node(node))) => {
-                self.absent.put(entry, None);
+            (Key::Resource { name, .. }, Some(Read::Object(Object::Node(node), _))) => {
+                self.absent.put(key, None);
                 let same = |old: &Node| {
                     old.spec == node.spec && old.metadata.labels == node.metadata.labels
                 };
@@ -120,9 +116,8 @@ impl Overlay {
                     self.everything_changed();
                 }
             }
-            _ => self.absent.put(entry, None),
+            _ => self.absent.put(key, None),
         }
-        Ok(())
     }
 
     /// Forgets an object.
@@ -144,11 +139,9 @@ impl Overlay {
     }
 
     /// The node agent's settings.
-    pub fn set_settings(&mut self, settings: &FelixConfigurationSpec) {
-        let before = std::mem::replace(&mut self.settings, settings.clone());
-        if before != self.settings {
-            self.changed = true;
-        }
+    pub fn set_settings(&mut self, settings: &Arc<FelixConfigurationSpec>) {
+        let before = std::mem::replace(&mut self.settings, Arc::clone(settings));
+        self.changed = true;
         let enabled = |spec: &FelixConfigurationSpec| {
             (spec.ipip_enabled, spec.vxlan_enabled, spec.ipv6_support())
         };

@@ -102,7 +102,7 @@ impl Overlay {
     }
 
     /// What the settings say of a way of wrapping; nothing: as the pools ask for.
-    const fn enabled(&self, kind: TunnelKind) -> Option<bool> {
+    fn enabled(&self, kind: TunnelKind) -> Option<bool> {
         match kind {
             TunnelKind::Ipip => self.settings.ipip_enabled,
             TunnelKind::VxlanV4 | TunnelKind::VxlanV6 => self.settings.vxlan_enabled,

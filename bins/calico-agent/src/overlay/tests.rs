@@ -1,18 +1,21 @@
 use std::sync::Arc;
 
-use calico_core::datastore::Revision;
+use calico_core::datastore::{Entry, Revision, WatchEvent};
 use calico_netlink::tunnel::Encapsulation;
 use serde_json::{Value, json};
 
 use super::addresses::TunnelKind;
 use super::*;
+use crate::source::News;
 
 fn entry(key: Key, value: &Value) -> Entry {
     Entry { key, value: Arc::from(value.to_string()), revision: Revision(1) }
 }
 
 fn put(overlay: &mut Overlay, entry: &Entry) {
-    overlay.put(entry, Object::decode(entry).unwrap().as_ref()).unwrap();
+    let event = WatchEvent::Put(entry.clone());
+    let News::Object(stored) = News::read("a", event) else { unreachable!() };
+    overlay.put(&entry.key, Some(&stored.read.unwrap()));
 }
 
 fn pool(name: &str, spec: Value) -> Entry {
@@ -103,11 +106,11 @@ fn only_other_subnets_take_the_tunnel_where_the_pool_says_so() {
 #[test]
 fn a_device_has_every_other_node_at_its_ends() {
     let mut overlay = three(json!({"vxlanMode": "Always"}));
-    overlay.set_settings(&FelixConfigurationSpec {
+    overlay.set_settings(&Arc::new(FelixConfigurationSpec {
         vxlan_vni: Some(7),
         vxlan_mtu: Some(1400),
         ..FelixConfigurationSpec::default()
-    });
+    }));
     let plan = overlay.plan().unwrap();
     assert_eq!(overlay.plan(), None, "nothing new");
     let [wanted] = &plan.tunnels[..] else { panic!("{plan:?}") };
@@ -134,10 +137,12 @@ fn a_device_has_every_other_node_at_its_ends() {
 fn settings_may_forbid_a_way_of_wrapping_or_make_room_for_it() {
     let mut overlay = three(json!({"vxlanMode": "Always"}));
     assert_eq!(overlay.routes().len(), 4);
-    let settings = |ipip, vxlan| FelixConfigurationSpec {
-        ipip_enabled: ipip,
-        vxlan_enabled: vxlan,
-        ..FelixConfigurationSpec::default()
+    let settings = |ipip, vxlan| {
+        Arc::new(FelixConfigurationSpec {
+            ipip_enabled: ipip,
+            vxlan_enabled: vxlan,
+            ..FelixConfigurationSpec::default()
+        })
     };
     overlay.set_settings(&settings(Some(true), Some(false)));
     assert!(overlay.routes().iter().all(|(_, target)| target.is_none()));
@@ -175,7 +180,7 @@ fn without_ipv6_there_is_no_tunnel_of_it() {
         mtu_iface_pattern: "^fab".to_owned(),
         ..FelixConfigurationSpec::default()
     };
-    overlay.set_settings(&spec);
+    overlay.set_settings(&Arc::new(spec));
     let plan = overlay.plan().unwrap();
     assert_eq!((plan.sizes.len(), plan.fabric.as_deref()), (1, Some("^fab")));
 }

@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(local.problems(), []);
         let mut layers = Layers::default();
         layers.set_local(local);
-        layers.effective("n1", None).spec
+        (*layers.effective("n1", None).spec).clone()
     }
 
     #[test]
