@@ -47,7 +47,7 @@ pub struct Graph {
     node: Option<Arc<str>>,
     names: Interner,
     /// Everything with addresses and labels, by the number that both indexes use.
-    items: HashMap<ItemKey, ItemId>,
+    items: hashbrown::HashMap<ItemKey, ItemId>,
     slots: Vec<Option<Item>>,
     free: Vec<ItemId>,
     /// All items, against the selectors in active rules.

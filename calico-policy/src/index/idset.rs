@@ -114,7 +114,14 @@ impl Chunk {
     fn insert(&mut self, low: u16) -> bool {
         match self {
             Self::Sparse(lows) => {
-                let Err(at) = lows.binary_search(&low) else { return false };
+                // Numbers are mostly allotted, and so inserted, from the lowest up.
+                let at = match lows.last() {
+                    Some(last) if *last < low => lows.len(),
+                    _ => match lows.binary_search(&low) {
+                        Ok(_) => return false,
+                        Err(at) => at,
+                    },
+                };
                 if lows.len() < DENSE {
                     lows.insert(at, low);
                     return true;

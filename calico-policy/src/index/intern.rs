@@ -40,7 +40,9 @@ impl Hasher for IdHasher {
 /// that a cluster whose pods come and go for months does not fill the memory with their names.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
-    symbols: HashMap<Arc<str>, Symbol>,
+    /// With hashbrown's own hasher, whose seed is another one in each process: a large cluster has
+    /// millions of texts to be looked up at the start.
+    symbols: hashbrown::HashMap<Arc<str>, Symbol>,
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
