@@ -14,6 +14,7 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use super::flowtable::Devices;
 use super::hosts::Interfaces;
 use super::linux::Inner;
 use crate::address;
@@ -79,6 +80,13 @@ impl Lister {
 
     pub(super) fn list(&mut self) -> Result<Interfaces, DataplaneError> {
         self.read().map_err(|error| unavailable(&error))
+    }
+
+    /// Every interface, those that are passed over as well.
+    pub(super) fn devices(&mut self) -> Result<Devices, DataplaneError> {
+        let links = link::list(&mut self.connection, &LinkFilter::default());
+        let links = links.map_err(|error| unavailable(&error))?;
+        Ok(links.into_iter().map(|link| (link.name.into(), link.index)).collect())
     }
 
     fn read(&mut self) -> Result<Interfaces, RtnlError> {

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use calico_core::dataplane::{
     Applied, Dataplane, DataplaneError, Drift, Transaction, VerdictStream,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::causes::Causes;
 use super::check;
+use super::flowtable_kernel::Flows;
 use super::guard::{Ear, Guard};
 use super::interfaces::{self, Exclusion};
 use super::names;
@@ -79,7 +80,7 @@ pub(super) struct Inner {
     pub(super) state: State,
     /// Of the ruleset as we last saw or made it.
     pub(super) generation: Generation,
-    lister: interfaces::Lister,
+    pub(super) lister: interfaces::Lister,
     /// Whether the interfaces changed since they were read. They are only read while host
     /// endpoints ask for them by address.
     interfaces_stale: bool,
@@ -91,9 +92,10 @@ pub(super) struct Inner {
     /// What the guard listens with, if there is one.
     ear: Option<Ear>,
     /// Whether the table was removed on request and nothing was applied since.
-    removed: bool,
+    pub(super) removed: bool,
     /// Whether that included the routes over other routers.
     swept: bool,
+    pub(super) flows: Flows,
 }
 
 impl LinuxDataplane {
@@ -193,6 +195,10 @@ impl LinuxDataplane {
         })
     }
 
+    pub(super) async fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().await
+    }
+
     /// What every source rule counted since it was made. A change of other rules does not disturb
     /// its count, but for packets of the instant of the change.
     ///
@@ -253,6 +259,7 @@ impl LinuxDataplane {
             }
         }
         inner.state.table().observed(None, false);
+        inner.remove_flows().await.map_err(failed)?;
         inner.removed = true;
         (inner.adopted, inner.swept) = (false, false);
         self.routes.replace_all(&[], true).await.map(|_removed| ())
@@ -276,6 +283,7 @@ impl Dataplane for LinuxDataplane {
             }
             // Policy first: a route leads to a workload only once its policy is in force.
             inner.commit().await.map_err(failed)?;
+            inner.sync_flows().await;
             inner.forget_released().await;
             if inner.state.asks_for_recheck() {
                 self.rechecker.changed.notify_one();
@@ -305,6 +313,7 @@ impl Dataplane for LinuxDataplane {
         // What was refused may pass by now.
         inner.state.retry_refused();
         inner.commit().await.map_err(failed)?;
+        inner.repair_flows(true).await;
         let learned = inner.state.learned_in_sync();
         repaired.extend(self.routes.replace_all(&inner.state.routes(), learned).await?);
         (inner.adopted, inner.swept) = (true, learned);
@@ -375,7 +384,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn send(&mut self, batch: &Batch, checked: bool) -> Result<(), Error> {
+    pub(super) async fn send(&mut self, batch: &Batch, checked: bool) -> Result<(), Error> {
         let deaf = self.ear.as_ref().and_then(|ear| ear.close(batch.len()));
         let generation = checked.then_some(self.generation);
         let committed = self.socket.commit(batch, generation).await;
@@ -442,6 +451,7 @@ impl Inner {
         if changed && self.state.in_sync() && self.adopted && !self.removed {
             self.commit().await.map_err(failed)?;
         }
+        self.sync_flows().await;
         Ok(())
     }
 
@@ -473,7 +483,9 @@ impl Inner {
         if self.removed || self.socket.generation().await? == self.generation {
             return Ok(Vec::new());
         }
-        self.repair().await
+        let drift = self.repair().await?;
+        self.repair_flows(false).await;
+        Ok(drift)
     }
 
     async fn observe(&mut self) -> Result<Vec<String>, Error> {

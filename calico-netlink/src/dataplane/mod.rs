@@ -38,6 +38,8 @@ mod elements;
 mod endpoint;
 mod endpoint_state;
 mod families;
+mod flowtable;
+mod flowtable_kernel;
 mod guard;
 mod host;
 mod host_state;
@@ -67,6 +69,8 @@ mod kernel_tests;
 #[cfg(test)]
 mod state_tests;
 
+pub use flowtable::{FLOW_TABLE, FlowOffload};
+pub use flowtable_kernel::FlowStatus;
 pub use interfaces::Exclusion;
 pub use limits::check_limits;
 pub use linux::{LinuxDataplane, Settings, SourceCounter, TABLE};

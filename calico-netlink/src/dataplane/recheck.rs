@@ -107,10 +107,18 @@ async fn recheck(
     let Marks { condemned, .. } = Marks::of(guarded.state().host.mark_mask);
     let cuts = guarded.state().cuts;
     drop(guarded);
+    let mut marked = Ok(());
     for (connection, allowed) in verdicts {
-        let marked = source.socket.mark_connection(&connection, condemned, !allowed).await;
-        marked.map_err(failed)?;
+        marked = source.socket.mark_connection(&connection, condemned, !allowed).await;
+        if marked.is_err() {
+            break;
+        }
     }
+    if cut > 0 {
+        // Marks are for rules, which offloaded connections do not meet.
+        inner.lock().await.renew_flows().await;
+    }
+    marked.map_err(failed)?;
     // Nobody else marks any, so that none comes in between.
     if cuts && !source.socket.any_marked(condemned).await.map_err(failed)? {
         inner.lock().await.ask_for_cuts(false).await.map_err(failed)?;

@@ -57,6 +57,11 @@ fn vxlan(port: u16) -> Vec<Expr> {
     match_
 }
 
+/// The devices of tunnels that are in use.
+pub(super) fn devices(host: &HostSettings) -> impl Iterator<Item = &'static str> {
+    ways(host).into_iter().map(|way| way.device)
+}
+
 /// Whether VXLAN is in use, over any family.
 pub(super) fn has_vxlan(host: &HostSettings) -> bool {
     host.tunnels.vxlan_v4 || host.tunnels.vxlan_v6

@@ -5,7 +5,9 @@ mod clauses;
 mod continuity;
 mod costs;
 mod dscp;
+mod established;
 mod flood;
+mod flows;
 mod guards;
 mod host;
 mod lab;
@@ -19,6 +21,7 @@ mod settings;
 mod style;
 mod translate;
 mod tunnels;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;

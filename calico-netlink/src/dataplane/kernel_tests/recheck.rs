@@ -8,14 +8,19 @@ use super::lab::{Host, PATIENCE, forward};
 use super::*;
 
 /// Both ends of a connection.
-struct Talk {
-    client: TcpStream,
-    server: TcpStream,
+pub(super) struct Talk {
+    pub(super) client: TcpStream,
+    pub(super) server: TcpStream,
 }
 
 impl Talk {
-    fn new(server: &Pod, address: IpAddr, port: u16, connect: impl FnOnce() -> TcpStream) -> Self {
-        let listener = server.host.listen(address, port);
+    pub(super) fn new(
+        server: &Host,
+        address: IpAddr,
+        port: u16,
+        connect: impl FnOnce() -> TcpStream,
+    ) -> Self {
+        let listener = server.listen(address, port);
         let client = connect();
         let (server, _) = listener.accept().unwrap();
         for stream in [&client, &server] {
@@ -26,7 +31,7 @@ impl Talk {
 
     /// Whether a byte from the client, or from the server, arrives. What was sent before and did
     /// not arrive yet is sent again by the kernel and arrives first.
-    fn goes_on(&mut self, from_server: bool) -> bool {
+    pub(super) fn goes_on(&mut self, from_server: bool) -> bool {
         let (from, to) = match from_server {
             true => (&mut self.server, &mut self.client),
             false => (&mut self.client, &mut self.server),
@@ -49,7 +54,7 @@ fn connect(to: IpAddr, port: u16) -> TcpStream {
     TcpStream::connect_timeout(&SocketAddr::new(to, port), Duration::from_secs(20)).unwrap()
 }
 
-fn from_host(host: &Host, to: IpAddr, port: u16) -> impl FnOnce() -> TcpStream {
+pub(super) fn from_host(host: &Host, to: IpAddr, port: u16) -> impl FnOnce() -> TcpStream {
     move || host.run(move || connect(to, port))
 }
 
@@ -73,11 +78,12 @@ fn a_connection_that_policy_denies_by_now_is_cut_until_it_is_allowed_again() {
             Update::InSync,
         ];
         apply(&dataplane, updates).await;
-        let mut v4 = Talk::new(&server, server.v4, 80, from_host(&client.host, server.v4, 80));
-        let mut v6 = Talk::new(&server, server.v6, 81, from_host(&client.host, server.v6, 81));
-        let mut stays = Talk::new(&server, server.v4, 82, from_host(&other.host, server.v4, 82));
+        let mut v4 = Talk::new(&server.host, server.v4, 80, from_host(&client.host, server.v4, 80));
+        let mut v6 = Talk::new(&server.host, server.v6, 81, from_host(&client.host, server.v6, 81));
+        let mut stays =
+            Talk::new(&server.host, server.v4, 82, from_host(&other.host, server.v4, 82));
         // Never policy's matter.
-        let mut probe = Talk::new(&server, server.v4, 83, || connect(server.v4, 83));
+        let mut probe = Talk::new(&server.host, server.v4, 83, || connect(server.v4, 83));
         for talk in [&mut v4, &mut v6, &mut stays, &mut probe] {
             talk.until(true, false).await;
             talk.until(true, true).await;
