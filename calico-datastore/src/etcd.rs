@@ -42,6 +42,7 @@ mod discovery;
 mod endpoint;
 mod failure;
 mod field;
+mod login;
 mod members;
 mod pages;
 mod range;

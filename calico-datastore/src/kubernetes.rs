@@ -83,7 +83,7 @@ pub struct KubernetesStore {
 
 #[derive(Debug)]
 struct Inner {
-    server: Server,
+    server: Arc<Server>,
     /// Whether the server can stream listings: it can until it says otherwise.
     streams: AtomicBool,
     trails: Trails,
@@ -200,7 +200,7 @@ impl KubernetesStore {
     /// [`StoreError::Settings`] for settings that make no sense, such as an endpoint that is
     /// no URL.
     pub fn connect(config: &KubernetesConfig) -> Result<Self, StoreError> {
-        let server = Server::new(config.clone())?;
+        let server = Arc::new(Server::new(config.clone())?);
         Ok(Self {
             inner: Arc::new(Inner {
                 server,

@@ -34,6 +34,7 @@ pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod fanout;
+mod joint;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod remote;

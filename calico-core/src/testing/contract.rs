@@ -87,6 +87,7 @@ cases! {
     watching::relists_for_a_revision_of_the_future,
     watching::brings_a_slow_watcher_up_to_date,
     watching::keeps_watchers_apart,
+    watching::waits_for_no_watcher,
 }
 
 fn pool(name: &str) -> Key {

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use calico_core::datastore::StoreError;
 use prost::Message;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use super::endpoint::{Endpoint, Line};
 use super::failure::{Failure, FailureKind};
+use super::login::Login;
 use super::members::{Endpoints, Members};
-use super::rpc::{self, Ask, Call, Method, OpenWatch, Token};
-use super::wire::{AuthenticateRequest, WatchCreateRequest, WatchResponse};
+use super::rpc::{Ask, Call, Method, OpenWatch};
+use super::wire::{WatchCreateRequest, WatchResponse};
 use crate::config::EtcdConfig;
 
 /// First pause before endpoints that were not ready are asked again; it doubles.
@@ -34,19 +34,10 @@ pub(super) enum Repeat {
 /// The endpoints of one etcd cluster.
 pub(super) struct Cluster {
     config: EtcdConfig,
-    members: Members,
+    members: Arc<Members>,
     /// The one that answered last.
     preferred: AtomicUsize,
-    login: Mutex<Login>,
-}
-
-#[derive(Clone)]
-enum Login {
-    /// Not tried yet.
-    Unknown,
-    /// The cluster asks for none, or we have no name.
-    None,
-    Token(Token),
+    login: Login,
 }
 
 /// An open watch.
@@ -60,15 +51,12 @@ impl Cluster {
     /// Checks the settings. Connects when it is first used.
     pub(super) fn new(config: EtcdConfig) -> Result<Self, StoreError> {
         config.check().map_err(|reason| StoreError::Settings { reason })?;
-        let members = Members::new(&config)?;
+        let members = Arc::new(Members::new(&config)?);
         // A thousand nodes with one settings file must not all begin at the same server.
         let seed = RandomState::new().hash_one(0) as usize;
         let preferred = AtomicUsize::new(seed % config.endpoints.len().max(1));
-        let login = match config.username {
-            Some(_) => Login::Unknown,
-            None => Login::None,
-        };
-        Ok(Self { config, members, preferred, login: Mutex::new(login) })
+        let login = Login::new(&config);
+        Ok(Self { config, members, preferred, login })
     }
 
     /// How many endpoints are known.
@@ -198,63 +186,13 @@ impl Cluster {
     /// Makes a call with a token; once more with a new one if etcd does not know the old one any
     /// more, which is so after a few idle minutes.
     async fn logged_in<T: Ask>(&self, line: Line, ask: &T) -> Result<T::Answer, Failure> {
-        let token = self.token(&line, None).await?;
+        let token = self.login.token(&line, None).await?;
         match ask.ask(line.channel.clone(), token.clone()).await.map_err(Failure::from) {
             Err(failure) if failure.kind == FailureKind::Token && token.is_some() => {
-                let token = self.token(&line, token).await?;
+                let token = self.login.token(&line, token).await?;
                 ask.ask(line.channel, token).await.map_err(Failure::from)
             }
             result => result,
-        }
-    }
-
-    /// The token to use: a new one, if the one at hand is `stale`. One caller fetches it, the
-    /// others wait.
-    async fn token(&self, line: &Line, stale: Option<Token>) -> Result<Option<Token>, Failure> {
-        let mut login = self.login.lock().await;
-        match &*login {
-            Login::None => return Ok(None),
-            Login::Token(token) if stale.as_ref() != Some(token) => return Ok(Some(token.clone())),
-            _ => {}
-        }
-        let request = AuthenticateRequest {
-            name: self.config.username.clone().unwrap_or_default(),
-            password: self
-                .config
-                .password
-                .as_ref()
-                .map(|p| p.reveal().to_owned())
-                .unwrap_or_default(),
-        };
-        let call = Call { method: &rpc::AUTHENTICATE, request: &request };
-        let answer = call.ask(line.channel.clone(), None).await;
-        *login = match answer {
-            Ok(answer) => {
-                let mut token: Token = answer.token.parse().map_err(|error| {
-                    Failure::new(
-                        FailureKind::Refused,
-                        format!("etcd's token is no header: {error}"),
-                    )
-                })?;
-                token.set_sensitive(true);
-                Login::Token(token)
-            }
-            // A password for a cluster that asks for none is no error, as in upstream's client.
-            Err(status) if status.message().contains("authentication is not enabled") => {
-                Login::None
-            }
-            Err(status) => {
-                // Nothing that the caller wanted was sent.
-                let failure = Failure::from(status);
-                return Err(match failure.kind {
-                    FailureKind::Lost => Failure { kind: FailureKind::NotSent, ..failure },
-                    _ => failure,
-                });
-            }
-        };
-        match &*login {
-            Login::Token(token) => Ok(Some(token.clone())),
-            _ => Ok(None),
         }
     }
 }

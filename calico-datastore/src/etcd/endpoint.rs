@@ -1,6 +1,7 @@
 //! One etcd server: its connection, and whether it works.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,15 +47,31 @@ pub(super) struct Endpoint {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     channel: Option<Channel>,
-    /// Grows when a connection is given up.
+    /// Another for every connection, of whatever endpoint.
     generation: u64,
     failures: u32,
     has_answered: bool,
     /// Others are preferred until then.
     avoid_until: Option<Instant>,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            channel: None,
+            generation: new_generation(),
+            failures: 0,
+            has_answered: false,
+            avoid_until: None,
+        }
+    }
+}
+
+fn new_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// A connection in use.
@@ -87,7 +104,7 @@ impl Endpoint {
         if !matches!(uri.path(), "" | "/") {
             return Err(wrong("a path makes no sense here"));
         }
-        Ok(Self { uri, state: Mutex::default() })
+        Ok(Self { uri, state: Mutex::new(State::new()) })
     }
 
     /// The connection, which is made when it is first used. It cannot be made from settings that
@@ -132,7 +149,7 @@ impl Endpoint {
             tracing::warn!(endpoint = %self, reason, "the etcd endpoint fails");
         }
         state.channel = None;
-        state.generation += 1;
+        state.generation = new_generation();
         let pause = SHORTEST.saturating_mul(1 << state.failures.min(16)).min(LONGEST);
         state.failures = state.failures.saturating_add(1);
         state.avoid_until = Some(now + pause);

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use calico_core::datastore::StoreError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::discovery::discover;
 use super::endpoint::Endpoint;
 use super::failure::{Failure, FailureKind};
 use crate::config::EtcdConfig;
+use crate::joint::Joint;
 
 /// While members are known, DNS is asked no more often than this.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -24,8 +25,10 @@ pub(super) struct Members {
     /// Whether they must have TLS.
     secure: bool,
     known: Mutex<Known>,
-    /// One caller asks DNS, the others wait.
-    asking: tokio::sync::Mutex<()>,
+    /// What DNS says, asked once for all who want to know.
+    asking: Joint<Endpoints, Failure>,
+    /// Time for it.
+    patience: Duration,
 }
 
 struct Known {
@@ -43,7 +46,13 @@ impl Members {
         let endpoints: Result<Endpoints, _> = endpoints.collect();
         let domain = config.discovery_srv.clone();
         let known = Known { endpoints: endpoints?, stale: domain.is_some(), asked: None };
-        Ok(Self { domain, secure, known: Mutex::new(known), asking: tokio::sync::Mutex::default() })
+        Ok(Self {
+            domain,
+            secure,
+            known: Mutex::new(known),
+            asking: Joint::default(),
+            patience: config.request_timeout(),
+        })
     }
 
     /// Those that are known now; none before the first call of [`get`](Self::get).
@@ -52,17 +61,20 @@ impl Members {
     }
 
     /// The endpoints, for which DNS is asked if need be.
-    pub(super) async fn get(&self, deadline: Instant) -> Result<Endpoints, Failure> {
-        let Some(domain) = self.domain.as_deref().filter(|_| self.is_due()) else {
+    pub(super) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Endpoints, Failure> {
+        let Some(domain) = self.domain.clone().filter(|_| self.is_due()) else {
             return Ok(self.known());
         };
-        let _asking = self.asking.lock().await;
-        if !self.is_due() {
-            return Ok(self.known());
-        }
-        let answer = match timeout_at(deadline, discover(domain, self.secure)).await {
+        let late = late(&domain);
+        let members = Arc::clone(self);
+        let asked = self.asking.make(0, || async move { members.ask(&domain).await });
+        timeout_at(deadline, asked).await.unwrap_or(Err(late))
+    }
+
+    async fn ask(&self, domain: &str) -> Result<Endpoints, Failure> {
+        let answer = match timeout(self.patience, discover(domain, self.secure)).await {
             Ok(answer) => answer.and_then(|urls| self.replace(&urls)),
-            Err(_) => Err(format!("no name server tells the SRV records of {domain} in time")),
+            Err(_) => Err(late(domain).reason),
         };
         let mut known = self.lock();
         known.asked = Some(Instant::now());
@@ -109,6 +121,11 @@ impl Members {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn late(domain: &str) -> Failure {
+    let reason = format!("no name server tells the SRV records of {domain} in time");
+    Failure::new(FailureKind::NotSent, reason)
 }
 
 fn same(one: &Endpoints, other: &Endpoints) -> bool {

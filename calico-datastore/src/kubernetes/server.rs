@@ -3,14 +3,13 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use calico_core::datastore::StoreError;
 use futures_util::io::{AsyncBufRead, AsyncBufReadExt as _};
 use http::{Method, Request};
 use serde::Deserialize;
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connect;
@@ -18,6 +17,7 @@ use super::failure::{Failure, FailureKind};
 use super::source::{Optional, Source, What};
 use crate::config::KubernetesConfig;
 use crate::conversion::ApiGroup;
+use crate::joint::Joint;
 
 /// Time for an answer: the server checks large objects for many seconds.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -37,9 +37,17 @@ const LONGEST_LINE: usize = 32 << 20;
 /// The API server that the settings name.
 pub(super) struct Server {
     pub(super) settings: KubernetesConfig,
-    client: tokio::sync::Mutex<Option<(kube::Client, String, Instant)>>,
-    found: OnceCell<Found>,
+    client: Joint<Client, Failure>,
+    found: Joint<Found, Failure>,
     bucket: Mutex<(f32, Instant)>,
+}
+
+/// The client, and what to call its server.
+#[derive(Clone)]
+struct Client {
+    client: kube::Client,
+    server: String,
+    made: Instant,
 }
 
 /// What a cluster has.
@@ -70,15 +78,16 @@ impl Server {
         settings.check().map_err(|reason| StoreError::Settings { reason })?;
         Ok(Self {
             settings,
-            client: tokio::sync::Mutex::new(None),
-            found: OnceCell::new(),
+            client: Joint::default(),
+            found: Joint::default(),
             bucket: Mutex::new((f32::INFINITY, Instant::now())),
         })
     }
 
     /// Which group the cluster uses.
-    pub(super) async fn found(&self) -> Result<Found, Failure> {
-        self.found.get_or_try_init(|| self.discover()).await.copied()
+    pub(super) async fn found(self: &Arc<Self>) -> Result<Found, Failure> {
+        let server = Arc::clone(self);
+        self.found.get(|| async move { server.discover().await }).await
     }
 
     async fn discover(&self) -> Result<Found, Failure> {
@@ -142,26 +151,15 @@ impl Server {
         }
     }
 
-    /// The client, and what to call its server.
     async fn client(&self) -> Result<(kube::Client, String), Failure> {
-        let mut current = self.client.lock().await;
-        if let Some((client, server, _)) = &*current {
-            return Ok((client.clone(), server.clone()));
-        }
-        let unusable = |reason: String| Failure::new(FailureKind::Setup, reason);
-        let config = connect::client_config(&self.settings).await.map_err(unusable)?;
-        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = kube::Client::try_from(config).map_err(|e| Failure::of_client(&server, &e))?;
-        *current = Some((client.clone(), server.clone(), Instant::now()));
+        let made = self.client.get(|| connect(self.settings.clone()));
+        let Client { client, server, .. } = made.await?;
         Ok((client, server))
     }
 
     /// Lets the credentials be read again: they may have been renewed.
-    async fn refused(&self) {
-        let mut current = self.client.lock().await;
-        if current.as_ref().is_some_and(|(_, _, made)| made.elapsed() > RENEWAL) {
-            *current = None;
-        }
+    fn refused(&self) {
+        self.client.forget_if(|client| client.made.elapsed() > RENEWAL);
     }
 
     /// Reads something.
@@ -192,7 +190,7 @@ impl Server {
                 }
             };
             if failure.kind == FailureKind::Unauthorized {
-                self.refused().await;
+                self.refused();
             }
             let wait = failure.pause.unwrap_or(pause);
             let patience = if failure.kind == FailureKind::NotSent { NOBODY } else { REPEAT };
@@ -233,7 +231,7 @@ impl Server {
             Ok(Ok(body)) => Ok(Lines { body: Box::pin(body), line: Vec::new() }),
             Ok(Err(failure)) => {
                 if failure.kind == FailureKind::Unauthorized {
-                    self.refused().await;
+                    self.refused();
                 }
                 Err(failure)
             }
@@ -260,6 +258,14 @@ impl Server {
             sleep(Duration::from_secs_f32(wait)).await;
         }
     }
+}
+
+async fn connect(settings: KubernetesConfig) -> Result<Client, Failure> {
+    let unusable = |reason: String| Failure::new(FailureKind::Setup, reason);
+    let config = connect::client_config(&settings).await.map_err(unusable)?;
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let client = kube::Client::try_from(config).map_err(|e| Failure::of_client(&server, &e))?;
+    Ok(Client { client, server, made: Instant::now() })
 }
 
 /// The lines of an answer that does not end.

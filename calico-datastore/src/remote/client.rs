@@ -14,13 +14,12 @@ use calico_core::datastore::{
 };
 use calico_core::key::{Key, Scope};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::connection::{Call, CallError, Connection};
 use super::local::LocalSocket;
 use super::watch;
 use super::wire::{Ask, MAX_VALUE, Say};
+use crate::joint::Joint;
 
 /// Time for a server to accept and greet.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -76,17 +75,9 @@ pub struct RemoteStore {
 #[derive(Debug)]
 pub(super) struct Shared {
     server: Box<dyn Connect>,
-    current: Mutex<Current>,
+    current: Joint<Arc<Connection>, StoreError>,
     /// The server last spoken to; 0 before the first.
     instance: AtomicU64,
-}
-
-/// What became of the last attempt to connect.
-#[derive(Debug, Default)]
-struct Current {
-    connection: Option<Arc<Connection>>,
-    /// When it failed, and why.
-    failed: Option<(Instant, StoreError)>,
 }
 
 impl RemoteStore {
@@ -101,7 +92,7 @@ impl RemoteStore {
     pub fn over(server: impl Connect + 'static) -> Self {
         let shared = Shared {
             server: Box::new(server),
-            current: Mutex::default(),
+            current: Joint::default(),
             instance: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
@@ -226,19 +217,13 @@ impl Datastore for RemoteStore {
 
 impl Shared {
     /// The connection, made now if there is none.
-    pub(super) async fn connection(&self) -> Result<Arc<Connection>, StoreError> {
-        let asked = Instant::now();
-        let mut current = self.current.lock().await;
-        let open = current.connection.as_ref().filter(|connection| connection.is_open());
-        if let Some(connection) = open {
-            return Ok(Arc::clone(connection));
-        }
-        current.connection = None;
-        // Who waited while somebody else's attempt failed does not wait for another of its own:
-        // a silent server would keep callers waiting one after the other.
-        if let Some((_, error)) = current.failed.as_ref().filter(|(failed, _)| *failed >= asked) {
-            return Err(error.clone());
-        }
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, StoreError> {
+        self.current.forget_if(|connection| !connection.is_open());
+        let shared = Arc::clone(self);
+        self.current.get(|| async move { shared.open().await }).await
+    }
+
+    async fn open(&self) -> Result<Arc<Connection>, StoreError> {
         let opened = tokio::time::timeout(PATIENCE, async {
             Connection::open(self.server.connect().await?).await
         });
@@ -246,17 +231,9 @@ impl Shared {
             Ok(opened) => opened,
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
-        match opened.map_err(|error| self.unreachable(&error)) {
-            Ok(connection) => {
-                self.instance.store(connection.instance, Ordering::Relaxed);
-                current.connection = Some(Arc::clone(&connection));
-                Ok(connection)
-            }
-            Err(error) => {
-                current.failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
+        let connection = opened.map_err(|error| self.unreachable(&error))?;
+        self.instance.store(connection.instance, Ordering::Relaxed);
+        Ok(connection)
     }
 
     fn unreachable(&self, error: &io::Error) -> StoreError {

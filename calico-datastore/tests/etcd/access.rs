@@ -6,6 +6,7 @@ use calico_core::Datastore;
 use calico_core::datastore::{StoreError, WatchEvent};
 use calico_datastore::config::{EtcdConfig, Pem, Secret};
 use calico_datastore::etcd::EtcdStore;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::authority::certificates;
@@ -145,6 +146,13 @@ async fn passwords_are_used_and_kept_fresh() {
         let quiet = tokio::time::timeout(Duration::from_millis(500), any(&mut watch)).await;
         assert!(quiet.is_err(), "said once: {quiet:?}");
     }
+
+    // A watch that began to log in, and is left alone then, keeps nobody waiting.
+    let fresh = EtcdStore::connect(login("calico", "pass")).unwrap();
+    let mut left = fresh.watch(pools(), None);
+    assert!(left.next().now_or_never().is_none());
+    fresh.get(&pool("a")).await.expect("an answer, although a watch is left alone");
+    listing(&mut left).await;
 
     // A server forgets its tokens when it restarts.
     cluster.members[0].kill();

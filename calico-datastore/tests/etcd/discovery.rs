@@ -9,11 +9,13 @@ use calico_core::Datastore as _;
 use calico_core::datastore::{Revision, StoreError};
 use calico_datastore::config::{EtcdConfig, Pem};
 use calico_datastore::etcd::EtcdStore;
+use futures_util::{FutureExt as _, StreamExt as _};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use tokio::time::timeout;
 
 use super::server::Cluster;
-use super::{LIMIT, pool};
+use super::{LIMIT, pool, pools};
 
 const DOMAIN: &str = "etcd.test";
 
@@ -123,7 +125,10 @@ async fn discovery(resolv: &Path) {
     let plain = record("_etcd-client", &first.members[0].url);
     let dns = Dns::start(std::slice::from_ref(&plain));
     let store = EtcdStore::connect(config()).unwrap();
-    answers(&store).await;
+    // A watch that began to ask DNS, and is left alone then, keeps nobody waiting.
+    let mut left = store.watch(pools(), None);
+    assert!(left.next().now_or_never().is_none());
+    timeout(LIMIT, answers(&store)).await.expect("an answer, although a watch is left alone");
     store.create(pool("a"), "{}".into()).await.unwrap();
     let mut secure = config();
     secure.ca = Some(Pem::File("/none".into()));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::{FutureExt as _, StreamExt as _};
+
 use super::{HISTORY, listing, next, policy, pool, put, rest_of_listing, watch_from_now};
 use crate::datastore::{Datastore, Entry, Revision, WatchEvent, WatchStream, Write};
 use crate::key::{Key, Scope};
@@ -156,5 +158,22 @@ async fn follow_until(
             }
             other => panic!("{other:?}"),
         };
+    }
+}
+
+/// A watch that is left alone, at whatever point of its work, keeps nobody waiting: also not the
+/// first one, which is left while the store is being connected to.
+pub(super) async fn waits_for_no_watcher(store: Store) {
+    let mut left = Vec::new();
+    for looks in 1..12 {
+        let mut watch = store.watch(pools(), None);
+        for _ in 0..looks {
+            let _ = watch.next().now_or_never();
+        }
+        left.push(watch);
+        let written = put(&*store, pool("a"), &looks.to_string()).await;
+        let read = store.get(&pool("a")).await.expect("get");
+        assert_eq!((&*read.value, read.revision), (&*looks.to_string(), written));
+        assert_eq!(store.list(&pools()).await.expect("list").entries, [read]);
     }
 }
