@@ -38,14 +38,19 @@ pub enum Error {
 
 impl Error {
     /// True when the same call may succeed after reading the ruleset anew: someone else changed
-    /// it, or what we believe about it was wrong (exists, does not exist, busy).
+    /// it, or what we believe about it was wrong (exists, does not exist, busy, full).
     pub fn is_stale(&self) -> bool {
         match self {
             Self::GenerationChanged => true,
             Self::Refused(refusals) => refusals.iter().any(|refusal| {
                 matches!(
                     refusal.errno,
-                    Errno::ENOENT | Errno::EEXIST | Errno::EBUSY | Errno::EINVAL | Errno::ENOBUFS
+                    Errno::ENOENT
+                        | Errno::EEXIST
+                        | Errno::EBUSY
+                        | Errno::EINVAL
+                        | Errno::ENOBUFS
+                        | Errno::ENFILE
                 )
             }),
             _ => false,

@@ -32,8 +32,8 @@ pub struct RuleDef {
     pub expressions: Vec<Expr>,
 }
 
-/// What kind of set it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What kind of set it is. Sets made for different numbers of elements are of one kind.
+#[derive(Debug, Clone)]
 pub struct SetSpec {
     /// Fields of the key.
     pub key: Vec<KeyType>,
@@ -41,7 +41,19 @@ pub struct SetSpec {
     pub interval: bool,
     /// Whether it maps keys to verdicts.
     pub verdict_map: bool,
+    /// How many elements the kernel's set may have; absent: as many as come. A
+    /// [`Tracker`](super::Tracker) finds the size for sets without one.
+    pub size: Option<u32>,
 }
+
+impl PartialEq for SetSpec {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { key, interval, verdict_map, size: _ } = self;
+        (key, *interval, *verdict_map) == (&other.key, other.interval, other.verdict_map)
+    }
+}
+
+impl Eq for SetSpec {}
 
 /// A set and its elements. In an interval set every element has a `key_end`, which belongs to
 /// the range; ranges do not overlap.
@@ -56,17 +68,17 @@ pub struct SetDef {
 impl SetSpec {
     /// A set with a simple or concatenated key.
     pub fn set(key: impl Into<Vec<KeyType>>) -> Self {
-        Self { key: key.into(), interval: false, verdict_map: false }
+        Self { key: key.into(), interval: false, verdict_map: false, size: None }
     }
 
     /// A set of ranges.
     pub fn intervals(key: KeyType) -> Self {
-        Self { key: vec![key], interval: true, verdict_map: false }
+        Self { key: vec![key], interval: true, verdict_map: false, size: None }
     }
 
     /// A map from simple or concatenated keys to verdicts.
     pub fn verdict_map(key: impl Into<Vec<KeyType>>) -> Self {
-        Self { key: key.into(), interval: false, verdict_map: true }
+        Self { key: key.into(), interval: false, verdict_map: true, size: None }
     }
 
     /// True when the kernel keeps each range as two elements: its start, and what follows its
@@ -88,6 +100,7 @@ impl SetSpec {
             key: self.key.clone(),
             interval: self.interval,
             verdict_map: self.verdict_map,
+            size: self.size,
         }
     }
 
@@ -153,8 +166,8 @@ impl Ruleset {
                     rules.push(RuleDef { identity, expressions });
                 }
                 Object::Set(set) => {
-                    let Set { name, key, interval, verdict_map, .. } = set;
-                    let spec = SetSpec { key, interval, verdict_map };
+                    let Set { table: _, name, key, interval, verdict_map, size } = set;
+                    let spec = SetSpec { key, interval, verdict_map, size };
                     ruleset.sets.insert(name, SetDef { spec, elements: BTreeSet::new() });
                 }
                 Object::Elements(elements) => {

@@ -2,6 +2,7 @@
 //! batch between the two. Pure: no IO.
 
 mod ahead;
+mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
@@ -177,13 +178,13 @@ impl Tracker {
     /// [`batch_keeping`](Self::batch_keeping).
     pub fn replaced_chains(&self) -> Vec<&str> {
         let Some(kernel) = &self.kernel else { return Vec::new() };
-        let replaced = |name: &&String| {
+        let replaced = |name: &&str| {
             kernel.chains.contains_key(*name) && self.desired.chains.contains_key(*name)
         };
         if self.needs_rebuild(kernel) {
-            return self.desired.chains.keys().filter(replaced).map(String::as_str).collect();
+            return self.desired.chains.keys().map(String::as_str).filter(replaced).collect();
         }
-        self.dirty_chains.iter().filter(replaced).map(String::as_str).collect()
+        self.rewritten(kernel).into_iter().filter(replaced).collect()
     }
 
     /// Chains that the next batch removes.
@@ -216,7 +217,8 @@ impl Tracker {
     pub fn committed(&mut self) {
         let rebuilt = self.kernel.as_ref().is_none_or(|kernel| self.needs_rebuild(kernel));
         if rebuilt {
-            self.kernel = Some(Kernel::of(&self.desired));
+            let made = Kernel::of(&self.desired, sizes::made);
+            self.kernel = Some(made);
         } else if let Some(kernel) = &mut self.kernel {
             for name in &self.dirty_chains {
                 match self.desired.chains.get(name) {
@@ -226,7 +228,13 @@ impl Tracker {
             }
             for name in self.dirty_sets.keys() {
                 match self.desired.sets.get(name) {
-                    Some(set) => kernel.sets.insert(name.clone(), set.spec.clone()),
+                    Some(set) => {
+                        let spec = match kernel.sets.get(name) {
+                            Some(spec) if sizes::fits(spec, set) => spec.clone(),
+                            _ => sizes::made(set),
+                        };
+                        kernel.sets.insert(name.clone(), spec)
+                    }
                     None => kernel.sets.remove(name),
                 };
             }
@@ -246,7 +254,7 @@ impl Tracker {
             self.kernel = None;
             return vec![format!("table {} was missing", self.table)];
         };
-        self.kernel = Some(Kernel { foreign, ..Kernel::of(actual) });
+        self.kernel = Some(Kernel { foreign, ..Kernel::of(actual, |set| set.spec.clone()) });
         for name in actual.chains.keys().chain(self.desired.chains.keys()) {
             if actual.chains.get(name) != self.desired.chains.get(name) {
                 self.dirty_chains.insert(name.clone());
@@ -300,7 +308,7 @@ impl Tracker {
         let sets = || sets.iter().map(|name| (*name, &self.desired.sets[*name]));
         let chains = || chains.iter().map(|name| (*name, &self.desired.chains[*name]));
         for (name, set) in sets() {
-            batch.add_set(&set.spec.wire(name));
+            batch.add_set(&sizes::made(set).wire(name));
         }
         for (name, chain) in chains() {
             batch.add_chain(name, chain.base.as_ref());
@@ -317,7 +325,7 @@ impl Tracker {
     fn build_changes(&self, kernel: &Kernel, counts: &Counts, batch: &mut Batch) {
         let desired = &self.desired;
         for name in self.new_sets(kernel) {
-            batch.add_set(&desired.sets[name].spec.wire(name));
+            batch.add_set(&sizes::made(&desired.sets[name]).wire(name));
         }
         let dirty_chains = || self.dirty_chains.iter();
         for name in dirty_chains().filter(|name| !kernel.chains.contains_key(*name)) {
@@ -325,9 +333,18 @@ impl Tracker {
                 batch.add_chain(name, chain.base.as_ref());
             }
         }
+        let rewritten = self.rewritten(kernel);
+        for name in rewritten.iter().filter(|name| kernel.chains.contains_key(**name)) {
+            batch.flush_chain(name);
+        }
+        let outgrown = self.outgrown(kernel);
+        for name in &outgrown {
+            batch.delete_set(name);
+            batch.add_set(&sizes::made(&desired.sets[*name]).wire(name));
+        }
         for (name, changes) in &self.dirty_sets {
             let Some(SetDef { spec, elements }) = desired.sets.get(name) else { continue };
-            if !kernel.sets.contains_key(name) {
+            if !kernel.sets.contains_key(name) || outgrown.contains(name.as_str()) {
                 add_elements(batch, name, spec, elements.iter());
                 continue;
             }
@@ -335,10 +352,7 @@ impl Tracker {
             delete_elements(batch, name, spec, of(false));
             add_elements(batch, name, spec, of(true));
         }
-        for name in dirty_chains().filter(|name| kernel.chains.contains_key(*name)) {
-            batch.flush_chain(name);
-        }
-        for name in dirty_chains() {
+        for name in rewritten {
             if let Some(chain) = desired.chains.get(name) {
                 add_rules(batch, name, chain, counts);
             }
@@ -355,12 +369,13 @@ impl Tracker {
 }
 
 impl Kernel {
-    fn of(ruleset: &Ruleset) -> Self {
+    /// The kernel when it has this, with such sets.
+    fn of(ruleset: &Ruleset, spec: impl Fn(&SetDef) -> SetSpec) -> Self {
         let chains = ruleset.chains.iter();
         let sets = ruleset.sets.iter();
         Self {
             chains: chains.map(|(name, chain)| (name.clone(), chain.base.clone())).collect(),
-            sets: sets.map(|(name, set)| (name.clone(), set.spec.clone())).collect(),
+            sets: sets.map(|(name, set)| (name.clone(), spec(set))).collect(),
             foreign: false,
         }
     }

@@ -14,6 +14,8 @@ enum Op {
     NoChain(u8),
     Element(u8),
     NoElement(u8),
+    /// So many elements above those, which is many or few.
+    Many(u16),
     /// The map leads from a port to a chain, if there is one.
     Lead(u8, u8),
     Ranges(Vec<(u8, u8)>),
@@ -28,6 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0..4u8).prop_map(Op::NoChain),
         any::<u8>().prop_map(|e| Op::Element(e % 8)),
         any::<u8>().prop_map(|e| Op::NoElement(e % 8)),
+        (0..4u16).prop_map(|n| Op::Many(n * 70)),
         (0..3u8, 0..4u8).prop_map(|(port, chain)| Op::Lead(port, chain)),
         vec((any::<u8>(), any::<u8>()), 0..4).prop_map(Op::Ranges),
         Just(Op::NoRanges),
@@ -50,6 +53,14 @@ fn chain(tracker: &Tracker, name: u8, jumps: &[u8]) -> ChainDef {
             })
             .collect(),
     }
+}
+
+/// Looks addresses up in the set.
+fn asks() -> ChainDef {
+    let load = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, dreg: Reg::R0 };
+    let look = Expr::Lookup { set: "set".into(), sreg: Reg::R0, dreg: None, inverted: false };
+    let expressions = vec![load, look, Expr::COUNTER];
+    ChainDef { base: None, rules: vec![RuleDef { identity: "asks".into(), expressions }] }
 }
 
 /// Sorts, merges what overlaps or touches.
@@ -82,6 +93,7 @@ async fn run(ops: &[Op]) {
     tracker.put_set("set", set);
     let spec = SetSpec::verdict_map([KeyType::Service]);
     tracker.put_set("map", SetDef { spec, elements: [].into() });
+    tracker.put_chain("asks", asks());
     for op in ops.iter().chain([&Op::Commit]) {
         match op {
             Op::Chain(name, jumps) => {
@@ -105,6 +117,16 @@ async fn run(ops: &[Op]) {
             }
             Op::Element(e) => tracker.add_element("set", Element::key([10, 0, 0, *e])),
             Op::NoElement(e) => tracker.remove_element("set", &Element::key([10, 0, 0, *e])),
+            Op::Many(count) => {
+                for n in 0..300u16 {
+                    let [high, low] = n.to_be_bytes();
+                    let element = Element::key([10, 1, high, low]);
+                    match n < *count {
+                        true => tracker.add_element("set", element),
+                        false => tracker.remove_element("set", &element),
+                    }
+                }
+            }
             Op::Lead(port, chain) => {
                 let target = format!("c{chain}");
                 if tracker.desired().chains.contains_key(&target) {
@@ -172,6 +194,50 @@ fn a_map_leads_to_a_chain_only_once_it_has_its_rules() {
         tracker.committed();
         let (read, ..) = socket.read_table(Family::Inet, "calico-test").await.unwrap();
         assert_eq!(read.as_ref(), Some(tracker.desired()));
+    });
+}
+
+#[test]
+fn a_set_that_outgrows_its_size_is_replaced_with_the_rules_that_look_it_up() {
+    in_new_netns(async || {
+        let mut socket = Socket::open().unwrap();
+        let mut tracker = Tracker::new(Family::Inet, "calico-test");
+        let element = |n: u32| Element::key((0x0a00_0000 + n).to_be_bytes());
+        let spec = SetSpec::set([KeyType::Ipv4]);
+        tracker.put_set("set", SetDef { spec, elements: (0..64).map(element).collect() });
+        tracker.put_chain("asks", asks());
+        tracker.put_chain("c1", chain(&tracker, 1, &[]));
+        let mut last = None;
+        for count in [64, 96, 97, 300, 5] {
+            let Ruleset { sets, .. } = tracker.desired();
+            let have = u32::try_from(sets["set"].elements.len()).unwrap();
+            (have..count).for_each(|n| tracker.add_element("set", element(n)));
+            (count..have).for_each(|n| tracker.remove_element("set", &element(n)));
+            let replaced = tracker.replaced_chains().contains(&"asks");
+            assert!(!tracker.replaced_chains().contains(&"c1"));
+            socket.commit(&tracker.batch(), None).await.unwrap();
+            tracker.committed();
+            let (read, ..) = socket.read_table(Family::Inet, "calico-test").await.unwrap();
+            assert_eq!(read.as_ref(), Some(tracker.desired()), "{count}");
+            let size = read.unwrap().sets["set"].spec.size.unwrap();
+            assert!(count <= size, "{count} of {size}");
+            let grew = last.is_some_and(|last| last != size);
+            assert_eq!(replaced, grew, "{count} of {size}, before {last:?}");
+            last = Some(size);
+        }
+        assert_eq!(last, Some(384));
+        // A restart takes the set as it is, and one that somebody filled is full for us, too.
+        let (read, _, foreign) = socket.read_table(Family::Inet, "calico-test").await.unwrap();
+        assert_eq!(tracker.observed(read.as_ref(), foreign), Vec::<String>::new());
+        assert!(tracker.batch().is_empty());
+        let foreign: Vec<_> = (1000..1379).map(element).collect();
+        let mut batch = Batch::new(Family::Inet, "calico-test");
+        batch.add_elements("set", &foreign);
+        socket.commit(&batch, None).await.unwrap();
+        tracker.add_element("set", element(6));
+        let error = socket.commit(&tracker.batch(), None).await.unwrap_err();
+        assert!(error.is_stale(), "{error}");
+        assert!(error.to_string().contains("to add elements of set set"), "{error}");
     });
 }
 

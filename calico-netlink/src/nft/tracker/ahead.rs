@@ -7,7 +7,7 @@
 
 use super::super::batch::Batch;
 use super::super::counts::Counts;
-use super::{Kernel, Tracker};
+use super::{Kernel, Tracker, sizes};
 
 impl Tracker {
     /// The batch to commit before [`batch_keeping`](Tracker::batch_keeping): new chains, and new
@@ -39,7 +39,7 @@ impl Tracker {
         }
         for name in sets {
             self.dirty_sets.remove(&name);
-            let spec = self.desired.sets[&name].spec.clone();
+            let spec = sizes::made(&self.desired.sets[&name]);
             kernel.sets.insert(name, spec);
         }
     }

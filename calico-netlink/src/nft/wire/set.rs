@@ -93,6 +93,9 @@ pub struct Set {
     pub interval: bool,
     /// Whether it maps keys to verdicts.
     pub verdict_map: bool,
+    /// How many elements it may have, for which the kernel then makes room at once
+    /// (`NFTA_SET_DESC_SIZE`); absent: as many as come, for which it grows.
+    pub size: Option<u32>,
 }
 
 /// One element of a set.
@@ -146,16 +149,22 @@ impl Set {
             w.u32(6, DATA_VERDICT);
             w.u32(7, 0);
         }
-        if concatenated && self.interval {
+        let ranges_of_fields = concatenated && self.interval;
+        if ranges_of_fields || self.size.is_some() {
             w.nested(9, |w| {
-                w.nested(2, |w| {
-                    for field in &self.key {
-                        let len = field.size().next_multiple_of(4);
-                        w.nested(NFTA_LIST_ELEM, |w| {
-                            w.u32(1, u32::try_from(len).unwrap_or(u32::MAX));
-                        });
-                    }
-                });
+                if let Some(size) = self.size {
+                    w.u32(1, size);
+                }
+                if ranges_of_fields {
+                    w.nested(2, |w| {
+                        for field in &self.key {
+                            let len = field.size().next_multiple_of(4);
+                            w.nested(NFTA_LIST_ELEM, |w| {
+                                w.u32(1, u32::try_from(len).unwrap_or(u32::MAX));
+                            });
+                        }
+                    });
+                }
             });
         }
         w.u32(10, id);
@@ -168,13 +177,17 @@ impl Set {
     }
 
     pub(super) fn decode(attrs: Attrs<'_>) -> Result<Self> {
-        let [_, table, name, flags, key_type, _len, data_type] = by_kind::<7>(attrs)?;
+        let [_, table, name, flags, key_type, _len, data_type, _, _, desc] = by_kind::<10>(attrs)?;
         let flags = flags.map_or(Ok(0), |attr| attr.u32())?;
         // Sets that time out, belong to one rule or hold objects are not modelled.
         if flags & !(set_flags::INTERVAL | set_flags::MAP | set_flags::CONCAT) != 0 {
             return Err(DecodeError::Invalid { what: "set flags" });
         }
         let data_type = data_type.map(|attr| attr.u32()).transpose()?;
+        let size = match desc {
+            Some(desc) => by_kind::<2>(desc.nested())?[1].map(|attr| attr.u32()).transpose()?,
+            None => None,
+        };
         let mut number = need(key_type, "set key type")?.u32()?;
         let mut key = Vec::new();
         while number != 0 {
@@ -187,6 +200,7 @@ impl Set {
             key,
             interval: flags & set_flags::INTERVAL != 0,
             verdict_map: flags & set_flags::MAP != 0 && data_type == Some(DATA_VERDICT),
+            size,
         })
     }
 }

@@ -75,6 +75,7 @@ fn objects() -> Vec<(u16, Object)> {
         key: key.to_vec(),
         interval,
         verdict_map,
+        size: interval.then_some(100),
     };
     vec![
         (msg::NEW_TABLE, Object::Table(Table { name: "calico".into(), flags: 2 })),
