@@ -13,6 +13,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod limits;
+mod meddling;
 mod owner;
 mod policy;
 mod recheck;
