@@ -276,6 +276,17 @@ impl Graph {
         self.locals.contains_key(endpoint)
     }
 
+    /// Whether a version of this policy was taken in.
+    #[must_use]
+    pub fn has_policy(&self, key: &Key) -> bool {
+        let Key::Resource { kind, namespace, name } = key else { return false };
+        self.policy_numbers.contains_key(&PolicyId {
+            kind: *kind,
+            namespace: namespace.as_deref().map(Into::into),
+            name: name.as_str().into(),
+        })
+    }
+
     /// How much there is.
     #[must_use]
     pub fn stats(&self) -> Stats {
