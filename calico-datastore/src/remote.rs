@@ -11,7 +11,9 @@
 //! The client connects when it is first used and again whenever needed. What fails while there is
 //! no connection fails at once with [`Unavailable`](calico_core::datastore::StoreError); watches
 //! say `Interrupted`, wait, and go on where they were, or with a new listing if the server is not
-//! the one that they knew. A write whose connection broke may or may not have happened.
+//! the one that they knew. A write whose connection broke may or may not have happened. A server
+//! that says nothing for ten seconds is taken for gone: one that works says every three seconds
+//! that it is there.
 //!
 //! Both sides run on tokio. The transport is a parameter ([`Listen`], [`Connect`]); a unix socket
 //! is built in, and TCP with TLS with the feature `tls`.
@@ -39,6 +41,7 @@
 mod client;
 mod connection;
 mod counters;
+mod heartbeat;
 mod local;
 mod server;
 #[cfg(feature = "tls")]

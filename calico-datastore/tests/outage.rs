@@ -102,6 +102,25 @@ async fn a_server_that_is_not_there_is_told_at_once_and_a_silent_one_in_time() {
     );
 }
 
+#[tokio::test]
+async fn a_silent_server_is_passed_over_where_there_are_others() {
+    let dir = authority::certificates();
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let works = socket.local_addr().unwrap();
+    let listener = TlsListener::new(socket, tls(dir.path(), "server")).unwrap();
+    tokio::spawn(Server::run(listener, Arc::new(MemoryStore::new()), std::future::pending()));
+    let addresses = format!("{}, {works},{closed}", mute.local_addr().unwrap());
+    // Each begins at one of them, and nobody knows which.
+    let asked = (0..20).map(|n| {
+        let store = fanout(addresses.clone(), dir.path());
+        async move { store.put(node(&n.to_string()), "{}".into()).await }
+    });
+    let answers = tokio::time::timeout(LIMIT, join_all(asked)).await.expect("answers in time");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+}
+
 /// A host that vanishes says no goodbye: who only listens must notice by himself.
 #[test]
 fn a_server_that_vanished_is_noticed_by_who_only_listens() {

@@ -33,9 +33,10 @@ pub struct TlsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FanoutConfig {
-    /// Host (or address) and TCP port.
+    /// Host (or address) and TCP port; several, with commas between, are tried from any of them
+    /// on until one answers, and so is each address that a host's name has.
     pub address: String,
-    /// The name in the server's certificate, if it is not the host of `address`.
+    /// The name in the servers' certificates, if it is not the host of `address`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// Certificates of both sides: there is no connection without.
@@ -43,21 +44,25 @@ pub struct FanoutConfig {
 }
 
 impl FanoutConfig {
-    /// The name that the server's certificate must have.
+    /// The servers: the address of each, and the name that its certificate must have.
     ///
     /// # Errors
     ///
-    /// The address has no port.
-    pub fn name(&self) -> io::Result<&str> {
+    /// An address has no port.
+    pub fn servers(&self) -> io::Result<Vec<(&str, &str)>> {
+        self.address.split(',').map(|address| self.server(address.trim())).collect()
+    }
+
+    fn server<'a>(&'a self, address: &'a str) -> io::Result<(&'a str, &'a str)> {
         let bad = || {
-            let reason = format!("{:?} is no address such as fanout.example:5473", self.address);
+            let reason = format!("{address:?} is no address such as fanout.example:5473");
             io::Error::new(io::ErrorKind::InvalidInput, reason)
         };
-        let (host, port) = self.address.rsplit_once(':').ok_or_else(bad)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
         if host.is_empty() || port.parse::<u16>().is_err() {
             return Err(bad());
         }
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        Ok(self.server_name.as_deref().unwrap_or(host))
+        Ok((address, self.server_name.as_deref().unwrap_or(host)))
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::client::Transport;
+use super::heartbeat::{Ear, Heard};
 use super::wire::{
     Ask, FromClient, FromServer, Hello, Say, VERSION, WINDOW, Welcome, encode, invalid, read,
 };
@@ -73,7 +74,8 @@ impl Connection {
     pub(super) async fn open(io: Io) -> io::Result<Arc<Self>> {
         let (mut reader, writer) = tokio::io::split(io);
         let mut writer = BufWriter::new(writer);
-        let hello = Hello { protocol: Hello::PROTOCOL.to_owned(), version: VERSION };
+        let hello =
+            Hello { protocol: Hello::PROTOCOL.to_owned(), version: VERSION, heartbeat: true };
         let frame = encode(&hello).ok_or_else(|| invalid("the greeting is too long"))?;
         // A server that refuses does not wait for it: what it has to say is worth reading.
         let sent = async {
@@ -81,8 +83,8 @@ impl Connection {
             writer.flush().await
         };
         let sent = sent.await;
-        let instance = match read(&mut reader).await? {
-            Some(Welcome::Welcome { instance }) => instance,
+        let (instance, heartbeat) = match read(&mut reader).await? {
+            Some(Welcome::Welcome { instance, heartbeat }) => (instance, heartbeat),
             Some(Welcome::Refused { reason }) => {
                 return Err(io::Error::other(reason));
             }
@@ -90,7 +92,10 @@ impl Connection {
         };
         let calls = Arc::new(Mutex::new(Calls::default()));
         let (out, frames) = mpsc::unbounded_channel();
-        let task = tokio::spawn(run(reader, writer, frames, Arc::clone(&calls)));
+        let heard = Heard::now();
+        let reader = Ear { reader, heard: heard.clone() };
+        let heard = heartbeat.then_some(heard);
+        let task = tokio::spawn(run(reader, writer, heard, frames, Arc::clone(&calls)));
         Ok(Arc::new(Self {
             instance,
             out,
@@ -177,8 +182,10 @@ impl Drop for Call {
 
 /// Moves frames until the connection breaks, then tells everyone.
 async fn run(
-    mut reader: ReadHalf<Io>,
+    mut reader: Ear<ReadHalf<Io>>,
     mut writer: BufWriter<WriteHalf<Io>>,
+    // Of a server that makes itself heard.
+    heard: Option<Heard>,
     mut frames: mpsc::UnboundedReceiver<Frame>,
     calls: Arc<Mutex<Calls>>,
 ) {
@@ -197,9 +204,18 @@ async fn run(
         }
         Ok(())
     };
+    let silence = async {
+        match heard {
+            Some(heard) => Err(heard.silence().await),
+            None => std::future::pending().await,
+        }
+    };
+    // Reading first: if it was this process that stood still, there is something to be heard.
     let result = tokio::select! {
+        biased;
         result = reading => result,
         result = writing => result,
+        result = silence => result,
     };
     let reason = match result {
         Ok(()) => "it was closed".to_owned(),

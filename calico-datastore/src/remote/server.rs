@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::counters::Counters;
+use super::heartbeat::HEARTBEAT;
 use super::wire::{
     Ask, FromClient, FromServer, Hello, MAX_VALUE, PART, Say, VERSION, WINDOW, Welcome, encode,
     encode_events, invalid, read,
@@ -138,7 +139,7 @@ async fn serve(
         send_now(&mut writer, &Welcome::Refused { reason: reason.clone() }).await?;
         return Err(invalid(reason));
     }
-    send_now(&mut writer, &Welcome::Welcome { instance }).await?;
+    send_now(&mut writer, &Welcome::Welcome { instance, heartbeat: true }).await?;
 
     let (out, mut frames) = mpsc::channel::<Vec<u8>>(QUEUE);
     let hang_up = Arc::new(Notify::new());
@@ -154,7 +155,16 @@ async fn serve(
         tasks: JoinSet::new(),
     };
     let writing = async {
-        while let Some(frame) = frames.recv().await {
+        loop {
+            let frame = match tokio::time::timeout(HEARTBEAT, frames.recv()).await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(_elapsed) if hello.heartbeat => match encode(&alive()) {
+                    Some(frame) => frame,
+                    None => continue,
+                },
+                Err(_elapsed) => continue,
+            };
             let written = async {
                 writer.write_all(&frame).await?;
                 if frames.is_empty() {
@@ -171,7 +181,6 @@ async fn serve(
             }
             counters.sent(frame.len());
         }
-        Ok(())
     };
     tokio::select! {
         result = session.run(&mut reader) => result,
@@ -181,6 +190,10 @@ async fn serve(
             Err(slow("had no room for an event", BEHIND))
         }
     }
+}
+
+const fn alive() -> FromServer {
+    FromServer { id: 0, say: Say::Alive }
 }
 
 fn slow(what: &str, time: Duration) -> io::Error {

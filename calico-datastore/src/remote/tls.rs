@@ -1,6 +1,8 @@
 //! TCP with TLS, where both sides show certificates.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
@@ -23,6 +25,9 @@ use crate::config::{FanoutConfig, TlsConfig};
 const HANDSHAKES: usize = 64;
 /// Time for a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time for each server where there are several, out of what a client has for all of them.
+const EACH: Duration = Duration::from_millis(1500);
 
 /// A connection on which nothing comes is probed after this time, in seconds. Who listens only
 /// would never know that the other host has vanished, as a kernel's own patience is two hours.
@@ -96,11 +101,32 @@ pub struct TlsAddress(pub FanoutConfig);
 #[async_trait]
 impl Connect for TlsAddress {
     async fn connect(&self) -> io::Result<Box<dyn Transport>> {
-        let name = ServerName::try_from(self.0.name()?.to_owned()).map_err(invalid)?;
         let connector = TlsConnector::from(client_config(&self.0.tls)?);
-        let stream = TcpStream::connect(&self.0.address).await?;
-        prepare(&stream)?;
-        Ok(Box::new(connector.connect(name, stream).await?))
+        let (mut servers, mut last) = (Vec::new(), None);
+        for (address, name) in self.0.servers()? {
+            let name = ServerName::try_from(name.to_owned()).map_err(invalid)?;
+            match lookup_host(address).await {
+                Ok(found) => servers.extend(found.map(|address| (address, name.clone()))),
+                Err(error) => last = Some(error),
+            }
+        }
+        if let [(address, name)] = &servers[..] {
+            return open(&connector, *address, name.clone()).await;
+        }
+        // Many clients with the same settings must not all begin at the same server.
+        let first = RandomState::new().hash_one(0) as usize % servers.len().max(1);
+        servers.rotate_left(first);
+        for (address, name) in servers {
+            let opened = tokio::time::timeout(EACH, open(&connector, address, name)).await;
+            match opened.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(transport) => return Ok(transport),
+                Err(error) => {
+                    tracing::debug!(%address, %error, "a server is passed over");
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("its name has no address")))
     }
 
     fn describe(&self) -> String {
@@ -118,6 +144,16 @@ impl Connect for TlsAddress {
             _ => None,
         }
     }
+}
+
+async fn open(
+    connector: &TlsConnector,
+    address: SocketAddr,
+    name: ServerName<'static>,
+) -> io::Result<Box<dyn Transport>> {
+    let stream = TcpStream::connect(address).await?;
+    prepare(&stream)?;
+    Ok(Box::new(connector.connect(name, stream).await?))
 }
 
 /// Small messages go at once, and the other side's end is noticed.

@@ -31,6 +31,9 @@ pub(super) struct Hello {
     /// Always `calico-datastore`.
     pub(super) protocol: String,
     pub(super) version: u32,
+    /// Whether [`Say::Alive`] is understood; older clients do not say.
+    #[serde(default)]
+    pub(super) heartbeat: bool,
 }
 
 impl Hello {
@@ -45,6 +48,9 @@ pub(super) enum Welcome {
     Welcome {
         /// Another number means another server, whose revisions need not be those known before.
         instance: u64,
+        /// Whether the server says [`Say::Alive`] when it has nothing else to say.
+        #[serde(default)]
+        heartbeat: bool,
     },
     /// They may not.
     Refused { reason: String },
@@ -90,6 +96,8 @@ pub(super) enum Say {
     Events(Vec<WatchEvent>),
     /// The watch has ended.
     Ended,
+    /// The server is there; about no request.
+    Alive,
 }
 
 /// A message as a frame; `None` if it is too long for one.
