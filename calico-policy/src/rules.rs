@@ -200,9 +200,17 @@ impl Compiler<'_> {
     }
 
     fn side(&mut self, entity: &EntityRule, protocol: Option<Protocol>, path: &str) -> Side {
-        let selected = self.parsed(selector::entity_selector(entity, self.namespace), path);
-        let excluded = self.parsed(selector::entity_not_selector(entity), path);
-        let sets = selected.iter().map(|selector| self.set(selector, None)).collect();
+        let parsed = selector::entity_selectors(entity, self.namespace);
+        let (selected, excluded) = parsed.unwrap_or_else(|error| {
+            self.errors.push(FieldError::new(format!("{path}.{}", error.path), error.message));
+            (None, None)
+        });
+        // Sets of named ports are of the selected endpoints only, which says it all if no port
+        // has a number.
+        let named = |port: &Port| matches!(port, Port::Named(_));
+        let by_ports = !entity.ports.is_empty() && entity.ports.iter().all(named);
+        let addresses = selected.iter().filter(|_| !by_ports);
+        let sets = addresses.map(|selector| self.set(selector, None)).collect();
         let not_sets = excluded.iter().map(|selector| self.set(selector, None)).collect();
         let (ports, port_sets) =
             self.ports(&entity.ports, selected.as_ref(), protocol, &format!("{path}.ports"));
@@ -300,17 +308,6 @@ impl Compiler<'_> {
         let content = Content::Labels { selector: selector.clone(), port };
         self.sets.push(SetSpec { id: id.clone(), content });
         id
-    }
-
-    fn parsed(
-        &mut self,
-        result: Result<Option<Selector>, FieldError>,
-        path: &str,
-    ) -> Option<Selector> {
-        result.unwrap_or_else(|error| {
-            self.errors.push(FieldError::new(format!("{path}.{}", error.path), error.message));
-            None
-        })
     }
 
     fn error(&mut self, path: &str, field: &str, message: String) {

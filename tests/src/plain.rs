@@ -210,8 +210,7 @@ impl<'a> Compiler<'a> {
         protocol: Option<u8>,
         namespace: &str,
     ) -> Side {
-        let selected = selector::entity_selector(entity, namespace).unwrap();
-        let excluded = selector::entity_not_selector(entity).unwrap();
+        let (selected, excluded) = selector::entity_selectors(entity, namespace).unwrap();
         let nets = |nets: &[resource::Cidr]| nets.iter().map(|net| net.0.trunc()).collect();
         let mut side =
             Side { nets: nets(&entity.nets), not_nets: nets(&entity.not_nets), ..Side::default() };

@@ -86,7 +86,12 @@ const fn is_staged(kind: Kind) -> bool {
     matches!(kind, Kind::StagedNetworkPolicy | Kind::StagedGlobalNetworkPolicy)
 }
 
-fn resource(line: &str) -> Result<AnyResource, String> {
+/// The resource that a line tells of.
+///
+/// # Errors
+///
+/// What is wrong with the line.
+pub fn resource(line: &str) -> Result<AnyResource, String> {
     let parts = line.split_once(" {").and_then(|(head, rest)| {
         let (labels, spec) = rest.split_once('}')?;
         let (kind, name) = head.split_once(' ')?;

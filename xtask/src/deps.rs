@@ -115,6 +115,18 @@ const ALLOWED: &[Row] = &[
         uses: &["calico-core", "calico-datastore", "calico-netlink", "calico-policy"],
         tests_use: &[],
     },
+    // Felix' calculation graph, built from upstream's packages, beside ours.
+    Row {
+        from: "calico-felix-tests",
+        uses: &[
+            "calico-core",
+            "calico-datastore",
+            "calico-policy",
+            "calico-test-servers",
+            "calico-tests",
+        ],
+        tests_use: &[],
+    },
     // CRDs and schemas are generated from the types.
     Row { from: "xtask", uses: &["calico-core"], tests_use: &[] },
 ];

@@ -114,6 +114,27 @@ pub fn entity_not_selector(entity: &EntityRule) -> Result<Option<Selector>, Fiel
     Ok(parse(&entity.not_selector, "notSelector")?.map(Selector::from))
 }
 
+/// The endpoints and network sets that one end of a rule matches, and those that it must not match.
+///
+/// With both in a rule, the latter are taken out of the former by their labels, as upstream's
+/// graph does: who is left may share an address with who is not.
+///
+/// # Errors
+/// A selector that does not parse, with its path below the entity.
+pub fn entity_selectors(
+    entity: &EntityRule,
+    namespace: &str,
+) -> Result<(Option<Selector>, Option<Selector>), FieldError> {
+    let (selected, excluded) = (entity_selector(entity, namespace)?, entity_not_selector(entity)?);
+    Ok(match (selected, excluded) {
+        (Some(selected), Some(excluded)) => {
+            let parts = vec![selected.expr().clone(), excluded.expr().clone().negate()];
+            (Some(Expr::all_of(parts).into()), None)
+        }
+        either => either,
+    })
+}
+
 /// The expression of a selector field, if it says anything.
 fn parse(text: &str, path: &str) -> Result<Option<Expr>, FieldError> {
     if text.is_empty() {

@@ -207,7 +207,18 @@ fn rules_are_limited_to_their_namespace_once_labels_matter() {
     check_entity(rule("", "!global()"), "", Some("has(projectcalico.org/namespace)"));
     let not = EntityRule { not_selector: "has(a)".to_owned(), ..EntityRule::default() };
     check_entity(not.clone(), "blue", Some(home));
-    check_entity(not, "", None);
+    check_entity(not.clone(), "", None);
+    // What is excluded is taken out of what is selected, if anything is.
+    let both = EntityRule { not_selector: "has(b)".to_owned(), ..rule("has(a)", "") };
+    for (entity, namespace, expected) in [
+        (&both, "", [Some("(has(a) && !has(b))".to_owned()), None]),
+        (&both, "blue", [Some(format!("(({home} && has(a)) && !has(b))")), None]),
+        (&not, "", [None, Some("has(a)".to_owned())]),
+        (&not, "blue", [Some(format!("({home} && !has(a))")), None]),
+    ] {
+        let (selected, excluded) = entity_selectors(entity, namespace).unwrap();
+        assert_eq!([selected, excluded].map(|it| it.map(|it| it.to_string())), expected);
+    }
     let accounts = |names: &[&str], selector: &str| EntityRule {
         service_accounts: Some(ServiceAccountMatch {
             names: names.iter().map(ToString::to_string).collect(),

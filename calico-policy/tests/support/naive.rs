@@ -179,8 +179,7 @@ impl Cluster {
     ) -> bool {
         let within =
             |nets: &[calico_core::resource::Cidr]| nets.iter().any(|net| net.contains(&address));
-        let selected = selector::entity_selector(entity, namespace).unwrap();
-        let excluded = selector::entity_not_selector(entity).unwrap();
+        let (selected, excluded) = selector::entity_selectors(entity, namespace).unwrap();
         let has = |ports: &[Port]| {
             ports.iter().any(|wanted| match (wanted, port) {
                 (Port::Range { first, last }, Some(port)) => (*first..=*last).contains(&port),

@@ -1,5 +1,6 @@
 //! The programs: found by `KUBEBUILDER_ASSETS` (as controllers' tests find them), or else built by
-//! the Go toolchain from `tests/kube-apiserver`, once for each version of that module.
+//! the Go toolchain from `tests/kube-apiserver`, once for each version of that module; and Felix'
+//! calculation graph, in the same way from `tests/felix/graph`.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -45,7 +46,7 @@ pub fn find(say: impl Fn(&str)) -> Result<Programs, String> {
         }
         return Ok(Programs { apiserver, etcd });
     }
-    let [apiserver, etcd] = built([(NAMES[0], "."), (NAMES[1], "etcd")], say)?;
+    let [apiserver, etcd] = built(KUBERNETES, [(NAMES[0], "."), (NAMES[1], "etcd")], say)?;
     Ok(Programs { apiserver, etcd })
 }
 
@@ -61,7 +62,7 @@ pub fn find_node(say: impl Fn(&str)) -> Result<NodePrograms, String> {
         ("kube-scheduler", "scheduler"),
         ("kube-proxy", "proxy"),
     ];
-    let [kubelet, controllers, scheduler, proxy] = built(packages, say)?;
+    let [kubelet, controllers, scheduler, proxy] = built(KUBERNETES, packages, say)?;
     Ok(NodePrograms { kubelet, controllers, scheduler, proxy })
 }
 
@@ -71,26 +72,40 @@ pub fn find_node(say: impl Fn(&str)) -> Result<NodePrograms, String> {
 ///
 /// As of [`find`].
 pub fn find_proxy(say: impl Fn(&str)) -> Result<PathBuf, String> {
-    let [proxy] = built([("kube-proxy", "proxy")], say)?;
+    let [proxy] = built(KUBERNETES, [("kube-proxy", "proxy")], say)?;
     Ok(proxy)
 }
 
+/// Felix' calculation graph, built if need be, which takes some minutes; `say` is told so.
+///
+/// # Errors
+///
+/// As of [`find`].
+pub fn find_felix(say: impl Fn(&str)) -> Result<PathBuf, String> {
+    let [graph] = built("tests/felix/graph", [("felix-graph", ".")], say)?;
+    Ok(graph)
+}
+
+/// The module of Kubernetes' programs.
+const KUBERNETES: &str = "tests/kube-apiserver";
+
 /// Programs, each made of a package of the module.
 fn built<const N: usize>(
+    module: &str,
     packages: [(&str, &str); N],
     say: impl Fn(&str),
 ) -> Result<[PathBuf; N], String> {
     let root = workspace()?;
-    let module = root.join("tests/kube-apiserver");
+    let module = root.join(module);
     let mut hasher = DefaultHasher::new();
-    let sources = packages.map(|(_, package)| format!("{package}/main.go"));
-    for name in ["go.mod", "go.sum"].into_iter().chain(sources.iter().map(String::as_str)) {
-        let path = module.join(name);
-        fs::read(&path).map_err(file(&path))?.hash(&mut hasher);
+    for package in [".", "go.mod", "go.sum"].into_iter().chain(packages.map(|(_, package)| package))
+    {
+        hash(&module.join(package), &mut hasher)?;
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let target = target.join("tmp/kube-apiserver");
+    let name = module.file_name().unwrap_or_default();
+    let target = target.join("tmp").join(name);
     fs::create_dir_all(&target).map_err(file(&target))?;
     let built = target.join(format!("{:016x}", hasher.finish()));
     // Test programs of several crates may come here at the same time.
@@ -111,15 +126,30 @@ fn built<const N: usize>(
     Ok(packages.map(|(name, _)| built.join(name)))
 }
 
+/// A file, or the Go files of a directory.
+fn hash(path: &Path, hasher: &mut DefaultHasher) -> Result<(), String> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        files = entries.map_err(file(path))?.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "go"));
+        files.sort();
+    }
+    for path in files {
+        fs::read(&path).map_err(file(&path))?.hash(hasher);
+    }
+    Ok(())
+}
+
 fn build(module: &Path, package: &str, program: &Path) -> Result<(), String> {
     let found = ["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"].into_iter().find(|go| {
         let version = Command::new(go).arg("version").stdout(Stdio::null()).status();
         version.is_ok_and(|status| status.success())
     });
     let go = found.ok_or(
-        "there is no kube-apiserver, and no Go toolchain to build one with: install Go 1.25 or \
-         later (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a directory that has \
-         kube-apiserver and etcd; CALICO_SKIP_PRIVILEGED=1 leaves tests of it out",
+        "there is no Go toolchain to build the programs with: install Go 1.25 or later \
+         (https://go.dev/dl); or, for kube-apiserver, set KUBEBUILDER_ASSETS to a directory that \
+         has kube-apiserver and etcd; CALICO_SKIP_PRIVILEGED=1 leaves tests of it out",
     )?;
     // A module proxy that does not answer must not hold everything up for ever.
     let output = Command::new("timeout")

@@ -1,0 +1,51 @@
+//! Random stories, played to both graphs. Felix' has to be built first, which takes minutes, so
+//! `cargo xtask felix` runs these.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Instant;
+
+use calico_felix_tests::canonical::Counts;
+use calico_felix_tests::play::{self, Felix};
+use calico_felix_tests::story::Story;
+use calico_test_servers::programs;
+use calico_tests::replay::{Scenarios, minimise, number, seed};
+
+#[test]
+#[ignore = "builds Felix' graph with Go; `cargo xtask felix` runs it"]
+fn random_stories() {
+    let program = programs::find_felix(|text| println!("{text}")).unwrap();
+    let mut felix = Felix::start(&program).unwrap();
+    let wanted = number("CALICO_FELIX_STORIES").unwrap_or(200);
+    let seed = seed();
+    println!("seed: CALICO_DIFF_SEED={seed}");
+    let started = Instant::now();
+    let (mut counts, mut lines) = (Counts::default(), 0);
+    for (index, random) in (0..wanted).zip(Scenarios::of(seed, 0)) {
+        let mut check = |random: &[String]| -> Result<Counts, String> {
+            let story = Story::of(random)?;
+            let theirs = felix.play(&story)?;
+            let ours = play::ours(&story, &theirs.refused)?;
+            let difference = play::compare(&story, &ours, &theirs);
+            if !difference.is_empty() {
+                return Err(difference);
+            }
+            let mut counts = Counts::default();
+            theirs.states.iter().for_each(|state| counts += state.counts());
+            Ok(counts)
+        };
+        match check(&random) {
+            Ok(more) => counts += more,
+            Err(_) => {
+                let small = minimise(random, |lines| check(lines).is_err());
+                let difference = check(&small).unwrap_err();
+                panic!(
+                    "story {index} of CALICO_DIFF_SEED={seed}; - is ours, + is Felix'\n{}\n\n{difference}",
+                    small.join("\n")
+                );
+            }
+        }
+        lines += random.len();
+    }
+    println!("{wanted} stories, {lines} resources, {counts:?} agree, in {:.1?}", started.elapsed());
+}
