@@ -23,6 +23,8 @@ pub struct Status {
     pub revision: u64,
     /// Endpoints of this node: key is namespace/name, value says what keeps one from service.
     pub endpoints: BTreeMap<String, EndpointStatus>,
+    /// Objects of the datastore that have mistakes: key is where it is stored, value what is wrong.
+    pub mistakes: BTreeMap<String, String>,
     /// BGP; absent if the agent runs none.
     pub bgp: Option<BgpStatus>,
 }

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use calico_core::dataplane::{EndpointId, Transaction, Update};
@@ -22,11 +22,13 @@ use ipnet::IpNet;
 use tracing::{debug, info, warn};
 
 use crate::doubts::Doubts;
+use crate::ignored::Ignored;
 use crate::migrations::Migrations;
 use crate::overlay::{Overlay, OverlayPlan};
 use crate::routing::Routing;
 use crate::settings::{self, Unsupported};
 use crate::source::{News, Read, Stored};
+use crate::stand_in::stand_ins;
 use calico_router::mirror::{Change, Mirror};
 
 /// What to do.
@@ -77,6 +79,10 @@ pub struct Brain {
     ipv6: bool,
     unsupported: Unsupported,
     doubts: Doubts,
+    /// Objects that have mistakes.
+    ignored: Ignored,
+    /// Policies among them that others stand in for.
+    stood_in: HashSet<Key>,
     told_in_sync: bool,
     told_learned: bool,
     revision: u64,
@@ -101,6 +107,8 @@ impl Brain {
             ipv6: true,
             unsupported: Unsupported::default(),
             doubts: Doubts::default(),
+            ignored: Ignored::default(),
+            stood_in: HashSet::new(),
             told_in_sync: false,
             told_learned: false,
             revision: 0,
@@ -155,14 +163,22 @@ impl Brain {
             News::Event(event) => event,
             News::Object(Stored { entry, listed, read }) => {
                 self.mirror.see(&entry.key, entry.revision, listed);
-                if let Err(error) = self.put(&entry, read) {
-                    warn!(key = %entry.key, %error, "an object in the datastore is ignored");
+                match self.put(&entry, read) {
+                    Ok(()) => self.is_fine(&entry.key),
+                    Err(error) => self.has_mistakes(&entry, &reason(error)),
                 }
                 return;
             }
         };
+        self.ignored.follow(&event);
         if let WatchEvent::Bad { path, reason } = &event {
-            warn!(path, reason, "an object in the datastore is ignored");
+            match path.parse() {
+                Ok(key) => {
+                    let (value, revision) = (Arc::from(""), Revision::default());
+                    self.has_mistakes(&Entry { key, value, revision }, reason);
+                }
+                Err(_no_key) => self.ignored.note_path(path, reason),
+            }
         }
         for change in self.mirror.handle(event) {
             match change {
@@ -170,6 +186,11 @@ impl Brain {
                 Change::Gone(key) => self.gone(&key),
             }
         }
+    }
+
+    /// Objects that have mistakes: by path, with what is wrong, if others than at the last call.
+    pub fn new_mistakes(&mut self) -> Option<BTreeMap<String, String>> {
+        self.ignored.news()
     }
 
     /// The passwords that resources refer to; to be brought with [`set_secret`](Self::set_secret)
@@ -325,6 +346,30 @@ impl Brain {
         }
     }
 
+    fn is_fine(&mut self, key: &Key) {
+        self.ignored.clear(key);
+        self.stood_in.remove(key);
+    }
+
+    /// What was known of the object stays in force. Of a policy that nothing is known of, as after a
+    /// restart, nobody can tell what it forbids: all that it would have judged is denied.
+    fn has_mistakes(&mut self, entry: &Entry, reason: &str) {
+        let is_policy =
+            matches!(entry.key.kind(), Some(Kind::NetworkPolicy | Kind::GlobalNetworkPolicy));
+        let known = self.graph.has_policy(&entry.key) && !self.stood_in.contains(&entry.key);
+        let effect = if !is_policy {
+            "what was known of it, if anything, stays in force"
+        } else if known {
+            "its last good version stays in force"
+        } else if stand_ins(entry).into_iter().any(|it| self.graph.handle(it).is_ok()) {
+            self.stood_in.insert(entry.key.clone());
+            "no good version is known: all that it would have judged is denied"
+        } else {
+            "no good version is known, nor whom it is for: it has no effect"
+        };
+        self.ignored.note(&entry.key, reason, effect);
+    }
+
     /// Of a cluster's objects nearly all are policy's, and some of these others' as well.
     fn put_object(&mut self, object: Object, revision: Revision) -> Result<(), Rejected> {
         let mut own = None;
@@ -384,6 +429,7 @@ impl Brain {
         {
             self.routing.set_block(*block, false);
         }
+        self.is_fine(key);
         self.doubts.forget(key);
         self.overlay.gone(key);
         self.migrations.gone(key);
@@ -393,5 +439,17 @@ impl Brain {
             let namespace = namespace.as_deref().unwrap_or_default();
             self.heard.retain(|(id, _)| *id.namespace != *namespace || *id.name != **name);
         }
+    }
+}
+
+/// What is wrong, without the object's name.
+fn reason(error: Rejected) -> String {
+    match error {
+        Rejected::Invalid { errors, .. } => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            errors.join("; ")
+        }
+        Rejected::Unreadable(StoreError::BadObject { reason, .. }) => reason,
+        other => other.to_string(),
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 mod doubts;
 pub mod environment;
+mod ignored;
 pub mod init;
 pub mod load_balancer;
 pub mod metrics;
@@ -24,6 +25,7 @@ pub mod routing;
 pub mod run;
 pub mod settings;
 pub mod source;
+mod stand_in;
 pub mod startup;
 pub mod workload_addresses;
 

@@ -134,6 +134,9 @@ impl Node {
                 }
             }
             self.drain(&mut source);
+            if let Some(mistakes) = self.brain.new_mistakes() {
+                self.progress.send_modify(|progress| progress.mistakes = mistakes);
+            }
             for (reference, secret) in self.secrets.read_new(self.brain.wanted_secrets()) {
                 self.brain.set_secret(reference, secret);
             }

@@ -32,6 +32,8 @@ pub struct Progress {
     /// Endpoints of this node as the datastore told of them, each with its own revision, up to
     /// which it is in force.
     pub heard: BTreeMap<EndpointId, Revision>,
+    /// Objects of the datastore that have mistakes: by path, with what is wrong.
+    pub mistakes: BTreeMap<String, String>,
     /// Why the dataplane does not follow now, if so.
     pub dataplane_error: Option<String>,
     /// Why the datastore does not answer now, if so.

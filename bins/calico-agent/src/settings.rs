@@ -57,6 +57,8 @@ pub const IN_FORCE: &[&str] = &[
     "natPortRange",
     "netlinkTimeout",
     "nftablesFilterDenyAction",
+    "nftablesFlowTableDataIfacePattern",
+    "nftablesFlowTableOffload",
     "nftablesMarkMask",
     "nftablesRefreshInterval",
     "prometheusMetricsCAFile",

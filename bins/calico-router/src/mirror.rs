@@ -108,9 +108,10 @@ impl Mirror {
                 vec![Change::Gone(key)]
             }
             WatchEvent::Bad { path, .. } => {
-                // It is there: what was known of it stays.
-                if let (Some(unseen), Ok(key)) = (&mut self.unseen, path.parse()) {
-                    unseen.remove(&key);
+                // It is there: what was known of it stays, until it is gone.
+                if let Ok(key) = path.parse() {
+                    self.unseen.as_mut().map(|unseen| unseen.remove(&key));
+                    self.learn(&key);
                 }
                 Vec::new()
             }

@@ -44,6 +44,12 @@ fn describe(status: &Status, now: SystemTime) -> String {
         }
         text.push_str(".\n");
     }
+    if !status.mistakes.is_empty() {
+        text.push_str("\nObjects with mistakes, which have no effect as they are stored:\n");
+        for (path, reason) in &status.mistakes {
+            text.push_str(&format!("  {path}: {reason}\n"));
+        }
+    }
     let Some(bgp) = &status.bgp else {
         text.push_str("\nThis node runs no BGP.\n");
         return text;

@@ -163,6 +163,7 @@ impl Control {
                 .into_iter()
                 .map(|(id, status)| (id.to_string(), status))
                 .collect(),
+            mistakes: progress.mistakes,
             bgp,
         }
     }

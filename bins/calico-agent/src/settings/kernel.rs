@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calico_core::resource::FelixConfigurationSpec;
-use calico_netlink::dataplane::{Exclusion, LinuxDataplane};
+use calico_netlink::dataplane::{Exclusion, FlowOffload, LinuxDataplane};
 use calico_netlink::route::{self, RouteConfig, RouteSync};
 use calico_peering::HostRoute;
 use regex::Regex;
@@ -73,6 +73,7 @@ impl Kernel {
         if let Err(error) = self.dataplane.exclude_interfaces(excluded(spec)).await {
             warn!(%error, "cannot look at the interfaces as the settings say");
         }
+        self.dataplane.offload_flows(offload(spec)).await;
     }
 }
 
@@ -141,6 +142,23 @@ fn excluded(spec: &FelixConfigurationSpec) -> Exclusion {
     Exclusion::new(move |name| patterns.iter().any(|pattern| pattern.is_match(name)))
 }
 
+/// Whether connections that policy allowed pass without rules, and on which of the host's interfaces.
+fn offload(spec: &FelixConfigurationSpec) -> Option<FlowOffload> {
+    let text = |field: &str| spec.unknown.get(field).and_then(|value| value.as_str());
+    if text("nftablesFlowTableOffload") != Some("All") {
+        return None;
+    }
+    let pattern = text("nftablesFlowTableDataIfacePattern").filter(|pattern| !pattern.is_empty());
+    let pattern = pattern.and_then(|pattern| {
+        let compiled = Regex::new(pattern);
+        if let Err(error) = &compiled {
+            warn!(%error, "nftablesFlowTableDataIfacePattern has no effect");
+        }
+        compiled.ok()
+    });
+    Some(FlowOffload::new(move |name| pattern.as_ref().is_some_and(|all| all.is_match(name))))
+}
+
 fn patterns(text: &str) -> Vec<Regex> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let pattern = |part: &str| {
@@ -205,6 +223,22 @@ mod tests {
         assert_eq!(metrics(&set), Metrics { v4: 7, elevated_v6: 8, ..Metrics::default() });
         let times = [spec(&[]), set].map(|spec| convergence(&spec).as_secs());
         assert_eq!(times, [30, 5]);
+    }
+
+    #[test]
+    fn flows_are_offloaded_on_request_and_where_it_says() {
+        let offloads = |variables: &[(&str, &str)], name: &str| {
+            offload(&spec(variables)).map(|offload| offload.takes(name))
+        };
+        let all = ("FELIX_NFTABLESFLOWTABLEOFFLOAD", "All");
+        let pattern = |text| ("FELIX_NFTABLESFLOWTABLEDATAIFACEPATTERN", text);
+        assert_eq!(offloads(&[], "eth0"), None);
+        assert_eq!(offloads(&[pattern("eth.*")], "eth0"), None);
+        assert_eq!(offloads(&[("FELIX_NFTABLESFLOWTABLEOFFLOAD", "Disabled")], "eth0"), None);
+        assert_eq!(offloads(&[all], "eth0"), Some(false));
+        assert_eq!(offloads(&[all, pattern("^(eth|bond).*")], "bond1"), Some(true));
+        assert_eq!(offloads(&[all, pattern("^(eth|bond).*")], "docker0"), Some(false));
+        assert_eq!(offloads(&[all, pattern("(")], "eth0"), Some(false));
     }
 
     #[test]

@@ -150,6 +150,14 @@ const NOTES: &[(&str, &str)] = &[
         "nftablesFilterDenyAction",
         "`Reject` is for workloads; host endpoints, and policies that select both, drop",
     ),
+    (
+        "nftablesFlowTableDataIfacePattern",
+        "a regular expression; unset: connections of workloads of this host with each other, and over tunnels, are offloaded",
+    ),
+    (
+        "nftablesFlowTableOffload",
+        "see `docs/flow-offload.md`; where the kernel has no flow tables that is said in the log, once",
+    ),
     ("nftablesMarkMask", "the lowest five bits are used; fewer are refused"),
     (
         "nftablesRefreshInterval",
