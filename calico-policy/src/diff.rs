@@ -1,23 +1,40 @@
-//! Which flows change their verdict between two states.
+//! Which flows change their verdict between two states of a cluster.
 //!
-//! The flows that are compared stand for all others: endpoints that every rule of both states
-//! treats alike are one class, and ports between which no rule tells a difference are one range.
-//! Flows come from an ephemeral source port ([`SOURCE_PORT`]).
+//! # What is compared
+//!
+//! Flows between workloads, nodes that have a host endpoint, and everybody else, as far as one end
+//! is a workload or such a node; each is carried all the way ([`way`](crate::way)). A node counts if
+//! it has a host endpoint in one of the states: what a new one would shut off is told.
+//!
+//! The flows that are compared stand for all others: ends that every rule of both states treats
+//! alike are one class, and ports between which no rule and no list of failsafe ports tells a
+//! difference are one range. Where it matters, flows inside of a node and between nodes are told
+//! apart ([`Nodes`]).
+//!
+//! # What is not
+//!
+//! - Workloads that are only in one of the states.
+//! - What a node forwards for others than its workloads, and what it sends to itself.
+//! - Translation: packets to the address of a service are judged as such, those to its backends as
+//!   if they were sent to them. Policy before destination NAT (`preDNAT`) sees the latter.
+//! - Packets after the first one of a connection, and other source ports than [`SOURCE_PORT`].
+//! - Over which of several interfaces a node takes packets in; it is assumed, and said
+//!   ([`Diff::doubts`]).
 
 mod classes;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
-use calico_core::dataplane::{Direction, EndpointId, Verdict, VerdictCause};
+use calico_core::dataplane::{EndpointId, EndpointToHostAction, Verdict, VerdictCause};
 use calico_core::key::Family;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::desired::Desired;
-use crate::eval::Explanation;
-use classes::{Class, classes};
+use crate::way::{At, Cluster, Way};
+use classes::{Class, Member, classes};
 use traffic::kinds_of_traffic;
 pub use traffic::{SOURCE_PORT, Traffic};
 
@@ -28,10 +45,26 @@ pub use traffic::{SOURCE_PORT, Traffic};
 pub enum End {
     /// A workload.
     Workload(EndpointId),
-    /// Addresses of this prefix that are no workload's, and in no longer prefix that rules name.
+    /// A node that a host endpoint protects, before or after.
+    Node(Arc<str>),
+    /// Addresses of this prefix that are no workload's or node's, and in no longer prefix that rules
+    /// name.
     Net(IpNet),
     /// Addresses that no rule names.
     Elsewhere(Family),
+}
+
+/// On which nodes the ends of a flow are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Nodes {
+    /// Wherever they are.
+    Any,
+    /// Both on one, whichever it is.
+    Same,
+    /// Not both on one.
+    Different,
 }
 
 /// What becomes of a flow in one state.
@@ -50,6 +83,8 @@ pub struct Change {
     pub from: Vec<End>,
     /// Who receives.
     pub to: Vec<End>,
+    /// Of those, only between ends that are on such nodes.
+    pub nodes: Nodes,
     /// What is sent.
     pub traffic: Vec<Traffic>,
     /// What becomes of it before.
@@ -58,67 +93,105 @@ pub struct Change {
     pub after: Brief,
 }
 
-/// The flows between workloads, and between workloads and the world, whose verdict is not the same
-/// `before` and `after`. Workloads that are only in one of the states are not looked at.
+/// See [`diff`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// The flows that change, sorted.
+    pub changes: Vec<Change>,
+    /// What was assumed, for people.
+    pub doubts: Vec<String>,
+}
+
+/// The flows whose verdict is not the same `before` and `after`; see the [module](self) for which
+/// are looked at.
 #[must_use]
-pub fn diff(before: &Desired, after: &Desired) -> Vec<Change> {
+pub fn diff(before: Cluster<'_>, after: Cluster<'_>) -> Diff {
     let states = [before, after];
-    let traffic = kinds_of_traffic(&states);
-    let mut changes: BTreeMap<(usize, usize, Brief, Brief), Vec<Traffic>> = BTreeMap::new();
+    let traffic = kinds_of_traffic(&states.map(|state| state.desired));
+    let mut changes: BTreeMap<(usize, usize, Nodes, Brief, Brief), Vec<Traffic>> = BTreeMap::new();
+    let mut doubts = BTreeSet::new();
     let classes = classes(&states);
     for (from_number, from) in classes.iter().enumerate() {
         for (to_number, to) in classes.iter().enumerate() {
-            if !from.can_send_to(to) {
+            let pairs = from.pairs(to);
+            if pairs.is_empty() {
                 continue;
             }
-            for kind in traffic.iter().filter(|kind| kind.exists_in(from.family())) {
-                let [old, new] = states.map(|state| brief(state, from, to, kind));
-                if old.allowed != new.allowed {
-                    changes.entry((from_number, to_number, old, new)).or_default().push(*kind);
+            for kind in traffic.iter().filter(|kind| kind.exists_in(from.family)) {
+                let found = pairs.iter().map(|(nodes, from, to)| {
+                    let [old, new] =
+                        [0, 1].map(|n| brief(states[n], n, from, to, kind, &mut doubts));
+                    (*nodes, (old.allowed != new.allowed).then_some((old, new)))
+                });
+                let mut found: Vec<_> = found.collect();
+                if let [(nodes, one), (_, other)] = &mut found[..]
+                    && one == other
+                {
+                    *nodes = Nodes::Any;
+                    found.truncate(1);
+                }
+                for (nodes, change) in found {
+                    let Some((old, new)) = change else { continue };
+                    let key = (from_number, to_number, nodes, old, new);
+                    changes.entry(key).or_default().push(*kind);
                 }
             }
         }
     }
-    merge(&classes, changes)
+    Diff { changes: merge(&classes, changes), doubts: doubts.into_iter().collect() }
 }
 
-fn brief(state: &Desired, from: &Class, to: &Class, traffic: &Traffic) -> Brief {
+fn brief(
+    state: Cluster<'_>,
+    number: usize,
+    from: &Member,
+    to: &Member,
+    traffic: &Traffic,
+    doubts: &mut BTreeSet<String>,
+) -> Brief {
     let packet = traffic.packet(from.address, to.address);
-    let explanation = state.explain(from.endpoint(), to.endpoint(), &packet);
-    Brief::of(&explanation)
+    let way = state.walk(&from.places[number], &to.places[number], &packet);
+    let brief = Brief::of(&way);
+    doubts.extend(way.doubts);
+    brief
 }
 
 impl Brief {
-    /// The gist of an explanation.
+    /// The gist of what became of a packet. It names no single host endpoint, as flows of many are
+    /// told together.
     #[must_use]
-    pub fn of(explanation: &Explanation) -> Self {
-        let by = match explanation.deciding() {
-            Some((direction, decision)) => cause(&decision.cause, direction),
-            None => "no policy applies".to_owned(),
+    pub fn of(way: &Way) -> Self {
+        let allowed = way.is_allowed();
+        let by = match way.deciding() {
+            _ if way.to_host == Some(EndpointToHostAction::Drop) => way.by(),
+            None => "default: no policy applies".to_owned(),
+            Some(hop) => match (&hop.decision.cause, &hop.at) {
+                // It says its direction itself.
+                (VerdictCause::Rule(id), _) => id.to_string(),
+                (other, At::Workload) => format!("{other} ({})", hop.direction),
+                (other, At::Host { forwarded: false, .. }) => {
+                    format!("{other} ({} of the node)", hop.direction)
+                }
+                (other, At::Host { forwarded: true, .. }) => {
+                    format!("{other} ({} of the node, forwarded)", hop.direction)
+                }
+            },
         };
-        Self { allowed: explanation.is_allowed(), by }
+        Self { allowed, by }
     }
 }
 
-fn cause(cause: &VerdictCause, direction: Direction) -> String {
-    match cause {
-        // It says its direction itself.
-        VerdictCause::Rule(id) => id.to_string(),
-        other => format!("{other} ({direction})"),
-    }
-}
-
-/// What happens to some flows: before, after, and which they are.
-type What = (Brief, Brief, Vec<Traffic>);
+/// What happens to some flows: before, after, on which nodes, and which they are.
+type What = (Brief, Brief, Nodes, Vec<Traffic>);
 
 /// Classes with equal changes are told together, first by receiver, then by sender.
 fn merge(
     classes: &[Class],
-    changes: BTreeMap<(usize, usize, Brief, Brief), Vec<Traffic>>,
+    changes: BTreeMap<(usize, usize, Nodes, Brief, Brief), Vec<Traffic>>,
 ) -> Vec<Change> {
     let mut by_sender: BTreeMap<(usize, What), BTreeSet<End>> = BTreeMap::new();
-    for ((from, to, old, new), traffic) in changes {
-        let what = (old, new, traffic::merge(traffic));
+    for ((from, to, nodes, old, new), traffic) in changes {
+        let what = (old, new, nodes, traffic::merge(traffic));
         by_sender.entry((from, what)).or_default().extend(classes[to].ends());
     }
     let mut merged: BTreeMap<(BTreeSet<End>, What), BTreeSet<End>> = BTreeMap::new();
@@ -127,16 +200,16 @@ fn merge(
     }
     // Families whose changes differ only in that each has an ICMP of its own are one.
     let mut of_both: BTreeMap<(BTreeSet<End>, BTreeSet<End>, What), Vec<Traffic>> = BTreeMap::new();
-    for ((to, (before, after, traffic)), from) in merged {
+    for ((to, (before, after, nodes, traffic)), from) in merged {
         let is_icmp = |kind: &Traffic| matches!(kind, Traffic::Icmp { .. });
         let (icmp, others): (Vec<_>, Vec<_>) = traffic.into_iter().partition(is_icmp);
-        of_both.entry((from, to, (before, after, others))).or_default().extend(icmp);
+        of_both.entry((from, to, (before, after, nodes, others))).or_default().extend(icmp);
     }
     let mut changes = Vec::with_capacity(of_both.len());
-    for ((from, to, (before, after, mut traffic)), icmp) in of_both {
+    for ((from, to, (before, after, nodes, mut traffic)), icmp) in of_both {
         let (from, to) = (from.into_iter().collect(), to.into_iter().collect());
         traffic.extend(icmp);
-        changes.push(Change { from, to, traffic, before, after });
+        changes.push(Change { from, to, nodes, traffic, before, after });
     }
     changes.sort();
     changes
@@ -146,6 +219,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(id) => id.fmt(f),
+            Self::Node(node) => write!(f, "node {node}"),
             Self::Net(net) => net.fmt(f),
             Self::Elsewhere(family) => write!(f, "elsewhere ({family})"),
         }
@@ -171,7 +245,13 @@ impl Change {
         let ends = |ends: &[End]| ends.iter().map(end).collect::<Vec<_>>().join(", ");
         let traffic: Vec<String> = self.traffic.iter().map(ToString::to_string).collect();
         let (from, to, traffic) = (ends(&self.from), ends(&self.to), traffic.join(", "));
-        format!("{from} -> {to}: {traffic}\n  {}\n  now {}", self.before, self.after)
+        let nodes = match self.nodes {
+            Nodes::Any => "",
+            Nodes::Same => ", on the same node",
+            Nodes::Different => ", on different nodes",
+        };
+        let (before, after) = (&self.before, &self.after);
+        format!("{from} -> {to}{nodes}: {traffic}\n  {before}\n  now {after}")
     }
 }
 

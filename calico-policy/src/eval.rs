@@ -135,6 +135,25 @@ impl Packet {
     }
 }
 
+impl Decision {
+    /// The tier that decided; `None` if profiles did, or no policy at all.
+    #[must_use]
+    pub fn tier(&self) -> Option<&str> {
+        match self.cause {
+            VerdictCause::Rule(_) | VerdictCause::EndOfTier(_) => {}
+            _ => return None,
+        }
+        let step = self.steps.iter().rev().find_map(|step| match step {
+            Step::Tier(tier) | Step::TierEnd { tier, action: DefaultAction::Deny } => {
+                Some(Some(&**tier))
+            }
+            Step::Profiles => Some(None),
+            _ => None,
+        });
+        step.flatten()
+    }
+}
+
 /// What happens to a packet at the end of a tier whose policies did not decide about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TierEnd {

@@ -7,6 +7,7 @@
 //! - [`eval`] says what becomes of a packet, which rule decided, and why each earlier one did not
 //!   match. It reads the same rules as a dataplane does, in the plainest way, and is the oracle
 //!   for dataplanes.
+//! - [`way`] carries a packet through a cluster: who is asked about it on each node.
 //! - [`mod@diff`] says which flows change their verdict between two states, and [`staged`] what
 //!   enforcing a staged policy would change.
 //!
@@ -59,9 +60,11 @@ pub mod eval;
 mod graph;
 mod index;
 mod input;
+mod nets;
 mod rules;
 mod sets;
 pub mod staged;
+pub mod way;
 
 pub use graph::{Graph, Stats};
 pub use input::{Input, Object, Rejected, Warning};

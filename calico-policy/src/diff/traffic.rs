@@ -90,6 +90,10 @@ pub(super) fn kinds_of_traffic(states: &[&Desired]) -> Vec<Traffic> {
     for state in states {
         let port = state.host.as_ref().map_or(4789, |host| host.vxlan_port);
         cut(port, port);
+        let host = state.host.iter().filter(|_| !state.host_endpoints.is_empty());
+        let open =
+            host.flat_map(|host| host.failsafe_inbound.iter().chain(&host.failsafe_outbound));
+        open.for_each(|failsafe| cut(failsafe.port, failsafe.port));
     }
     let begins: Vec<u16> = begins.into_iter().collect();
     let ends = begins.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
