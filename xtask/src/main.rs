@@ -164,7 +164,7 @@ fn seeds(args: &[String]) -> Result<(), Failure> {
     let usual = "fuzz/corpus".to_owned();
     let place = std::path::absolute(args.first().unwrap_or(&usual));
     let place = place.map_err(|error| Failure::usage(format!("{args:?}: {error}")))?;
-    for package in ["calico-bgp", "calico-cni"] {
+    for package in ["calico-bgp", "calico-cni", "calico-policy"] {
         Step::cargo("seeds")
             .args(["test", "-p", package, "--locked", "--test", "fuzz", "--", "--ignored"])
             .args(["--exact", "write_seeds"])
