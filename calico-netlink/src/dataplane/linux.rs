@@ -90,7 +90,7 @@ pub(super) struct Inner {
     /// What rules counted that are gone with the chain that endpoints shared, by identity.
     retired: BTreeMap<String, (u64, u64)>,
     /// What the guard listens with, if there is one.
-    ear: Option<Ear>,
+    pub(super) ear: Option<Ear>,
     /// Whether the table was removed on request and nothing was applied since.
     pub(super) removed: bool,
     /// Whether that included the routes over other routers.
@@ -142,7 +142,7 @@ impl LinuxDataplane {
         settings: Settings,
         owning: bool,
     ) -> Result<Self, DataplaneError> {
-        let mut socket = Socket::open().map_err(failed)?;
+        let mut socket = Socket::open().map_err(unsupported)?;
         let (table, generation, foreign) =
             socket.read_table(Family::Inet, TABLE).await.map_err(unsupported)?;
         let causes = Causes::default();
@@ -273,12 +273,12 @@ impl Dataplane for LinuxDataplane {
         check::transaction(&transaction, inner.state.known_sets())?;
         let revision = transaction.revision;
         self.shaper.follow(&transaction);
-        inner.state.apply(transaction);
+        let known = inner.take(transaction).await.map_err(failed)?;
         inner.read_interfaces()?;
         if inner.state.in_sync() {
             inner.removed = false;
             // What the kernel has already as it should be is left alone.
-            if !inner.adopted {
+            if !(inner.adopted || known) {
                 inner.observe().await.map_err(failed)?;
             }
             // Policy first: a route leads to a workload only once its policy is in force.
@@ -488,7 +488,7 @@ impl Inner {
         Ok(drift)
     }
 
-    async fn observe(&mut self) -> Result<Vec<String>, Error> {
+    pub(super) async fn observe(&mut self) -> Result<Vec<String>, Error> {
         let (table, generation, foreign) = self.socket.read_table(Family::Inet, TABLE).await?;
         self.generation = generation;
         Ok(self.state.table().observed(table.as_ref(), foreign))
@@ -500,7 +500,7 @@ fn is_shared(chain: &str) -> bool {
 }
 
 /// The kernel counts generations up by one and passes over 0.
-fn next(Generation(id): Generation) -> Generation {
+pub(super) fn next(Generation(id): Generation) -> Generation {
     Generation(id.wrapping_add(1).max(1))
 }
 

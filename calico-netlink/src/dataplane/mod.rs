@@ -29,6 +29,7 @@
 //! What packets meet changes with one batch of nf_tables, so none meets half of an update; chains
 //! that nothing leads to yet come in a batch before it. Desired state is a value (`state`, pure); the driver (`linux`) is the only part that does IO.
 
+mod ahead;
 mod base;
 mod causes;
 mod chain_state;

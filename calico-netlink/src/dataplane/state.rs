@@ -175,6 +175,12 @@ impl State {
 
     /// Takes a transaction over that [`check`](super::check) found valid.
     pub(super) fn apply(&mut self, transaction: Transaction) {
+        self.take(transaction);
+        self.render_some(usize::MAX);
+    }
+
+    /// The first half of [`apply`](Self::apply); [`render_some`](Self::render_some) is the other.
+    pub(super) fn take(&mut self, transaction: Transaction) {
         let was_complete = self.in_sync;
         for update in transaction.updates {
             self.update(update);
@@ -183,13 +189,19 @@ impl State {
             self.render_endpoint(&id);
         }
         self.render_hosts();
-        for key in mem::take(&mut self.dirty_rules) {
-            self.render_rules(&key);
-        }
         // A new endpoint has no connections, unless an earlier run knew it.
         if self.in_sync && !was_complete {
             self.recheck.endpoints.extend(self.endpoints.keys().cloned());
         }
+    }
+
+    /// Makes the chains of so many policies and profiles. True if there may be more.
+    pub(super) fn render_some(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            let Some(key) = self.dirty_rules.pop_first() else { return false };
+            self.render_rules(&key);
+        }
+        true
     }
 
     fn update(&mut self, update: Update) {

@@ -240,6 +240,14 @@ impl RuleDef {
             _ => None,
         })
     }
+
+    /// Names of the chains it leads to by itself.
+    pub(super) fn chains(&self) -> impl Iterator<Item = &str> {
+        self.expressions.iter().filter_map(|expression| match expression {
+            Expr::Verdict(verdict) => verdict.chain(),
+            _ => None,
+        })
+    }
 }
 
 fn without_count(expression: Expr) -> Expr {

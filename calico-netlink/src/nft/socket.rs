@@ -10,7 +10,7 @@ use netlink_sys::{AsyncSocket, Socket as RawSocket, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, sendmsg, setsockopt, sockopt};
 
-use super::batch::Batch;
+use super::batch::{Batch, Datagram};
 use super::error::{Error, Refusal};
 use super::wire::{Family, Generation, Header, KernelError, Messages, Object, Writer, flags, msg};
 
@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const RECEIVE_BYTES: usize = 64 * 1024;
 /// Room for the answers to a batch in which every message is refused.
 const RECEIVE_QUEUE: usize = 8 * 1024 * 1024;
+/// A batch of so many bytes takes the kernel longer (a millisecond or so) than starting a thread.
+const LONG: usize = 64 * 1024;
 /// Initial limit for a batch; grows with the batch.
 const SEND_QUEUE: usize = 1024 * 1024;
 
@@ -138,15 +140,69 @@ impl Socket {
         batch: &Batch,
         generation: Option<Generation>,
     ) -> Result<(), Error> {
+        self.commit_while(batch, generation, || {}).await.0
+    }
+
+    /// As [`commit`](Self::commit), and does something else on this thread while the kernel takes a
+    /// large batch, for which it needs long.
+    pub async fn commit_while<T>(
+        &mut self,
+        batch: &Batch,
+        generation: Option<Generation>,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (Result<(), Error>, T) {
         if batch.is_empty() {
-            return Ok(());
+            return (Ok(()), meanwhile());
         }
+        let datagram = match self.prepare(batch, generation) {
+            Ok(datagram) => datagram,
+            Err(error) => return (Err(error), meanwhile()),
+        };
+        let (sent, done) = self.send_while(&datagram, meanwhile);
+        let result = match sent {
+            Ok(()) => self.answers(batch).await,
+            Err(source) => Err(Error::Socket { what: "send", source }),
+        };
+        (result, done)
+    }
+
+    fn prepare<'a>(
+        &mut self,
+        batch: &'a Batch,
+        generation: Option<Generation>,
+    ) -> Result<Datagram<'a>, Error> {
         let datagram = batch.datagram(generation)?;
         self.reserve_send_queue(datagram.len())?;
         self.discard_pending()?;
-        self.io
-            .send_pieces(&datagram.pieces())
-            .map_err(|source| Error::Socket { what: "send", source })?;
+        Ok(datagram)
+    }
+
+    /// The kernel runs a batch within the system call that sends it. A small one is done before a
+    /// thread would have started.
+    fn send_while<T>(
+        &self,
+        datagram: &Datagram<'_>,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (io::Result<()>, T) {
+        let pieces = datagram.pieces();
+        let send = || self.io.send_pieces(&pieces);
+        std::thread::scope(|scope| {
+            let sender = (datagram.len() >= LONG).then(|| {
+                let thread = std::thread::Builder::new().name("nft-batch".to_owned());
+                thread.spawn_scoped(scope, send)
+            });
+            match sender {
+                Some(Ok(sender)) => {
+                    let done = meanwhile();
+                    let sent = sender.join();
+                    (sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), done)
+                }
+                _no_thread => (send(), meanwhile()),
+            }
+        })
+    }
+
+    async fn answers(&mut self, batch: &Batch) -> Result<(), Error> {
         let mut acknowledged = false;
         let mut refusals = Vec::new();
         let mut stale = false;

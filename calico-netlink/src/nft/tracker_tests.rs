@@ -20,6 +20,8 @@ enum Op {
     Lead(u8, u8),
     Ranges(Vec<(u8, u8)>),
     NoRanges,
+    /// What nothing leads to yet.
+    Ahead,
     Commit,
     Forget,
 }
@@ -34,6 +36,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0..3u8, 0..4u8).prop_map(|(port, chain)| Op::Lead(port, chain)),
         vec((any::<u8>(), any::<u8>()), 0..4).prop_map(Op::Ranges),
         Just(Op::NoRanges),
+        Just(Op::Ahead),
         Just(Op::Commit),
         Just(Op::Forget),
     ]
@@ -138,6 +141,16 @@ async fn run(ops: &[Op]) {
             }
             Op::Ranges(raw) => tracker.put_set("ranges", ranges(raw)),
             Op::NoRanges => tracker.remove_set("ranges"),
+            Op::Ahead => {
+                let Some(batch) = tracker.take_ahead() else { continue };
+                let (before, ..) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+                socket.commit(&batch, None).await.unwrap();
+                let (after, ..) = socket.read_table(Family::Inet, TABLE).await.unwrap();
+                let (before, mut after) = (before.unwrap(), after.unwrap());
+                after.sets.retain(|name, _| before.sets.contains_key(name));
+                after.chains.retain(|name, _| before.chains.contains_key(name));
+                assert_eq!(after, before, "what is in force changed");
+            }
             Op::Commit => {
                 if let Some(ahead) = tracker.batch_ahead(&Counts::default()) {
                     socket.commit(&ahead, None).await.unwrap();

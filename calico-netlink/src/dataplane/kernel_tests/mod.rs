@@ -1,6 +1,7 @@
 //! The dataplane in the running kernel, judged by real packets. Each test has namespaces of its
 //! own.
 
+mod ahead;
 mod clauses;
 mod continuity;
 mod costs;
@@ -17,6 +18,7 @@ mod meddling;
 mod owner;
 mod policy;
 mod recheck;
+mod refusals;
 mod repair;
 mod settings;
 mod style;

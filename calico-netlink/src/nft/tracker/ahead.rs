@@ -5,8 +5,11 @@
 //! new element to a chain that is new, too, and has no rules for it yet, and come back without
 //! a verdict. Chains that maps are about to lead to come with a commit of their own.
 
+use std::collections::BTreeSet;
+
 use super::super::batch::Batch;
 use super::super::counts::Counts;
+use super::super::ruleset::RuleDef;
 use super::{Kernel, Tracker, sizes};
 
 impl Tracker {
@@ -32,6 +35,10 @@ impl Tracker {
         let Some(kernel) = &self.kernel else { return };
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
         let (chains, sets) = (owned(self.new_chains(kernel)), owned(self.new_sets(kernel)));
+        self.are_in_kernel(chains, sets);
+    }
+
+    fn are_in_kernel(&mut self, chains: Vec<String>, sets: Vec<String>) {
         let Some(kernel) = &mut self.kernel else { return };
         for name in chains {
             self.dirty_chains.remove(&name);
@@ -42,6 +49,49 @@ impl Tracker {
             let spec = sizes::made(&self.desired.sets[&name]);
             kernel.sets.insert(name, spec);
         }
+    }
+
+    /// Whether the kernel is believed to have what is desired, no more and no less.
+    pub fn is_settled(&self) -> bool {
+        !self.makes_table() && self.dirty_chains.is_empty() && self.dirty_sets.is_empty()
+    }
+
+    /// A batch of new chains and sets that ask for nothing but each other and what the kernel has,
+    /// to be committed while others are being made: nothing leads to them yet. They count as
+    /// committed at once; if they are not, the kernel is to be read
+    /// ([`observed`](Tracker::observed)).
+    pub fn take_ahead(&mut self) -> Option<Batch> {
+        let kernel = self.kernel.as_ref().filter(|kernel| !self.needs_rebuild(kernel))?;
+        let mut sets = self.new_sets(kernel);
+        sets.retain(|name| !self.desired.sets[*name].spec.verdict_map);
+        let mut chains: BTreeSet<&str> = self.new_chains(kernel).into_iter().collect();
+        let known = |set: &str| kernel.sets.contains_key(set) || sets.binary_search(&set).is_ok();
+        // Without those that ask for one that has to wait, until all that is left can do.
+        loop {
+            let there = |chain: &str| kernel.chains.contains_key(chain) || chains.contains(chain);
+            let waits = |name: &&&str| {
+                let rules = &self.desired.chains[**name].rules;
+                let needs = |rule: &RuleDef| {
+                    rule.sets().any(|set| !known(set)) || !rule.chains().all(there)
+                };
+                rules.iter().any(needs)
+            };
+            let waiting: Vec<&str> = chains.iter().filter(waits).copied().collect();
+            if waiting.is_empty() {
+                break;
+            }
+            waiting.iter().for_each(|name| _ = chains.remove(name));
+        }
+        if sets.is_empty() && chains.is_empty() {
+            return None;
+        }
+        let mut batch = Batch::new(self.family, self.table.clone());
+        let chains: Vec<&str> = chains.into_iter().collect();
+        self.build(&sets, &chains, &Counts::default(), &mut batch);
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let (chains, sets) = (owned(chains), owned(sets));
+        self.are_in_kernel(chains, sets);
+        Some(batch)
     }
 
     /// Chains without a hook that the kernel does not have.
