@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings, Translation};
+use calico_core::dataplane::{Direction, EndpointToHostAction, HostSettings, Pool, Translation};
 use calico_core::key::Family;
 
 use super::host::{self, Stage};
@@ -46,7 +46,7 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::EXTERNAL_NODES, family), SetSpec::intervals(key));
         put(&names::set(names::SERVICES, family), SetSpec::intervals(key));
         put(&names::set(names::SOURCES, family), SetSpec::verdict_map([KeyType::IfName, key]));
-        let spec = SetSpec::set([KeyType::IfName, key]);
+        let spec = SetSpec::set([KeyType::IfIndex, key]);
         put(&names::set(names::ESTABLISHED_FROM, family), spec);
     }
     put(names::ESTABLISHED_TO, SetSpec::set([KeyType::IfName]));
@@ -83,6 +83,7 @@ pub(super) struct Needs<'a> {
     pub(super) hooks: &'a Hooks,
     /// Floating addresses.
     pub(super) floating: &'a [Translation],
+    pub(super) pools: &'a [Pool],
     /// Something translates addresses. A hook for NAT costs the first packet of each connection even
     /// without rules.
     pub(super) translates: bool,
@@ -94,7 +95,7 @@ pub(super) struct Needs<'a> {
 
 /// The base chains for these settings.
 pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str, ChainDef)> {
-    let Needs { hooks, floating, translates, marks_packets, cuts } = needs;
+    let Needs { hooks, floating, pools, translates, marks_packets, cuts } = needs;
     let prefix = host.interface_prefix.as_ref();
     let style = Style::of(host);
     let mut chains = vec![
@@ -106,7 +107,7 @@ pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str
     ];
     if translates {
         chains.push((names::NAT_POSTROUTING, postrouting(host, !floating.is_empty())));
-        let outgoing = translate::nat_outgoing(host);
+        let outgoing = translate::nat_outgoing(host, pools);
         chains.push((names::NAT_OUTGOING, outgoing));
     }
     let block = translate::cidr_block(host);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use calico_core::dataplane::{
-    DefaultAction, Direction, HostSettings, PolicyId, RuleOwner, TierPolicies, WorkloadEndpoint,
+    DefaultAction, Direction, HostSettings, PolicyId, Rule, RuleOwner, TierPolicies,
+    WorkloadEndpoint,
 };
 use calico_core::key::Family;
 use ipnet::{IpNet, Ipv6Net};
@@ -41,14 +42,15 @@ pub(super) fn owners(
 
 /// The chain in one direction. `known` tells which policies and profiles have rules: an unknown
 /// profile denies all, as does the endpoint when a policy is unknown, for we cannot tell what it
-/// would have denied. `open` tells which profiles let everything through, as most do.
-pub(super) fn chain(
+/// would have denied. `open` tells which profiles let everything through, as most do, and by which
+/// rule.
+pub(super) fn chain<'a>(
     endpoint: &WorkloadEndpoint,
     direction: Direction,
     host: &HostSettings,
     limits: &LimitChains,
     known: impl Fn(&RuleOwner) -> bool,
-    open: impl Fn(&RuleOwner) -> bool,
+    open: impl Fn(&RuleOwner) -> Option<&'a Rule>,
 ) -> Rendered {
     let mut rendered = Rendered::default();
     if let Some(missing) = first_missing_policy(endpoint, direction, &known) {
@@ -69,11 +71,14 @@ pub(super) fn chain(
     }
     let first_profile = endpoint.profiles.first().map(|name| RuleOwner::Profile(name.clone()));
     let judged = endpoint.tiers.iter().any(|tier| !policies(tier, direction).is_empty());
-    if !judged && first_profile.is_some_and(|profile| known(&profile) && open(&profile)) {
-        // No mark has to be asked what became of the packet.
-        let chain =
-            names::rules_chain(&RuleOwner::Profile(endpoint.profiles[0].clone()), direction);
-        rendered.push("", then(Vec::new(), Verdict::Jump(chain)));
+    if !judged && let Some(rule) = first_profile.filter(&known).and_then(|profile| open(&profile)) {
+        // Nothing can keep the packet any more: no chain of rules, and no mark to tell what became
+        // of it. Who comes back from a packet's sender was allowed.
+        let mut allow = vec![Expr::COUNTER];
+        if direction == Direction::Ingress {
+            allow.push(Expr::Verdict(Verdict::Goto(names::ALLOWED_TO.to_owned())));
+        }
+        rendered.push(&rule.id.to_string(), allow);
         return rendered;
     }
     let style = Style::of(host);

@@ -71,7 +71,7 @@ impl State {
         for direction in DIRECTIONS {
             let known = |owner: &RuleOwner| self.has_rules(owner);
             let open = |owner: &RuleOwner| {
-                self.rules.get(owner).is_some_and(|rules| lower::allow_all(of(rules, direction)))
+                self.rules.get(owner).and_then(|rules| lower::allow_all(of(rules, direction)))
             };
             let rendered =
                 endpoint::chain(endpoint, direction, &self.host, &self.limits, known, open);

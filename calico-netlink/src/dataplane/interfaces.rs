@@ -1,4 +1,5 @@
-//! Follows the names and addresses of the host's interfaces, by which host endpoints are found.
+//! Follows the host's interfaces: their names and addresses, by which host endpoints are found, and
+//! their numbers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use calico_core::dataplane::DataplaneError;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use nix::errno::Errno;
@@ -16,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::flowtable::Devices;
 use super::hosts::Interfaces;
+use super::links::Told;
 use super::linux::Inner;
 use crate::address;
 use crate::link::{self, LinkFilter};
@@ -30,6 +34,15 @@ const DATAGRAM: usize = 64 * 1024;
 
 /// Where news come from, in the network namespace of the thread that opened it.
 pub(super) struct Source(TokioSocket);
+
+/// What there is to tell.
+#[derive(Debug)]
+pub(super) enum News {
+    /// Of these interfaces, and perhaps of addresses.
+    Links(Vec<Told>),
+    /// Some news were lost.
+    Lost,
+}
 
 /// Which interfaces are passed over, by their names.
 #[derive(Clone)]
@@ -115,26 +128,60 @@ impl Source {
         subscribe().map(Self).map_err(|error| unavailable(&error))
     }
 
-    /// Waits for news. That some were lost (`ENOBUFS`) is news as well.
-    async fn changed(&mut self) -> io::Result<()> {
+    /// Waits for news.
+    async fn changed(&mut self) -> io::Result<News> {
         let mut buffer = Vec::with_capacity(DATAGRAM);
+        let mut news = News::Links(Vec::new());
         let received = std::future::poll_fn(|context| self.0.poll_recv(context, &mut buffer)).await;
-        match received {
-            Err(error) if error.raw_os_error() != Some(Errno::ENOBUFS as i32) => return Err(error),
-            _ => {}
-        }
+        news.take(received.map(|_| &buffer[..]))?;
         tokio::time::sleep(GATHER).await;
         // What gathered meanwhile is seen by the same look.
         loop {
             buffer.clear();
             match self.0.socket_mut().recv(&mut buffer, 0) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(news),
+                received => news.take(received.map(|_| &buffer[..]))?,
             }
         }
     }
+}
+
+impl News {
+    /// That some were lost (`ENOBUFS`) is news as well, and so is what cannot be read.
+    fn take(&mut self, datagram: io::Result<&[u8]>) -> io::Result<()> {
+        let told = match datagram {
+            Ok(bytes) => told(bytes),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => None,
+            Err(error) => return Err(error),
+        };
+        match (&mut *self, told) {
+            (Self::Links(all), Some(told)) => all.extend(told),
+            _ => *self = Self::Lost,
+        }
+        Ok(())
+    }
+}
+
+/// The interfaces that a datagram tells of; `None` if it cannot be read.
+fn told(mut bytes: &[u8]) -> Option<Vec<Told>> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
+        let length = usize::try_from(message.header.length).ok()?.next_multiple_of(4);
+        bytes = bytes.get(length.max(4)..).unwrap_or_default();
+        let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
+        // What is told in the words of bridges is about ports of bridges.
+        let (link, gone) = match &message {
+            RouteNetlinkMessage::NewLink(link) => (link, false),
+            RouteNetlinkMessage::DelLink(link) => (link, true),
+            _ => continue,
+        };
+        if link.header.interface_family == AddressFamily::Unspec {
+            let link = link::link_of(&message)?;
+            all.push(Told { index: link.index, name: (!gone).then(|| link.name.into()) });
+        }
+    }
+    Some(all)
 }
 
 impl Follower {
@@ -145,12 +192,16 @@ impl Follower {
 
 async fn follow(inner: Arc<Mutex<Inner>>, mut source: Source) {
     loop {
-        if let Err(error) = source.changed().await {
-            tracing::warn!(%error, "changes of interfaces are noticed late");
-            tokio::time::sleep(PAUSE).await;
-        }
-        if let Err(error) = inner.lock().await.interfaces_changed().await {
-            tracing::warn!(%error, "host endpoints do not follow the host's interfaces");
+        let news = match source.changed().await {
+            Ok(news) => news,
+            Err(error) => {
+                tracing::warn!(%error, "changes of interfaces are noticed late");
+                tokio::time::sleep(PAUSE).await;
+                News::Lost
+            }
+        };
+        if let Err(error) = inner.lock().await.interfaces_changed(news).await {
+            tracing::warn!(%error, "rules do not follow the host's interfaces");
         }
     }
 }

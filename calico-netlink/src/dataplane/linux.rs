@@ -14,7 +14,7 @@ use super::causes::Causes;
 use super::check;
 use super::flowtable_kernel::Flows;
 use super::guard::{Ear, Guard};
-use super::interfaces::{self, Exclusion};
+use super::interfaces::{self, Exclusion, News};
 use super::names;
 use super::recheck::Rechecker;
 use super::routes::RouteProgrammer;
@@ -161,6 +161,8 @@ impl LinuxDataplane {
             flows: Flows::default(),
             ear: settings.guard_interval.map(|_| Ear::open()).transpose().map_err(unsupported)?,
         };
+        let present = inner.lister.devices()?;
+        inner.state.replace_links(present);
         // What an earlier run has cut stays so.
         let marked = inner.socket.any_marked(Marks::default().condemned).await;
         inner.state.set_cuts(marked.unwrap_or(true));
@@ -233,7 +235,7 @@ impl LinuxDataplane {
     pub async fn exclude_interfaces(&self, excluded: Exclusion) -> Result<(), DataplaneError> {
         let mut inner = self.inner.lock().await;
         inner.lister.excluded = excluded;
-        inner.interfaces_changed().await
+        inner.interfaces_changed(News::Links(Vec::new())).await
     }
 
     /// Removes our table and our routes; policy is no longer enforced. Removing what is not
@@ -445,9 +447,13 @@ impl Inner {
     }
 
     /// The kernel told of other interfaces or addresses.
-    pub(super) async fn interfaces_changed(&mut self) -> Result<(), DataplaneError> {
+    pub(super) async fn interfaces_changed(&mut self, news: News) -> Result<(), DataplaneError> {
+        let mut changed = match news {
+            News::Links(all) => self.state.hear_of_links(all),
+            News::Lost => self.state.replace_links(self.lister.devices()?),
+        };
         self.interfaces_stale = true;
-        let changed = self.read_interfaces()?;
+        changed |= self.read_interfaces()?;
         if changed && self.state.in_sync() && self.adopted && !self.removed {
             self.commit().await.map_err(failed)?;
         }

@@ -52,9 +52,9 @@ pub(super) fn rules(rules: &[Rule], filled: Families, style: Style) -> Lowered {
     lowered
 }
 
-/// Whether these rules let every packet through.
-pub(super) fn allow_all(rules: &[Rule]) -> bool {
-    rules.first().is_some_and(|rule| *rule == Rule::any(rule.id.clone(), Action::Allow))
+/// The rule that lets every packet through, if the first one does.
+pub(super) fn allow_all(rules: &[Rule]) -> Option<&Rule> {
+    rules.first().filter(|rule| **rule == Rule::any(rule.id.clone(), Action::Allow))
 }
 
 /// Prefix of the reports of a rule, when it makes some.

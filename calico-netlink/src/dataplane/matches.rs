@@ -106,21 +106,23 @@ pub(super) fn address_port(family: Family, end: End, set: String, inverted: bool
 /// Acts on what the verdict map says about incoming interface and source address together.
 pub(super) fn dispatch_source(family: Family, map: String) -> Vec<Expr> {
     let dreg = Some(Reg::Verdict);
-    by_source(family, Expr::Lookup { set: map, sreg: Reg::R0, dreg, inverted: false })
+    let act = Expr::Lookup { set: map, sreg: Reg::R0, dreg, inverted: false };
+    // Behind the 16 bytes of the name.
+    vec![meta(MetaKey::IifName), source_at(family, 4), act]
 }
 
-/// Incoming interface and source address together are in the set.
+/// Number of the incoming interface and source address together are in the set.
 pub(super) fn source_among(family: Family, set: String) -> Vec<Expr> {
-    by_source(family, lookup(set, false))
+    vec![meta(MetaKey::Iif), source_at(family, 1), lookup(set, false)]
 }
 
-fn by_source(family: Family, lookup: Expr) -> Vec<Expr> {
+/// Loads the source into this word and following.
+fn source_at(family: Family, word: u8) -> Expr {
     let mut source = address(family, End::Source);
     if let Expr::Payload { dreg, .. } = &mut source {
-        // Behind the 16 bytes of the name.
-        *dreg = Reg::Word(4);
+        *dreg = Reg::Word(word);
     }
-    vec![meta(MetaKey::IifName), source, lookup]
+    source
 }
 
 /// The source is a link-local address of IPv6 (RFC 4291: fe80::/10).
@@ -170,6 +172,41 @@ pub(super) fn in_ranges(
             Some((vec![load, lookup(constant.0.clone(), negated)], Some(constant)))
         }
     }
+}
+
+/// The packet's end is in this range (or not). A prefix is compared as far as it goes.
+pub(super) fn in_range(
+    family: Family,
+    end: End,
+    (first, last): (u128, u128),
+    negated: bool,
+) -> Vec<Expr> {
+    let size = super::lower::address_key(family).size();
+    let bytes = |value: u128, len: usize| value.to_be_bytes()[16 - size..][..len].to_vec();
+    let op = if negated { CmpOp::Neq } else { CmpOp::Eq };
+    let mut load = address(family, end);
+    // Of a prefix, all bits behind it differ between its first and its last address.
+    let differing = first ^ last;
+    let is_prefix = differing & differing.wrapping_add(1) == 0 && first & differing == 0;
+    let same =
+        size - usize::try_from(u128::BITS - differing.leading_zeros()).unwrap_or(0).div_ceil(8);
+    if !is_prefix || same == 0 {
+        let (from, to) = (bytes(first, size), bytes(last, size));
+        return vec![load, Expr::Range { sreg: Reg::R0, negated, from, to }];
+    }
+    if differing.trailing_ones() % 8 == 0 {
+        if let Expr::Payload { len, .. } = &mut load {
+            *len = u32::try_from(same).unwrap_or(u32::MAX);
+        }
+        return vec![load, compare(op, bytes(first, same))];
+    }
+    let mask = Expr::Bitwise {
+        sreg: Reg::R0,
+        dreg: Reg::R0,
+        mask: bytes(!differing, size),
+        xor: vec![0; size],
+    };
+    vec![load, mask, compare(op, bytes(first, size))]
 }
 
 /// Protocol and destination (or source) port together are one of these.
@@ -338,6 +375,34 @@ mod tests {
             [(0x0101_0101, 0x0101_0101), (0x0a00_0000, 0x0a01_ffff)]
         );
         assert_eq!(merge([(5, u128::MAX), (0, 4)].into_iter()), [(0, u128::MAX)]);
+    }
+
+    #[test]
+    fn prefixes_are_compared_as_far_as_they_go() {
+        let of = |family, net: &str, negated| {
+            let net: IpNet = net.parse().unwrap();
+            in_range(family, End::Source, net_ranges(family, [&net])[0], negated)
+        };
+        let load =
+            |offset, len| Expr::Payload { base: PayloadBase::Network, offset, len, dreg: Reg::R0 };
+        let v4 = Family::V4;
+        assert_eq!(of(v4, "10.65.0.0/16", false), [load(12, 2), compare(CmpOp::Eq, [10, 65])]);
+        assert_eq!(of(v4, "1.2.3.4/32", true), [load(12, 4), compare(CmpOp::Neq, [1, 2, 3, 4])]);
+        let mask = vec![255, 192, 0, 0];
+        let masked = Expr::Bitwise { sreg: Reg::R0, dreg: Reg::R0, mask, xor: vec![0; 4] };
+        assert_eq!(
+            of(v4, "10.64.0.0/10", false),
+            [load(12, 4), masked, compare(CmpOp::Eq, [10, 64, 0, 0])]
+        );
+        assert_eq!(of(Family::V6, "fd00::/8", false), [load(8, 1), compare(CmpOp::Eq, [0xfd])]);
+        let range = |from, to| Expr::Range { sreg: Reg::R0, negated: false, from, to };
+        for (first, last) in [(5, 8), (0, u128::from(u32::MAX)), (1, 2)] {
+            let bytes = |value: u128| value.to_be_bytes()[12..].to_vec();
+            assert_eq!(
+                in_range(v4, End::Source, (first, last), false),
+                [load(12, 4), range(bytes(first), bytes(last))]
+            );
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ mod hosts;
 mod interfaces;
 mod judge;
 mod limits;
+mod links;
 mod linux;
 mod lower;
 mod matches;

@@ -57,9 +57,10 @@ pub(super) const SERVICES: &str = "service-cidrs";
 /// Interfaces of workloads with the addresses that they may use as source.
 pub(super) const SOURCES: &str = "workload-sources";
 
-/// The same, of workloads whose established connections go on at once ...
+/// Numbers of interfaces with such addresses, of workloads whose established connections go on at
+/// once ...
 pub(super) const ESTABLISHED_FROM: &str = "established-from";
-/// ... and interfaces of workloads to which they do.
+/// ... and names of the interfaces of workloads to which they do.
 pub(super) const ESTABLISHED_TO: &str = "established-to";
 
 /// Fixed set ids of upstream.

@@ -2,13 +2,17 @@
 //! sets, and the kernel has less to check.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_core::dataplane::{Direction, WorkloadEndpoint};
 use calico_core::key::Family;
+use ipnet::IpNet;
 
 use super::elements::{address_bytes, interface_key};
 use super::endpoint::{self, Rendered, uses_addresses_only};
+use super::flowtable::Devices;
+use super::links::{Links, Told};
 use super::names;
 use super::state::State;
 use crate::nft::wire::{Element, Verdict};
@@ -23,6 +27,9 @@ enum Way {
     /// From the workload, by its interface and address; by its interface alone they come to a guard
     /// against forged sources.
     FromSource,
+    /// From the workload, by the number of its interface and by its address, if they are of
+    /// established connections.
+    Established,
 }
 
 /// Who shares what.
@@ -34,6 +41,9 @@ pub(super) struct Shared {
     chains: BTreeMap<(Arc<str>, Way), String>,
     /// What else stands for an interface in sets and maps, by the way that it is for.
     members: BTreeMap<(Arc<str>, Way), BTreeSet<Member>>,
+    /// Sources of an interface whose established connections go on at once.
+    proven: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    links: Links,
 }
 
 /// Name of a set or map, and what is in it.
@@ -66,18 +76,18 @@ impl State {
         };
         let chain = name_of(&rendered);
         let mut members = BTreeSet::new();
+        let mut proven = Vec::new();
         if uses_addresses_only(endpoint) {
             let guard = endpoint::guard(&chain);
             for net in &endpoint.addresses {
                 let mut key = interface_key(interface);
                 key.extend(address_bytes(net.addr()));
-                let source = Element::key(key);
-                let family = Family::of_net(net);
-                if rendered.goes_on {
-                    members.insert((names::set(names::ESTABLISHED_FROM, family), source.clone()));
-                }
                 let verdict = Some(Verdict::Goto(chain.clone()));
-                members.insert((names::set(names::SOURCES, family), Element { verdict, ..source }));
+                let set = names::set(names::SOURCES, Family::of_net(net));
+                members.insert((set, Element { verdict, ..Element::key(key) }));
+            }
+            if rendered.goes_on {
+                proven.extend(endpoint.addresses.iter().map(IpNet::addr));
             }
             self.lead(interface, Way::From, Some((name_of(&guard), guard)));
             self.lead(interface, Way::FromSource, Some((chain, rendered)));
@@ -86,6 +96,48 @@ impl State {
             self.lead(interface, Way::FromSource, None);
         }
         self.set_members(interface, Way::FromSource, members);
+        self.prove(interface, proven);
+    }
+
+    /// Established connections from these addresses go on at once.
+    fn prove(&mut self, interface: &Arc<str>, sources: Vec<IpAddr>) {
+        if sources.is_empty() {
+            self.shared.proven.remove(interface);
+        } else {
+            self.shared.proven.insert(Arc::clone(interface), sources);
+        }
+        self.place_proven(interface);
+    }
+
+    /// True if that changed the desired table.
+    fn place_proven(&mut self, interface: &Arc<str>) -> bool {
+        let sources = self.shared.proven.get(interface).into_iter().flatten();
+        let number = self.shared.links.number(interface);
+        let member = |(number, address): (u32, &IpAddr)| {
+            let mut key = number.to_ne_bytes().to_vec();
+            key.extend(address_bytes(*address));
+            let set = names::set(names::ESTABLISHED_FROM, Family::of(*address));
+            (set, Element::key(key))
+        };
+        let members = sources.filter_map(|address| Some(member((number?, address)))).collect();
+        self.set_members(interface, Way::Established, members)
+    }
+
+    /// The kernel told of these. True if that changed the desired table.
+    pub(super) fn hear_of_links(&mut self, all: Vec<Told>) -> bool {
+        let links = &mut self.shared.links;
+        let changed: BTreeSet<_> = all.into_iter().flat_map(|told| links.hear(told)).collect();
+        self.place_all_proven(&changed)
+    }
+
+    /// These are all. True if that changed the desired table.
+    pub(super) fn replace_links(&mut self, all: Devices) -> bool {
+        let changed = self.shared.links.replace(all);
+        self.place_all_proven(&changed)
+    }
+
+    fn place_all_proven(&mut self, interfaces: &BTreeSet<Arc<str>>) -> bool {
+        interfaces.iter().fold(false, |changed, name| self.place_proven(name) || changed)
     }
 
     /// Leads packets of the interface nowhere.
@@ -94,6 +146,7 @@ impl State {
             self.set_members(interface, way, BTreeSet::new());
             self.lead(interface, way, None);
         }
+        self.prove(interface, Vec::new());
     }
 
     fn lead(&mut self, interface: &Arc<str>, way: Way, to: Option<(String, Rendered)>) {
@@ -134,7 +187,8 @@ impl State {
         }
     }
 
-    fn set_members(&mut self, interface: &Arc<str>, way: Way, members: BTreeSet<Member>) {
+    /// True if that changed anything.
+    fn set_members(&mut self, interface: &Arc<str>, way: Way, members: BTreeSet<Member>) -> bool {
         let key = (Arc::clone(interface), way);
         let before = self.shared.members.remove(&key).unwrap_or_default();
         for (set, gone) in before.difference(&members) {
@@ -143,9 +197,11 @@ impl State {
         for (set, new) in members.difference(&before) {
             self.table.add_element(set, new.clone());
         }
+        let changed = before != members;
         if !members.is_empty() {
             self.shared.members.insert(key, members);
         }
+        changed
     }
 }
 
@@ -158,6 +214,100 @@ fn dispatch_map(way: Way) -> Option<&'static str> {
     match way {
         Way::To => Some(names::TO_WORKLOAD),
         Way::From => Some(names::FROM_WORKLOAD),
-        Way::FromSource => None,
+        Way::FromSource | Way::Established => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calico_core::Kind;
+    use calico_core::dataplane::{
+        DefaultAction, EndpointId, HostSettings, Limits, PacketRate, PolicyId, TierPolicies,
+        Transaction, Update,
+    };
+
+    use super::*;
+    use crate::dataplane::causes::Causes;
+    use crate::nft::Tracker;
+    use crate::nft::wire::Family as TableFamily;
+
+    fn workload() -> WorkloadEndpoint {
+        WorkloadEndpoint {
+            id: EndpointId { namespace: "prod".into(), name: "web".into() },
+            interface: "cali1".into(),
+            addresses: vec!["10.65.0.1/32".parse().unwrap(), "fd00::1/128".parse().unwrap()],
+            allowed_sources: Vec::new(),
+            limits: Limits::default(),
+            tiers: Vec::new(),
+            profiles: Vec::new(),
+        }
+    }
+
+    /// How many elements packets from it, and to it, find when they are of established connections.
+    fn go_on(endpoint: &WorkloadEndpoint) -> (usize, usize) {
+        let table = Tracker::new(TableFamily::Inet, "calico");
+        let mut state = State::new(table, Causes::default());
+        let number = |state: &State, set: &str| state.table.desired().sets[set].elements.len();
+        let count = |state: &State| {
+            let from = Family::BOTH.map(|f| number(state, &names::set(names::ESTABLISHED_FROM, f)));
+            (from[0] + from[1], number(state, names::ESTABLISHED_TO))
+        };
+        let mut apply = |update| {
+            state.apply(Transaction { revision: 1, updates: vec![update] });
+            count(&state)
+        };
+        let absent = apply(Update::Endpoint(endpoint.clone()));
+        let told = |index, name: Option<&str>| vec![Told { index, name: name.map(Arc::from) }];
+        let changed = state.hear_of_links(told(7, Some("cali1")));
+        let there = count(&state);
+        // Packets come by an interface that is there.
+        assert_eq!((absent, changed), ((0, there.1), there.0 > 0));
+        assert!(!state.hear_of_links(told(7, Some("cali1"))));
+        state.hear_of_links(told(7, None));
+        assert_eq!(count(&state), absent);
+        state.replace_links([("cali1".into(), 9)].into());
+        assert_eq!(count(&state), there);
+        let mut apply = |update| {
+            state.apply(Transaction { revision: 1, updates: vec![update] });
+            count(&state)
+        };
+        // Not twice, and not when it is gone.
+        assert_eq!(apply(Update::Host(HostSettings::default())), there);
+        assert_eq!(apply(Update::EndpointRemoved(endpoint.id.clone())), (0, 0));
+        there
+    }
+
+    #[test]
+    fn established_packets_go_on_where_nothing_else_is_asked_of_them() {
+        let plain = workload();
+        assert_eq!(go_on(&plain), (2, 1));
+        let mut granted = plain.clone();
+        granted.allowed_sources = vec!["10.66.0.0/24".parse().unwrap()];
+        assert_eq!(go_on(&granted), (0, 1));
+        let rate = Some(PacketRate { per_second: 10, burst: 10 });
+        let mut limited = plain.clone();
+        limited.limits.egress.packets = rate;
+        assert_eq!(go_on(&limited), (0, 1));
+        limited.limits.ingress.packets = rate;
+        assert_eq!(go_on(&limited), (0, 0));
+        let mut connections = plain.clone();
+        connections.limits.egress.connections = Some(3);
+        assert_eq!(go_on(&connections), (2, 1));
+        // What an unknown policy would have denied cannot be told.
+        let mut closed = plain.clone();
+        closed.tiers = vec![TierPolicies {
+            tier: "default".into(),
+            default_action: DefaultAction::Deny,
+            ingress: vec![PolicyId {
+                kind: Kind::NetworkPolicy,
+                namespace: Some("prod".into()),
+                name: "gone".into(),
+            }],
+            egress: Vec::new(),
+        }];
+        assert_eq!(go_on(&closed), (2, 0));
+        let mut elsewhere = plain;
+        elsewhere.interface = "eth0".into();
+        assert_eq!(go_on(&elsewhere), (0, 0));
     }
 }

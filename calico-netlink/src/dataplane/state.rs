@@ -43,6 +43,7 @@ pub(super) struct State {
     pub(super) limits: LimitChains,
     pub(super) refused: Refused,
     floating: Vec<Translation>,
+    pools: Vec<Pool>,
     /// Code points that some packets carry.
     pub(super) marked: BTreeSet<Dscp>,
     pub(super) sets: BTreeMap<SetId, SetKind>,
@@ -91,6 +92,7 @@ impl State {
             limits: LimitChains::default(),
             refused: Refused::default(),
             floating: Vec::new(),
+            pools: Vec::new(),
             marked: BTreeSet::new(),
             sets: BTreeMap::new(),
             families: Families::default(),
@@ -216,11 +218,11 @@ impl State {
             }
             Update::SetRemoved(id) => self.remove_set(&id),
             Update::Rules { owner, rules } => {
-                let now = DIRECTIONS.map(|direction| lower::allow_all(of(&rules, direction)));
-                let before = self.rules.insert(owner.clone(), rules);
-                let before = before.map(|rules| {
-                    DIRECTIONS.map(|direction| lower::allow_all(of(&rules, direction)))
-                });
+                let opens = |rules: &RuleSet| {
+                    DIRECTIONS.map(|direction| lower::allow_all(of(rules, direction)).is_some())
+                };
+                let now = opens(&rules);
+                let before = self.rules.insert(owner.clone(), rules).map(|rules| opens(&rules));
                 let again = self.refused.forget_owner(&owner);
                 self.rules_changed(owner, before != Some(now) || again);
             }
@@ -387,6 +389,7 @@ impl State {
         let needs = base::Needs {
             hooks,
             floating: &self.floating,
+            pools: &self.pools,
             translates: self.translates,
             marks_packets: !self.marked.is_empty(),
             cuts: self.cuts,
@@ -417,9 +420,9 @@ impl State {
             let masqueraded = pools.iter().filter(|pool| pool.nat_outgoing);
             put(names::MASQUERADED_POOLS, masqueraded.map(|pool| &pool.cidr).collect());
         }
-        if pools.iter().any(|pool| pool.nat_outgoing) {
-            self.keep_translating();
-        }
+        self.pools = pools.to_vec();
+        self.translates |= pools.iter().any(|pool| pool.nat_outgoing);
+        self.put_base();
     }
 
     /// There is, or was before this run, what translates addresses.

@@ -3,7 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use calico_core::dataplane::{HostSettings, OutgoingNat, PortRange, ServiceLoop, Translation};
+use calico_core::dataplane::{
+    HostSettings, OutgoingNat, Pool, PortRange, ServiceLoop, Translation,
+};
 use calico_core::key::Family;
 
 use super::elements::{address_bytes, interface_key};
@@ -15,21 +17,38 @@ use crate::nft::{ChainDef, RuleDef};
 /// `NFT_REJECT_ICMPX_HOST_UNREACH`.
 const HOST_UNREACHABLE: u8 = 2;
 
+/// More ranges than these are looked up in their set: the kernel searches a tree for that, which costs
+/// it as much as some comparisons.
+const FEW: usize = 3;
+
 /// Outgoing traffic of pools gets the address of the interface by which it leaves, or what the
-/// settings say.
-pub(super) fn nat_outgoing(host: &HostSettings) -> ChainDef {
+/// settings say. Every first packet of a connection meets this, whether it is of a workload or not.
+pub(super) fn nat_outgoing(host: &HostSettings, pools: &[Pool]) -> ChainDef {
     let OutgoingNat { address, ports, interface } = &host.outgoing_nat;
     let of_family = |family| {
+        let all = matches::net_ranges(family, pools.iter().map(|pool| &pool.cidr));
+        let masqueraded = pools.iter().filter(|pool| pool.nat_outgoing);
+        let sources = matches::net_ranges(family, masqueraded.map(|pool| &pool.cidr));
+        if sources.is_empty() {
+            return Vec::new();
+        }
         let mut expressions = matches::family(family).to_vec();
         if let Some(name) = interface {
             expressions.extend(leaves_by(name));
         }
-        let mut clause = |end, set, inverted| {
-            expressions.push(matches::address(family, end));
-            expressions.push(matches::lookup(names::set(set, family), inverted));
+        let look_up = |end, set, inverted| {
+            vec![matches::address(family, end), matches::lookup(names::set(set, family), inverted)]
         };
-        clause(End::Source, names::MASQUERADED_POOLS, false);
-        clause(End::Destination, names::ALL_POOLS, true);
+        expressions.extend(match &sources[..] {
+            [range] => matches::in_range(family, End::Source, *range, false),
+            _ => look_up(End::Source, names::MASQUERADED_POOLS, false),
+        });
+        if all.len() <= FEW {
+            let outside = |range| matches::in_range(family, End::Destination, range, true);
+            expressions.extend(all.into_iter().flat_map(outside));
+        } else {
+            expressions.extend(look_up(End::Destination, names::ALL_POOLS, true));
+        }
         if host.masquerade_spares_nodes {
             expressions.extend(matches::at_node(family, End::Destination, host, false).concat());
         }

@@ -33,6 +33,8 @@ pub enum KeyType {
     Service,
     /// Interface name.
     IfName,
+    /// Interface number, in host order.
+    IfIndex,
     /// ICMP type.
     IcmpType,
     /// ICMPv6 type.
@@ -48,6 +50,7 @@ impl KeyType {
             Self::Proto => 12,
             Self::Service => 13,
             Self::IcmpType => 14,
+            Self::IfIndex => 20,
             Self::Icmp6Type => 29,
             Self::IfName => 41,
         }
@@ -56,7 +59,7 @@ impl KeyType {
     /// Length of a value, bytes.
     pub fn size(self) -> usize {
         match self {
-            Self::Ipv4 => 4,
+            Self::Ipv4 | Self::IfIndex => 4,
             Self::Ipv6 | Self::IfName => 16,
             Self::Proto | Self::IcmpType | Self::Icmp6Type => 1,
             Self::Service => 2,
@@ -70,6 +73,7 @@ impl KeyType {
             Self::Proto,
             Self::Service,
             Self::IfName,
+            Self::IfIndex,
             Self::IcmpType,
             Self::Icmp6Type,
         ]
