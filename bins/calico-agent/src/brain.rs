@@ -351,21 +351,24 @@ impl Brain {
         self.stood_in.remove(key);
     }
 
-    /// What was known of the object stays in force. Of a policy that nothing is known of, as after a
-    /// restart, nobody can tell what it forbids: all that it would have judged is denied.
+    /// What was known of the object stays in force. After a restart nothing is known of a policy, and
+    /// nobody can tell what it forbids: all that it would have judged is denied.
     fn has_mistakes(&mut self, entry: &Entry, reason: &str) {
         let is_policy =
             matches!(entry.key.kind(), Some(Kind::NetworkPolicy | Kind::GlobalNetworkPolicy));
-        let known = self.graph.has_policy(&entry.key) && !self.stood_in.contains(&entry.key);
+        let is_new = !self.graph.has_policy(&entry.key) && self.in_sync();
+        let is_known = self.graph.has_policy(&entry.key) && !self.stood_in.contains(&entry.key);
         let effect = if !is_policy {
             "what was known of it, if anything, stays in force"
-        } else if known {
+        } else if is_new {
+            "there was no good version before, so it has no effect"
+        } else if is_known {
             "its last good version stays in force"
         } else if stand_ins(entry).into_iter().any(|it| self.graph.handle(it).is_ok()) {
             self.stood_in.insert(entry.key.clone());
-            "no good version is known: all that it would have judged is denied"
+            "after a restart no good version is known: all that it would have judged is denied"
         } else {
-            "no good version is known, nor whom it is for: it has no effect"
+            "after a restart no good version is known, nor whom it is for: it has no effect"
         };
         self.ignored.note(&entry.key, reason, effect);
     }
@@ -449,7 +452,9 @@ fn reason(error: Rejected) -> String {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
             errors.join("; ")
         }
-        Rejected::Unreadable(StoreError::BadObject { reason, .. }) => reason,
+        Rejected::Unreadable(StoreError::BadObject { reason, .. }) => {
+            format!("malformed: {reason}")
+        }
         other => other.to_string(),
     }
 }

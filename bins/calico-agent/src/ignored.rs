@@ -84,7 +84,7 @@ impl Ignored {
             known.shown = true;
             return;
         }
-        warn!(path, reason, "an object in the datastore has mistakes; {effect}");
+        warn!(path, reason, "an object in the datastore is ignored: {effect}");
         if self.objects.len() < REMEMBERED || self.objects.contains_key(&place) {
             self.objects.insert(place, Mistake { reason: reason.to_owned(), shown: true });
             self.changed = true;

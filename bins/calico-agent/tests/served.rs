@@ -1,12 +1,19 @@
-//! The real agent in a network namespace of its own: what it serves, and which settings it obeys.
+//! The real agent in a network namespace of its own: what it serves, which settings it obeys, and how
+//! it starts again among objects with mistakes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use calico_control::{Client, Status};
+use calico_core::Datastore;
+use calico_core::key::Key;
+use calico_core::kind::Kind;
+use calico_datastore::remote::RemoteStore;
 use calico_netlink::sysctl::Setting;
 use calico_netlink::testing::TestNet;
 
@@ -36,17 +43,46 @@ impl Agent {
         );
         fs::write(at("agent.toml"), config).unwrap();
         fs::write(at("felix.cfg"), settings).unwrap();
-        let log = File::create(at("log")).unwrap();
+        let process = Self::spawn(&net, directory.path());
+        Some(Self { net, directory, process })
+    }
+
+    /// With a log of its own.
+    fn spawn(net: &TestNet, directory: &Path) -> Child {
+        let log = File::create(directory.join("log")).unwrap();
         let process = net.run(|| {
             Command::new(env!("CARGO_BIN_EXE_calico-agent"))
                 .arg("--config")
-                .arg(at("agent.toml"))
+                .arg(directory.join("agent.toml"))
                 .env_remove("RUST_LOG")
                 .stdin(Stdio::null())
                 .stderr(log)
                 .spawn()
         });
-        Some(Self { net, directory, process: process.unwrap() })
+        process.unwrap()
+    }
+
+    /// Kills it and starts it again.
+    fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.net, self.directory.path());
+    }
+
+    /// Writes objects past every check.
+    fn write(&self, objects: &[(Key, String)]) {
+        let store = RemoteStore::connect(self.directory.path().join("run/datastore.sock"));
+        within(async {
+            for (key, text) in objects {
+                store.put(key.clone(), text.as_str().into()).await.unwrap();
+            }
+        });
+    }
+
+    /// What it says of itself; nothing while it does not answer.
+    fn status(&self) -> Option<Status> {
+        let socket = self.directory.path().join("run/control.sock");
+        within(async { Client::connect(&socket).await.ok()?.status().await.ok() })
     }
 
     fn log(&self) -> String {
@@ -97,6 +133,12 @@ impl Drop for Agent {
         drop(self.process.kill());
         drop(self.process.wait());
     }
+}
+
+fn within<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let work = async { tokio::time::timeout(PATIENCE, work).await.expect("an answer in time") };
+    runtime.block_on(work)
 }
 
 #[test]
@@ -154,4 +196,75 @@ fn settings_are_obeyed_or_named() {
     assert_eq!(lines("wireguardEnabled = true (the file)"), 1, "{log}");
     assert_eq!(lines("bpfLogLevel, iptablesBackend"), 1, "{log}");
     assert_eq!(lines("a setting is not supported"), 1, "{log}");
+}
+
+/// An object of the namespace `default`.
+fn object(kind: Kind, name: &str, labels: &str, spec: &str) -> (Key, String) {
+    let metadata = format!(r#"{{"name":"{name}","namespace":"default","labels":{labels}}}"#);
+    let version = "projectcalico.org/v3";
+    let text = format!(
+        r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"spec":{spec}}}"#
+    );
+    (Key::resource(kind, Some("default"), name), text)
+}
+
+#[test]
+fn it_starts_again_among_objects_with_mistakes() {
+    let Some(mut agent) = Agent::start("mistakes", "HealthEnabled = true\n") else { return };
+    agent.wait_ready();
+    let pod = |name: &str, labels: &str, spec: &str| {
+        object(Kind::WorkloadEndpoint, &format!("n1-cni-{name}-eth0"), labels, spec)
+    };
+    let spec = |number: u8| {
+        format!(
+            r#"{{"orchestrator":"cni","node":"n1","containerID":"c{number}","endpoint":"eth0",
+            "interfaceName":"cali{number}","ipNetworks":["10.65.0.{number}/32"]}}"#
+        )
+    };
+    let labels = r#"{"app":"web"}"#;
+    let (good, edited) = (
+        r#"{"selector":"app == 'web'","ingress":[{"action":"Allow"}]}"#,
+        r#"{"selector":"app == 'web'","ingress":[{"action":"Alow"}]}"#,
+    );
+    agent.write(&[
+        pod("web", labels, &spec(1)),
+        pod("other", "{}", &spec(2)),
+        object(Kind::NetworkPolicy, "edited", "{}", good),
+        object(Kind::NetworkPolicy, "sound", "{}", good),
+    ]);
+    let programmed = |status: &Status| status.endpoints.values().filter(|it| it.programmed).count();
+    agent.until("two pods", |agent| agent.status().filter(|status| programmed(status) == 2));
+    let net = object(Kind::NetworkSet, "nets", "{}", r#"{"nets":["10.0.0.0/99"]}"#);
+    agent.write(&[
+        object(Kind::NetworkPolicy, "edited", "{}", edited),
+        object(Kind::NetworkPolicy, "garbage", "{}", "{ this is no JSON"),
+        (net.0, net.1),
+        pod("third", "{}", r#"{"node":"n1","ipNetworks":"x"}"#),
+    ]);
+    let said = |log: &str, part: &str| {
+        log.lines().filter(|line| line.contains("is ignored") && line.contains(part)).count()
+    };
+    let names = ["default/edited", "default/garbage", "default/nets", "n1-cni-third-eth0"];
+    let all = |agent: &Agent| agent.status().filter(|status| status.mistakes.len() == names.len());
+    agent.until("what is wrong", all);
+    let log = agent.log();
+    assert!(log.contains("its last good version stays in force"), "{log}");
+    assert!(log.contains("there was no good version before"), "{log}");
+
+    agent.restart();
+    agent.wait_ready();
+    let status = agent.until("what is wrong, again", all);
+    assert_eq!(programmed(&status), 2, "{status:?}");
+    let shown = |name: &str| status.mistakes.keys().any(|path| path.ends_with(name));
+    assert!(names.iter().all(|name| shown(name)), "{status:?}");
+    let log = agent.log();
+    for name in names {
+        assert_eq!(said(&log, name), 1, "{name}\n{log}");
+    }
+    assert_eq!(said(&log, "all that it would have judged is denied"), 2, "{log}");
+
+    agent.write(&[object(Kind::NetworkPolicy, "edited", "{}", good)]);
+    let mended = |agent: &Agent| agent.status().filter(|status| status.mistakes.len() == 3);
+    let status = agent.until("what is mended", mended);
+    assert!(!status.mistakes.keys().any(|path| path.ends_with("default/edited")), "{status:?}");
 }

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[path = "mistakes_tests.rs"]
+mod mistakes;
+
 fn put(brain: &mut Brain, key: Key, value: &Value) {
     let value = Arc::from(value.to_string());
     brain.handle_store(WatchEvent::Put(Entry { key, value, revision: Revision(9) }));
