@@ -4,96 +4,19 @@
 //! its own metadata is Kubernetes' business; the resource's stands in an annotation, and its UID
 //! is made from the custom resource's.
 
-use std::fmt;
-use std::str::FromStr;
+mod group;
+mod older;
+
 use std::sync::Arc;
 
 use calico_core::key::Key;
 use calico_core::kind::{API_VERSION, Kind};
 use calico_core::resource::AnyResource;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::calico_uid;
-
-/// Where `crd.projectcalico.org/v1` keeps a resource's metadata.
-pub const METADATA_ANNOTATION: &str = "projectcalico.org/metadata";
-
-/// Before the name of policies of tier `default` that upstream stored before v3.32.
-pub const OLDER_POLICY_PREFIX: &str = "default.";
-
-/// The API group of a cluster's custom resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ApiGroup {
-    /// `crd.projectcalico.org/v1`: behind an aggregated API server, or used by calicoctl alone.
-    #[serde(rename = "crd.projectcalico.org/v1")]
-    Crd,
-    /// `projectcalico.org/v3`: used by kubectl directly.
-    #[serde(rename = "projectcalico.org/v3")]
-    V3,
-}
-
-/// A text that names neither group.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("API group {0:?} is neither crd.projectcalico.org/v1 nor projectcalico.org/v3")]
-pub struct UnknownGroup(String);
-
-impl ApiGroup {
-    /// Both groups.
-    pub const ALL: [Self; 2] = [Self::Crd, Self::V3];
-
-    /// Its name, without the version.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Crd => "crd.projectcalico.org",
-            Self::V3 => "projectcalico.org",
-        }
-    }
-
-    /// As in an object's `apiVersion`.
-    #[must_use]
-    pub const fn api_version(self) -> &'static str {
-        match self {
-            Self::Crd => "crd.projectcalico.org/v1",
-            Self::V3 => "projectcalico.org/v3",
-        }
-    }
-
-    /// The kind as custom resources of the group are called.
-    #[must_use]
-    pub const fn kind(self, kind: Kind) -> &'static str {
-        match (self, kind) {
-            (Self::Crd, Kind::IpamConfiguration) => "IPAMConfig",
-            _ => kind.as_str(),
-        }
-    }
-
-    /// The plural in paths of the API.
-    #[must_use]
-    pub const fn plural(self, kind: Kind) -> &'static str {
-        match (self, kind) {
-            (Self::Crd, Kind::IpamConfiguration) => "ipamconfigs",
-            _ => kind.plural(),
-        }
-    }
-}
-
-impl fmt::Display for ApiGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.api_version())
-    }
-}
-
-impl FromStr for ApiGroup {
-    type Err = UnknownGroup;
-
-    /// With or without the version.
-    fn from_str(text: &str) -> Result<Self, UnknownGroup> {
-        let known = |group: &Self| text == group.name() || text == group.api_version();
-        Self::ALL.into_iter().find(known).ok_or_else(|| UnknownGroup(text.to_owned()))
-    }
-}
+pub use self::group::{ApiGroup, UnknownGroup};
+pub use self::older::{METADATA_ANNOTATION, OLDER_POLICY_PREFIX};
+use self::older::{from_annotation, under_annotation};
 
 /// Whether custom resources hold objects of `kind`; the others are views of Kubernetes' own.
 #[must_use]
@@ -182,53 +105,6 @@ const SERVERS: [&str; 5] = [
     "generateName",
 ];
 
-/// The metadata of a custom resource of the older group.
-fn under_annotation(kind: Kind, name: &str, mut given: Map<String, Value>) -> Map<String, Value> {
-    let mut out = Map::new();
-    for field in ["labels", "annotations"] {
-        let kept: Map<String, Value> = given
-            .get(field)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| is_own(key))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        if !kept.is_empty() {
-            out.insert(field.to_owned(), kept.into());
-        }
-    }
-    if let Some(Value::Array(owners)) = given.get("ownerReferences") {
-        out.insert("ownerReferences".to_owned(), owners.iter().map(other_uid).collect());
-    }
-    let mut kept = Map::new();
-    if is_policy(kind) {
-        kept.insert("name".to_owned(), name.into());
-    }
-    given.retain(|field, _| field != "ownerReferences");
-    kept.extend(given);
-    kept.entry("creationTimestamp").or_insert(Value::Null);
-    let annotations = out.entry("annotations").or_insert_with(|| Map::new().into());
-    if let Some(annotations) = annotations.as_object_mut() {
-        annotations.insert(METADATA_ANNOTATION.to_owned(), Value::Object(kept).to_string().into());
-    }
-    out
-}
-
-/// Whether a label or an annotation stays visible on the custom resource.
-fn is_own(key: &str) -> bool {
-    (key.contains("projectcalico.org/") || key.contains("operator.tigera.io/"))
-        && key != METADATA_ANNOTATION
-}
-
-fn other_uid(owner: &Value) -> Value {
-    let mut owner = owner.clone();
-    if let Some(Value::String(uid)) = owner.get_mut("uid") {
-        *uid = calico_uid(uid);
-    }
-    owner
-}
-
 /// The resource that a custom resource holds: its name, and its JSON text.
 ///
 /// # Errors
@@ -271,73 +147,6 @@ pub fn from_custom(group: ApiGroup, kind: Kind, object: Value) -> Result<(Key, A
     // names. What its type cannot hold stays as it is, for readers to report.
     let text = AnyResource::canonical_json(kind, &out);
     Ok((key, text.unwrap_or_else(|_unreadable| Value::Object(out).to_string().into())))
-}
-
-/// The metadata of a resource in the older group.
-fn from_annotation(
-    kind: Kind,
-    mut outer: Map<String, Value>,
-) -> Result<Map<String, Value>, String> {
-    let take = |map: &mut Map<String, Value>, field: &str| {
-        map.get_mut(field).map(Value::take).unwrap_or_default()
-    };
-    let mut labels = take(&mut outer, "labels");
-    let mut annotations = take(&mut outer, "annotations");
-    let stored = annotations.get_mut(METADATA_ANNOTATION).map(Value::take);
-    let text = |field: &str| outer.get(field).and_then(Value::as_str).unwrap_or_default();
-    let own_name = text("name");
-    let mut inner = match &stored {
-        Some(Value::String(stored)) => match serde_json::from_str(stored) {
-            Ok(Value::Object(inner)) => inner,
-            Ok(_) => return Err(format!("annotation {METADATA_ANNOTATION} is no JSON object")),
-            Err(error) => return Err(format!("annotation {METADATA_ANNOTATION}: {error}")),
-        },
-        _ => Map::new(),
-    };
-    let older = || match (is_policy(kind), &stored) {
-        (true, None) => own_name.strip_prefix(OLDER_POLICY_PREFIX).unwrap_or(own_name),
-        _ => own_name,
-    };
-    let inner_name = inner.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
-    let name = inner_name.filter(|_| is_policy(kind)).unwrap_or_else(older).to_owned();
-    let mut out = Map::new();
-    out.insert("name".to_owned(), name.into());
-    if !text("namespace").is_empty() {
-        out.insert("namespace".to_owned(), text("namespace").into());
-    }
-    out.insert("uid".to_owned(), calico_uid(text("uid")).into());
-    out.insert("resourceVersion".to_owned(), text("resourceVersion").into());
-    let made = inner.get_mut("creationTimestamp").map(Value::take).filter(Value::is_string);
-    let made = made.or_else(|| outer.get("creationTimestamp").cloned());
-    out.insert("creationTimestamp".to_owned(), made.unwrap_or_default());
-    if let Some(when) = outer.get("deletionTimestamp") {
-        out.insert("deletionTimestamp".to_owned(), when.clone());
-    }
-    for (field, outer) in [("labels", &mut labels), ("annotations", &mut annotations)] {
-        let mut all = inner.get_mut(field).map(Value::take).unwrap_or_default();
-        let outer = outer.as_object_mut().into_iter().flatten();
-        // Without the annotation, nobody but Kubernetes' users named them.
-        let visible =
-            outer.filter(|(key, value)| !value.is_null() && (stored.is_none() || is_own(key)));
-        for (key, value) in visible {
-            if !all.is_object() {
-                all = Map::new().into();
-            }
-            all[key] = value.take();
-        }
-        if all.as_object().is_some_and(|all| !all.is_empty()) {
-            out.insert(field.to_owned(), all);
-        }
-    }
-    if let Some(Value::Array(owners)) = outer.get("ownerReferences") {
-        out.insert("ownerReferences".to_owned(), owners.iter().map(other_uid).collect());
-    }
-    for (field, value) in inner {
-        if !out.contains_key(&field) && !value.is_null() && field != "namespace" {
-            out.insert(field, value);
-        }
-    }
-    Ok(out)
 }
 
 #[cfg(test)]
