@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use calico_core::dataplane::{Pool, SetKind, SetMember, Update};
 
-use super::pods::{CLIENT, Pods};
+use super::pods::{CLIENT, Pods, Stream};
 use super::{apply, endpoint, median, nft, open, profile, ratio, rules, runtime, set};
 
 /// What is on a host, and how it comes there.
@@ -28,8 +28,7 @@ const ROUNDS: usize = 60;
 type Figure = (&'static str, fn(&Pods) -> Vec<Duration>);
 
 /// What depends on how two threads meet differs much from round to round.
-const THREADS: Figure =
-    ("established: 16 MiB of TCP from thread to thread", |pods| vec![pods.throughput(1 << 24)]);
+const STREAM_ROUNDS: usize = 1000;
 
 /// The times that need no process besides.
 const ALONE: [Figure; 4] = [
@@ -60,19 +59,30 @@ pub(crate) fn run() {
          take turns, and twice its standard error)"
     );
     for figure in ALONE {
-        measure(&hosts, figure, ROUNDS);
+        measure(&hosts, figure);
     }
-    measure(&hosts, THREADS, 5 * ROUNDS);
+    // In a thread of its own, which stays on one CPU.
+    std::thread::scope(|scope| scope.spawn(|| streams(&hosts)).join()).unwrap();
     hosts.iter().for_each(Pods::echo);
-    measure(&hosts, WOKEN, ROUNDS);
+    measure(&hosts, WOKEN);
 }
 
-fn measure(hosts: &[Pods], (name, times): Figure, rounds: usize) {
+fn streams(hosts: &[Pods]) {
+    let mut streams: Vec<Stream> = hosts.iter().map(Pods::stream).collect();
+    let name = "established: 4 MiB of TCP from thread to thread, each on a CPU of its own";
+    rounds(name, STREAM_ROUNDS, |way| streams[way].time());
+}
+
+fn measure(hosts: &[Pods], (name, times): Figure) {
+    rounds(name, ROUNDS, |way| median(times(&hosts[way])));
+}
+
+fn rounds(name: &str, rounds: usize, mut time: impl FnMut(usize) -> Duration) {
     // By way, then by round.
     let mut medians = vec![Vec::new(); WAYS.len()];
     for round in 0..rounds {
         for way in (0..WAYS.len()).map(|way| (way + round) % WAYS.len()) {
-            medians[way].push(median(times(&hosts[way])));
+            medians[way].push(time(way));
         }
     }
     println!("{name}");

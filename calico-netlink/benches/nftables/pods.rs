@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use calico_netlink::testing::TestNet;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// Two pods on one host.
 pub(crate) struct Pods {
@@ -143,28 +145,29 @@ impl Pods {
         (0..number).map(|_| time()).collect()
     }
 
-    /// Time in which so many bytes go from one thread to another over a TCP connection that is there.
-    pub(crate) fn throughput(&self, bytes: usize) -> Duration {
+    /// A TCP connection to another thread, for [`Stream::time`].
+    pub(crate) fn stream(&self) -> Stream {
         let address = SocketAddr::new(IpAddr::V4(SERVER), 10_000);
         let listener = self.server.run(|| TcpListener::bind(address).unwrap());
-        let mut client = self.client.run(|| TcpStream::connect(address).unwrap());
+        let client = self.client.run(|| TcpStream::connect(address).unwrap());
         let (mut server, _) = listener.accept().unwrap();
-        let chunk = vec![0; 1 << 17];
-        // The first bytes are for the windows.
-        let total = 2 * bytes;
-        let reader = std::thread::spawn(move || {
-            let (mut read, mut buffer, mut started) = (0, vec![0; 1 << 18], Instant::now());
-            while read < total {
-                let before = read;
-                read += server.read(&mut buffer).unwrap();
-                if before < bytes && read >= bytes {
-                    started = Instant::now();
+        std::thread::spawn(move || {
+            stay_on(1);
+            let (mut left, mut buffer) = (BURST, vec![0; 1 << 18]);
+            while let Ok(read @ 1..) = server.read(&mut buffer) {
+                left -= read;
+                if left == 0 {
+                    left = BURST;
+                    server.write_all(b"x").unwrap();
                 }
             }
-            started.elapsed()
         });
-        (0..total / chunk.len()).for_each(|_| client.write_all(&chunk).unwrap());
-        reader.join().unwrap()
+        let mut stream = Stream(client);
+        // Until the windows are as large as they get.
+        for _ in 0..20 {
+            stream.time();
+        }
+        stream
     }
 
     /// Times in which 64 datagrams of 1,400 bytes go one way over a connection that is there.
@@ -188,6 +191,30 @@ impl Pods {
         };
         (0..number).map(|_| time()).collect()
     }
+}
+
+/// A connection to a thread on another CPU, which says when it has got everything.
+pub(crate) struct Stream(TcpStream);
+
+/// Bytes in one round of a stream.
+const BURST: usize = 1 << 22;
+
+impl Stream {
+    /// Time until `BURST` bytes are there.
+    pub(crate) fn time(&mut self) -> Duration {
+        stay_on(0);
+        let chunk = [0; 1 << 17];
+        let started = Instant::now();
+        (0..BURST / chunk.len()).for_each(|_| self.0.write_all(&chunk).unwrap());
+        self.0.read_exact(&mut [0]).unwrap();
+        started.elapsed()
+    }
+}
+
+/// Keeps this thread on a CPU, if there is one of this number.
+fn stay_on(cpu: usize) {
+    let mut set = CpuSet::new();
+    let _one_cpu_only = set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
 }
 
 /// What [`Pods::bulk`] sends at once.
