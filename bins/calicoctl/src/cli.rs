@@ -510,6 +510,7 @@ const ENDS: &str =
   hep/NAME                   a HostEndpoint: the node itself, behind it
   node/NAME                  a node, by its address
   svc/[NAMESPACE/]NAME       as --to: every backend of a service that is ready
+  203.0.113.0/24             all addresses of a network; says where their verdicts part
 Examples:
   --to prod/web:80           TCP port 80
   --to prod/web:53/UDP       UDP port 53

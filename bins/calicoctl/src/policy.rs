@@ -6,10 +6,10 @@ mod explain;
 mod foreign;
 mod log;
 mod names;
+mod parts;
 mod services;
 mod state;
 mod unknown;
-mod way;
 
 use std::io::Read;
 

@@ -185,6 +185,33 @@ prod/web -> prod/db: TCP 5432
     assert_eq!(found["changes"][0]["traffic"], json!([ports]));
 }
 
+/// A host endpoint that nobody can reach any more.
+const NEW_HOST: &str = "\
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: n2-all}
+spec: {node: n2, interfaceName: '*', expectedIPs: [192.0.2.12]}
+";
+
+#[test]
+fn a_diff_tells_what_a_host_endpoint_shuts_off() {
+    let settings = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n\
+        metadata: {name: default}\nspec: {failsafeInboundHostPorts: [{protocol: TCP, port: 22}], \
+        failsafeOutboundHostPorts: []}\n";
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("new.yaml");
+    std::fs::write(&new, NEW_HOST).unwrap();
+    let text = offline(&[CLUSTER, settings], &format!("policy diff -f {}", new.display()));
+    for told in [
+        "elsewhere (IPv4) -> node n2: TCP 1-21, TCP 23-65535, UDP, SCTP, ICMP type 8 code 0\n  \
+         allowed by default: no policy applies\n  \
+         now denied by default: no profile allowed it (ingress of the node)\n",
+        "prod/web -> node n2: ",
+    ] {
+        assert!(text.contains(told), "{text}");
+    }
+}
+
 /// The same cluster as `kubectl get -o yaml` shows it, with what has no say in policy.
 const KUBERNETES: &str = "
 apiVersion: v1
@@ -293,8 +320,10 @@ fn nodes_host_endpoints_and_services_are_ends_too() {
             "hep/n1-all:ssh",
             "outside -> node n1: allowed by GlobalNetworkPolicy security.hosts ingress rule 0, in tier",
         ),
-        ("hep/n1-all", "prod/web:80", "node n1 -> prod/web: denied by default: no profile"),
+        // A host always reaches its own workloads.
+        ("hep/n1-all", "prod/web:80", "node n1 -> prod/web: allowed by default: no policy applies"),
         ("prod/web", "192.0.2.11:80", "prod/web -> node n1: denied by defaultEndpointToHostAction"),
+        ("hep/n1-all", "prod/db:5432", "node n1 -> prod/db: denied by"),
     ] {
         let (text, error) = first(from, to);
         println!("{text}{error}");
@@ -332,6 +361,37 @@ fn nodes_host_endpoints_and_services_are_ends_too() {
 }
 
 #[test]
+fn a_network_is_explained_as_a_whole_or_by_its_parts() {
+    let text = offline(&[CLUSTER], "policy explain --from 203.0.113.64/26 --to prod/web:80");
+    let first: Vec<&str> = text.lines().take(4).collect();
+    assert_eq!(
+        first,
+        [
+            "203.0.113.64/26 -> prod/web:80: the same for all of its addresses, such as",
+            "outside -> prod/web: denied by GlobalNetworkPolicy security.quarantine ingress rule 0, \
+             in tier security",
+            "from: 203.0.113.65, in no network set",
+            "to: 10.65.0.1, WorkloadEndpoint prod/n1-k8s-web-eth0 on n1, labels app=web",
+        ]
+    );
+    assert_eq!(
+        offline(&[CLUSTER, STAGED], "policy explain --from 0.0.0.0/0 --to prod/db:5432"),
+        "\
+0.0.0.0/0 -> prod/db:5432: depends on the address
+  0.0.0.0/0 (but for what follows): denied by the end of tier default (ingress); staged: would be \
+denied by NetworkPolicy prod/db ingress rule 0 if enforced: StagedNetworkPolicy prod/db
+  203.0.113.0/24: denied by GlobalNetworkPolicy security.quarantine ingress rule 0, in tier security
+  10.65.0.1/32: allowed by NetworkPolicy prod/db ingress rule 1, in tier default; staged: would be \
+denied by NetworkPolicy prod/db ingress rule 0 if enforced: StagedNetworkPolicy prod/db
+"
+    );
+    let text = offline(&[CLUSTER], "policy explain --from prod/web --to [fd00::/8]:443 -o json");
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let nets: Vec<&Value> = found.as_array().unwrap().iter().map(|part| &part["net"]).collect();
+    assert_eq!(nets, [&json!("fd00::/8"), &json!("fd65::1/128")]);
+}
+
+#[test]
 fn mistakes_are_told() {
     for (arguments, part) in [
         ("policy explain --from prod/web --to prod/nobody", "no pod and no WorkloadEndpoint"),
@@ -339,10 +399,8 @@ fn mistakes_are_told() {
         ("policy explain --from web --to prod/db", "; did you mean prod/web?"),
         ("policy explain --from prod/web --to hep/n1", "no HostEndpoint n1; `calicoctl get hep`"),
         ("policy explain --from prod/web --to node/n1", "no node n1; `calicoctl get nodes`"),
-        (
-            "policy explain --from 203.0.113.0/24 --to prod/db",
-            "name one of them, such as 203.0.113.1",
-        ),
+        ("policy explain --from 203.0.113.0/24 --to 10.0.0.0/8:80", "only one of the two ends"),
+        ("policy explain --from 2001:db8::/32 --to prod/db:80", "no address of the same family"),
         ("policy explain --from prod/web --to svc/prod/sql", "no endpoints of a service prod/sql"),
         ("policy explain --from svc/prod/sql --to prod/web", "name one of its pods"),
         (

@@ -65,7 +65,6 @@ fn every_seed_is_taken() {
 /// Writes the seeds for the fuzzer to `SEEDS`: `cargo xtask seeds` runs it.
 #[test]
 #[ignore = "writes files; `cargo xtask seeds` runs it"]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 fn write_seeds() {
     let root =
         std::path::PathBuf::from(std::env::var_os("SEEDS").expect("SEEDS names a directory"));

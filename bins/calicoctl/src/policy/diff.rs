@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use calico_core::resource::AnyResource;
 use calico_policy::diff;
+use calico_policy::way::Cluster;
 use serde_json::json;
 
 use super::Format;
@@ -16,9 +17,11 @@ pub(super) fn run(
     changes: &[AnyResource],
     format: Format,
 ) -> Result<Said, Failure> {
-    let before = std::mem::take(&mut state.desired);
+    let (desired, topology) = (std::mem::take(&mut state.desired), state.topology.clone());
     state.apply(changes)?;
-    let found = diff::diff(&before, &state.desired);
+    let before = Cluster { desired: &desired, topology: &topology };
+    let diff::Diff { changes: found, doubts, .. } = diff::diff(before, state.cluster());
+    state.warnings.extend(doubts);
     let out = match format {
         Format::Json => format!("{:#}\n", json!({ "changes": found })),
         Format::Text if found.is_empty() => "No flow changes its verdict\n".to_owned(),

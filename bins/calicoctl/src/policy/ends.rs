@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use calico_core::dataplane::EndpointId;
 use calico_core::resource::{HostEndpoint, Protocol, WorkloadEndpoint};
 use calico_policy::eval::Packet;
+use calico_policy::way::{Part, Place, Way};
+use ipnet::IpNet;
 
 use super::services::{self, Backend};
 use super::state::State;
@@ -26,27 +28,28 @@ pub(super) struct Flow {
     pub(super) from: Place,
     pub(super) to: Place,
     pub(super) packet: Packet,
+    /// The part of a prefix that it stands for, if one was asked about.
+    pub(super) part: Option<IpNet>,
 }
 
-/// Who has an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A workload of a node.
-    Workload { id: EndpointId, node: String },
-    /// A node itself, behind this host endpoint.
-    Host { name: String, node: String },
-    /// Nobody whom policy protects.
-    Outside,
+impl Flow {
+    /// What becomes of it.
+    pub(super) fn walk(&self, state: &State) -> Way {
+        state.cluster().walk(&self.from, &self.to, &self.packet)
+    }
 }
 
 /// One end, with its address if that was written.
 enum End<'a> {
     Workload(&'a WorkloadEndpoint, Option<IpAddr>),
     Host(&'a HostEndpoint, Option<IpAddr>),
+    /// A node's, where no host endpoint is.
+    Node(&'a str, IpAddr),
     Address(IpAddr),
+    Net(IpNet),
 }
 
-/// What is asked about: one flow, or one for each backend of a service.
+/// What is asked about: one flow, or one for each backend of a service, or for each part of a prefix.
 pub(super) fn resolve(state: &State, query: &Query) -> Result<Vec<Flow>, Failure> {
     let (to, port) = split_port(&query.to);
     let from = end(state, &query.from)?;
@@ -61,7 +64,7 @@ pub(super) fn resolve(state: &State, query: &Query) -> Result<Vec<Flow>, Failure
             }
         };
         let from = place(&from);
-        Flow { from, to: place(&owner(state, destination)), packet }
+        Flow { from, to: place(&owner(state, destination)), packet, part: None }
     };
     if let Some(name) = services::named(to) {
         let backends = services::backends(state, name, port)?;
@@ -76,12 +79,33 @@ pub(super) fn resolve(state: &State, query: &Query) -> Result<Vec<Flow>, Failure
     let mut flow = flow(source, &Backend { address, port });
     // One address may be of several: who was named counts.
     flow.to = place(&to);
-    Ok(vec![flow])
+    match (&from, &to) {
+        (End::Net(_), End::Net(_)) => {
+            Err(Failure::Usage("only one of the two ends can be a network".to_owned()))
+        }
+        (End::Net(net), _) => Ok(parts(state, *net, &flow, true)),
+        (_, End::Net(net)) => Ok(parts(state, *net, &flow, false)),
+        _ => Ok(vec![flow]),
+    }
+}
+
+/// A flow from (or else to) each part of a prefix that policy may tell from others.
+fn parts(state: &State, net: IpNet, flow: &Flow, from: bool) -> Vec<Flow> {
+    let of = |Part { net, address, .. }| {
+        let mut flow = Flow { part: Some(net), ..flow.clone() };
+        let (end, packet) = match from {
+            true => (&mut flow.from, &mut flow.packet.source),
+            false => (&mut flow.to, &mut flow.packet.destination),
+        };
+        (*end, *packet) = (place(&owner(state, address)), address);
+        flow
+    };
+    state.cluster().divide(net).into_iter().map(of).collect()
 }
 
 /// `NAME:PORT/PROTOCOL`, where an IPv6 address with a port stands in brackets.
 fn split_port(text: &str) -> (&str, Option<&str>) {
-    if text.parse::<IpAddr>().is_ok() {
+    if text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() {
         return (text, None);
     }
     match text.rsplit_once(':') {
@@ -94,6 +118,13 @@ fn end<'a>(state: &'a State, text: &str) -> Result<End<'a>, Failure> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse() {
         return Ok(owner(state, address));
+    }
+    match bare.parse::<IpNet>() {
+        Ok(net) if net.prefix_len() == net.max_prefix_len() => {
+            return Ok(owner(state, net.addr()));
+        }
+        Ok(net) => return Ok(End::Net(net)),
+        Err(_) => {}
     }
     if services::named(text).is_some() {
         return Err(Failure::Usage(format!(
@@ -140,16 +171,14 @@ fn owner(state: &State, address: IpAddr) -> End<'_> {
     if let Some(endpoint) = state.endpoints.iter().find(has) {
         return End::Workload(endpoint, Some(address));
     }
-    let mut hosts = state.hosts.iter();
-    if let Some(host) = hosts.find(|host| host.spec.expected_ips.contains(&address)) {
-        return End::Host(host, Some(address));
+    let Some(node) = state.topology.node_with(address) else { return End::Address(address) };
+    match state.cluster().host(node, address) {
+        Place::Host { endpoint: Some(name), .. } => {
+            let host = state.hosts.iter().find(|host| *host.name() == *name);
+            host.map_or(End::Address(address), |host| End::Host(host, Some(address)))
+        }
+        _ => End::Node(node, address),
     }
-    let of_all = |host: &&HostEndpoint| {
-        host.spec.interface_name == "*"
-            && state.addresses_of_node(&host.spec.node).contains(&address)
-    };
-    let of_all = state.hosts.iter().find(of_all);
-    of_all.map_or(End::Address(address), |host| End::Host(host, Some(address)))
 }
 
 fn addresses(state: &State, end: &End<'_>) -> Vec<IpAddr> {
@@ -162,7 +191,8 @@ fn addresses(state: &State, end: &End<'_>) -> Vec<IpAddr> {
             state.addresses_of_node(&host.spec.node)
         }
         End::Host(host, None) => host.spec.expected_ips.clone(),
-        End::Address(address) => vec![*address],
+        End::Node(_, address) | End::Address(address) => vec![*address],
+        End::Net(net) => vec![net.addr()],
     }
 }
 
@@ -202,7 +232,7 @@ fn port(text: &str, to: &End<'_>) -> Result<(u8, u16), Failure> {
             let ports = ports.map(|port| (&*port.name, number_of(port.protocol), port.port));
             (host.name(), ports.collect())
         }
-        End::Address(_) => {
+        End::Node(..) | End::Address(_) | End::Net(_) => {
             return Err(Failure::Usage(format!(
                 "{port:?} is no port, and an address has no named ones"
             )));
@@ -240,11 +270,13 @@ fn place(end: &End<'_>) -> Place {
         End::Workload(endpoint, _) => {
             let id =
                 EndpointId { namespace: endpoint.namespace().into(), name: endpoint.name().into() };
-            Place::Workload { id, node: endpoint.spec.node.clone() }
+            Place::Workload { id, node: endpoint.spec.node.as_str().into() }
         }
         End::Host(host, _) => {
-            Place::Host { name: host.name().to_owned(), node: host.spec.node.clone() }
+            let endpoint = Some(host.name().into());
+            Place::Host { endpoint, node: host.spec.node.as_str().into() }
         }
-        End::Address(_) => Place::Outside,
+        End::Node(node, _) => Place::Host { endpoint: None, node: (*node).into() },
+        End::Address(_) | End::Net(_) => Place::Outside,
     }
 }

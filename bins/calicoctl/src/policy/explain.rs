@@ -4,22 +4,23 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use calico_core::dataplane::{Direction, VerdictCause};
+use calico_policy::way::{At, Hop, Place, Way};
 use serde_json::{Value, json};
 
 use super::Format;
-use super::ends::{self, Flow, Place, Query};
+use super::ends::{self, Flow, Query};
+use super::parts;
 use super::services;
 use super::state::State;
-use super::way::{At, Hop, Way, tier_of, walk};
 use crate::failure::Failure;
 use crate::run::Said;
 
 pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Said, Failure> {
     let flows = ends::resolve(&state, query)?;
-    let now: Vec<Way> = flows.iter().map(|flow| walk(&state, flow)).collect();
+    let now: Vec<Way> = flows.iter().map(|flow| flow.walk(&state)).collect();
     let staged = state.enforce_staged();
     let would: Vec<Option<Way>> =
-        flows.iter().map(|flow| (!staged.is_empty()).then(|| walk(&state, flow))).collect();
+        flows.iter().map(|flow| (!staged.is_empty()).then(|| flow.walk(&state))).collect();
     for doubt in now.iter().flat_map(|way| &way.doubts) {
         if !state.warnings.contains(doubt) {
             state.warnings.push(doubt.clone());
@@ -27,6 +28,10 @@ pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Sai
     }
     let told = flows.iter().zip(now.iter().zip(&would));
     let out = match format {
+        Format::Text if flows.iter().any(|flow| flow.part.is_some()) => {
+            let answers: Vec<_> = told.collect();
+            parts::text(&state, query, &answers, &staged)
+        }
         Format::Text => {
             let texts =
                 told.map(|(flow, (now, would))| text(&state, flow, now, would.as_ref(), &staged));
@@ -38,16 +43,19 @@ pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Sai
                     json!({
                         "from": end(&flow.from),
                         "to": end(&flow.to),
+                        "net": flow.part,
                         "now": document(now),
                         "staged": staged,
                         "ifStagedWereEnforced": would.as_ref().map(document),
                     })
                 })
                 .collect();
-            // A service has any number of backends.
-            let value = match services::named(&query.to) {
-                Some(_) => Value::Array(values),
-                None => values.pop().unwrap_or_default(),
+            // A service has any number of backends, a prefix of parts.
+            let many = services::named(&query.to).is_some()
+                || flows.iter().any(|flow| flow.part.is_some());
+            let value = match many {
+                true => Value::Array(values),
+                false => values.pop().unwrap_or_default(),
             };
             format!("{value:#}\n")
         }
@@ -55,7 +63,13 @@ pub(super) fn run(mut state: State, query: &Query, format: Format) -> Result<Sai
     Ok(Said { out, warnings: state.warnings })
 }
 
-fn text(state: &State, flow: &Flow, now: &Way, would: Option<&Way>, staged: &[String]) -> String {
+pub(super) fn text(
+    state: &State,
+    flow: &Flow,
+    now: &Way,
+    would: Option<&Way>,
+    staged: &[String],
+) -> String {
     let mut out = String::new();
     let (from, to) = (name(state, &flow.from), name(state, &flow.to));
     let verdict = now.verdict();
@@ -93,6 +107,7 @@ fn trace(way: &Way) -> String {
             At::Host { name, forwarded: true } => {
                 writeln!(out, "{direction} at host endpoint {name}, forwarded:")
             }
+            _ => Ok(()),
         };
         let _ = writeln!(out, "{decision}");
     }
@@ -106,7 +121,7 @@ fn name(state: &State, place: &Place) -> String {
     match place {
         Place::Workload { id, .. } => state.name_of(id),
         Place::Host { node, .. } => format!("node {node}"),
-        Place::Outside => "outside".to_owned(),
+        _ => "outside".to_owned(),
     }
 }
 
@@ -130,12 +145,15 @@ fn described(state: &State, place: &Place, address: IpAddr) -> String {
             let labels = labels.unwrap_or_default();
             format!("{address}, WorkloadEndpoint {id} on {node}, {labels}")
         }
-        Place::Host { name, .. } => {
-            let found = state.hosts.iter().find(|host| host.name() == name);
+        Place::Host { endpoint: None, node } => {
+            format!("{address}, node {node}, which no HostEndpoint protects there")
+        }
+        Place::Host { endpoint: Some(name), .. } => {
+            let found = state.hosts.iter().find(|host| *host.name() == **name);
             let labels = found.map(|host| labels(&host.metadata.labels)).unwrap_or_default();
             format!("{address}, HostEndpoint {name}, {labels}")
         }
-        Place::Outside => {
+        _ => {
             let of = state
                 .networks
                 .iter()
@@ -150,10 +168,10 @@ fn described(state: &State, place: &Place, address: IpAddr) -> String {
 }
 
 /// The tier in which the deciding step was, in words, unless the verdict names it itself.
-fn in_tier(way: &Way) -> String {
+pub(super) fn in_tier(way: &Way) -> String {
     let deciding = way.deciding().map(|hop| &hop.decision);
     let unnamed = deciding.filter(|d| !matches!(d.cause, VerdictCause::EndOfTier(_)));
-    let tier = unnamed.and_then(tier_of);
+    let tier = unnamed.and_then(|decision| decision.tier());
     tier.map_or_else(String::new, |tier| format!(", in tier {tier}"))
 }
 
@@ -161,7 +179,7 @@ fn document(way: &Way) -> Value {
     let deciding = way.deciding().map(|hop| {
         json!({
             "direction": hop.direction,
-            "tier": tier_of(&hop.decision),
+            "tier": hop.decision.tier(),
             "cause": hop.decision.cause,
         })
     });
@@ -171,16 +189,30 @@ fn document(way: &Way) -> Value {
         "decided": deciding,
         "packet": way.packet,
         "egress": way.at_workload(Direction::Egress),
-        "hosts": way.hosts(),
+        "hosts": hosts(way),
         "toHost": way.to_host,
         "ingress": way.at_workload(Direction::Ingress),
     })
 }
 
+/// What host endpoints said.
+fn hosts(way: &Way) -> Vec<Value> {
+    let hosts = way.hops.iter().filter_map(|hop| match &hop.at {
+        At::Host { name, forwarded } => Some(json!({
+            "hostEndpoint": name,
+            "direction": hop.direction,
+            "forwarded": forwarded,
+            "decision": hop.decision,
+        })),
+        _ => None,
+    });
+    hosts.collect()
+}
+
 fn end(place: &Place) -> Value {
     match place {
         Place::Workload { id, .. } => json!(id),
-        Place::Host { name, node } => json!({"hostEndpoint": name, "node": node}),
-        Place::Outside => Value::Null,
+        Place::Host { endpoint, node } => json!({"hostEndpoint": endpoint, "node": node}),
+        _ => Value::Null,
     }
 }

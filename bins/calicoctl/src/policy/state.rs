@@ -12,6 +12,7 @@ use calico_core::resource::{
 };
 use calico_datastore::conversion::{self, NETWORK_POLICY_PREFIX};
 use calico_policy::desired::Desired;
+use calico_policy::way::{Cluster, Topology};
 use calico_policy::{Graph, Input, Object, staged};
 use serde_json::json;
 
@@ -31,6 +32,7 @@ pub(super) struct State {
     pub(super) graph: Graph,
     /// What the graph says.
     pub(super) desired: Desired,
+    pub(super) topology: Topology,
     pub(super) endpoints: Vec<WorkloadEndpoint>,
     pub(super) hosts: Vec<HostEndpoint>,
     pub(super) nodes: Vec<Node>,
@@ -69,6 +71,7 @@ impl State {
         Self {
             graph: Graph::for_every_node(),
             desired: Desired::default(),
+            topology: Topology::default(),
             endpoints: Vec::new(),
             hosts: Vec::new(),
             nodes: Vec::new(),
@@ -124,6 +127,7 @@ impl State {
 
     /// What the graph refuses is left out, as an agent does.
     fn handle(&mut self, input: Input) {
+        self.topology.handle(&input);
         if let Err(error) = self.graph.handle(input) {
             self.warnings.push(format!("left out: {error}"));
         }
@@ -140,16 +144,19 @@ impl State {
         self.desired = self.graph.desired();
     }
 
+    /// For who is asked about a packet.
+    pub(super) const fn cluster(&self) -> Cluster<'_> {
+        Cluster { desired: &self.desired, topology: &self.topology }
+    }
+
     /// A node's own addresses, as its agent has told them.
     pub(super) fn addresses_of_node(&self, name: &str) -> Vec<IpAddr> {
-        let Some(node) = self.nodes.iter().find(|node| node.name() == name) else {
-            return Vec::new();
-        };
-        let bgp = node.spec.bgp.iter().flat_map(|bgp| [&bgp.ipv4_address, &bgp.ipv6_address]);
-        let mut all: Vec<IpAddr> = bgp.flatten().map(|net| net.0.addr()).collect();
-        for told in &node.spec.addresses {
-            let text = told.address.split('/').next().unwrap_or_default();
-            all.extend(text.parse::<IpAddr>().ok().filter(|address| !all.contains(address)));
+        let node = self.nodes.iter().find(|node| node.name() == name);
+        let mut all: Vec<IpAddr> = Vec::new();
+        for address in node.iter().flat_map(|node| node.spec.own_addresses()) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
         }
         all
     }

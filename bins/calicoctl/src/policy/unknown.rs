@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use calico_core::resource::nearest;
-use ipnet::IpNet;
 
 use super::state::State;
 use crate::failure::Failure;
@@ -13,12 +12,6 @@ const MOST: usize = 3;
 
 /// Nobody has this name; says who was meant, perhaps.
 pub(super) fn end(state: &State, text: &str) -> Failure {
-    if let Ok(net) = text.parse::<IpNet>() {
-        let one = net.hosts().next().unwrap_or_else(|| net.addr());
-        return Failure::Usage(format!(
-            "{net} is a network, and rules may tell its addresses apart: name one of them, such as {one}"
-        ));
-    }
     if let Some(name) = text.strip_prefix("hep/").or_else(|| text.strip_prefix("hostendpoint/")) {
         let names = state.hosts.iter().map(|host| host.name());
         let meant = suggestion(nearest(name, names).into_iter().map(|name| format!("hep/{name}")));
