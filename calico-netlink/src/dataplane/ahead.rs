@@ -7,7 +7,8 @@
 
 use calico_core::dataplane::{Transaction, Update};
 
-use super::linux::{Inner, next};
+use super::commit::next;
+use super::linux::Inner;
 use crate::nft::{Batch, Error};
 
 /// From so many members of sets and rules on.
