@@ -10,6 +10,8 @@ use calico_netlink::dataplane::{LinuxDataplane, NoRoutes};
 use calico_netlink::nft::wire::Family;
 use calico_netlink::nft::{Socket, Tracker};
 use calico_netlink::testing::TestNet;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 
 use super::{apply, best, endpoint, id, median, nft, open, profile, ratio, rules, runtime, set};
 
@@ -32,13 +34,21 @@ async fn programming() {
     let path = std::env::temp_dir().join(format!("calico-bench-{}.nft", std::process::id()));
     let (mut ours, mut theirs, mut encoding, mut kernel) = (vec![], vec![], vec![], vec![]);
     let (mut guarded, mut long) = (vec![], vec![]);
+    let (mut our_cpu, mut their_cpu) = (vec![], vec![]);
+    let mut memory = None;
     for _ in 0..ROUNDS {
         let dataplane = LinuxDataplane::open(Arc::new(NoRoutes)).await.unwrap();
         guarded.push(apply(&dataplane, updates.clone()).await);
         done(dataplane).await;
 
         let dataplane = open().await;
-        ours.push(apply(&dataplane, updates.clone()).await);
+        let mine = updates.clone();
+        let before = resident("VmRSS");
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let used = cpu(UsageWho::RUSAGE_SELF);
+        ours.push(apply(&dataplane, mine).await);
+        our_cpu.push(cpu(UsageWho::RUSAGE_SELF) - used);
+        memory.get_or_insert_with(|| (before, resident("VmHWM"), resident("VmRSS")));
         let mut socket = Socket::open().unwrap();
         let (table, ..) = socket.read_table(Family::Inet, "calico").await.unwrap();
         std::fs::write(&path, nft(&["list", "table", "inet", "calico"])).unwrap();
@@ -62,29 +72,59 @@ async fn programming() {
         tokio::time::sleep(Duration::from_millis(200)).await;
 
         for (ruleset, times) in [(None, &mut theirs), (Some(as_upstream()), &mut long)] {
+            let same = ruleset.is_none();
             if let Some(ruleset) = ruleset {
                 std::fs::write(&path, ruleset).unwrap();
             }
+            let used = cpu(UsageWho::RUSAGE_CHILDREN);
             let started = Instant::now();
             nft(&["-f", path.to_str().unwrap()]);
             times.push(started.elapsed());
+            if same {
+                their_cpu.push(cpu(UsageWho::RUSAGE_CHILDREN) - used);
+            }
             nft(&["flush", "ruleset"]);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
     std::fs::remove_file(&path).unwrap();
-    let [ours, guarded, encoding, kernel, theirs, long] =
-        [ours, guarded, encoding, kernel, theirs, long].map(best);
+    let [ours, guarded, encoding, kernel, theirs, long, our_cpu, their_cpu] =
+        [ours, guarded, encoding, kernel, theirs, long, our_cpu, their_cpu].map(best);
     println!("10,000 rules and 100,000 members of sets, from nothing (best of {ROUNDS}):");
     println!("  ours, from updates to the acknowledgement  {ours:?}");
-    println!("  of that the batch as bytes                 {encoding:?}");
-    println!("  of that the kernel (send to answer)        {kernel:?}");
+    println!("  one batch of all of it, as bytes           {encoding:?}");
+    println!("  the kernel with that (send to answer)      {kernel:?}");
     println!("  ours while the guard listens               {guarded:?}");
     println!(
         "  nft -f with the same ruleset               {theirs:?}, {:.1} x",
         ratio(theirs, ours)
     );
+    println!("  nothing of our own (nft by the kernel)     {:.1} x", ratio(theirs, kernel));
+    println!(
+        "  processor: ours {our_cpu:?}, nft's {their_cpu:?}, {:.1} x",
+        ratio(their_cpu, our_cpu)
+    );
     println!("  nft -f with the policies' rules unshared   {long:?}, {:.1} x", ratio(long, ours));
+    let (before, peak, after) = memory.unwrap();
+    println!("  resident: {before} KiB with the updates, {peak} at most, {after} afterwards");
+    let theirs = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    println!("  resident: nft at most {theirs} KiB");
+}
+
+/// Processor time that was used, in and out of the kernel.
+fn cpu(who: UsageWho) -> Duration {
+    let usage = getrusage(who).unwrap();
+    let micros = |time: nix::sys::time::TimeVal| {
+        Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap())
+    };
+    micros(usage.user_time()) + micros(usage.system_time())
+}
+
+/// A figure of `/proc/self/status`, KiB.
+fn resident(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Its tasks end, and the kernel frees what was removed.
