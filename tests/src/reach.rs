@@ -168,6 +168,20 @@ impl Table {
         Self(ways.into_iter().collect())
     }
 
+    /// Of the ways that are open or closed in both, which.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let same = |(way, open): &(&Way, &bool)| other.0.get(*way) == Some(open);
+        let same = self.0.iter().filter(same);
+        Self(same.map(|(way, open)| (way.clone(), *open)).collect())
+    }
+
+    /// Whether a way is open; `None` if nothing is said about it.
+    #[must_use]
+    pub fn get(&self, way: &Way) -> Option<bool> {
+        self.0.get(way).copied()
+    }
+
     /// How many ways are open, and how many there are.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

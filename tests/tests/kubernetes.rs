@@ -4,19 +4,22 @@
 //! The objects are converted as the Kubernetes datastore does it, and go through engine and kernel.
 //! Cases are in `kubernetes/`, each with the tables that must come out, in the categories of
 //! Kubernetes' own end-to-end suite and of cyclonus. Three must agree: the tables, a reading of
-//! Kubernetes' documentation that shares no code with ours, and what the kernel lets through.
+//! Kubernetes' documentation that shares no code with ours, and what the kernel lets through. While
+//! policies and labels change, packets under way meet what was before or what is after.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use calico_tests::cluster::{Cluster, Labels, NAMESPACES, PODS};
 use calico_tests::lab::Lab;
 use calico_tests::reach::Table;
 use calico_tests::rig::Rig;
+use calico_tests::wire;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -128,6 +131,15 @@ fn with_rig(test: impl FnOnce(&tokio::runtime::Runtime, &mut Rig<'_>) + Send) {
     });
 }
 
+/// How often packets are sent during one change, at most.
+const ROUNDS: u16 = 40;
+
+/// What is not there by then will not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Cases in which something changes that was there before.
+const CHANGES: [&str; 4] = ["policy-update", "pod-labels", "namespace-labels", "stacked"];
+
 /// What the kernel lets through. Each call sends from a port of its own, so that no packet belongs
 /// to a connection of an earlier one.
 async fn observed(rig: &mut Rig<'_>, cluster: &Cluster, call: u16) -> Result<Table, String> {
@@ -192,4 +204,86 @@ fn kernel_does_what_the_tables_say() {
         assert!(failures.is_empty(), "+ is open against the table, - is closed\n{failures}");
     });
     println!("{tables} tables, {ways} packets, {:.1} s", started.elapsed().as_secs_f64());
+}
+
+/// While policy changes, the verdict of every packet is one of before or of after: a way that is
+/// open in both is never shut in between, and one that is shut in both never opens.
+#[test]
+fn packets_under_way_meet_the_old_policy_or_the_new_one() {
+    let pods = u8::try_from(NAMESPACES.len() * PODS.len()).unwrap();
+    let Some(lab) = Lab::with_pods(pods) else { return };
+    lab.on_host(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut rig = runtime.block_on(Rig::new(&lab));
+        let (mut sent, mut arrived, mut port) = (Vec::new(), BTreeSet::new(), 20_000);
+        let changes = |case: &Case| case.covers.iter().any(|it| CHANGES.contains(&it.as_str()));
+        for case in cases().iter().filter(|case| changes(case)) {
+            let mut cluster = Cluster::default();
+            runtime.block_on(rig.configure(&cluster.objects())).unwrap();
+            for (number, step) in case.steps.iter().enumerate() {
+                let before = Table::documented(&cluster);
+                step.apply(&mut cluster);
+                let steady = before.common(&Table::documented(&cluster));
+                let (objects, name) = (cluster.objects(), format!("{}, step {number}", case.name));
+                let done = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| send_until(&lab, &steady, &name, port, &mut sent, &done));
+                    let configured = runtime.block_on(rig.configure(&objects));
+                    done.store(true, Ordering::Release);
+                    configured.unwrap();
+                });
+                port += ROUNDS;
+                arrived.extend(lab.received().into_iter().map(|(_, number)| number));
+            }
+        }
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE
+            && sent.iter().any(|it: &UnderWay| it.open && !arrived.contains(&it.number))
+        {
+            std::thread::sleep(Duration::from_millis(10));
+            arrived.extend(lab.received().into_iter().map(|(_, number)| number));
+        }
+        let wrong = sent.iter().filter(|it| it.open != arrived.contains(&it.number));
+        let wrong: Vec<&str> = wrong.map(|it| it.what.as_str()).take(20).collect();
+        assert!(wrong.is_empty(), "while policy changed:\n{}", wrong.join("\n"));
+        let (all, open) = (sent.len(), sent.iter().filter(|it| it.open).count());
+        // Or else nothing was shown.
+        assert!(open > 100 && all - open > 100, "{open} of {all} packets were to arrive");
+        println!("{all} packets while policy changed, {open} of them allowed");
+        let _entered = runtime.enter();
+        drop(rig);
+    });
+}
+
+/// A packet that was sent while policy changed.
+struct UnderWay {
+    number: u32,
+    /// Whether it must arrive.
+    open: bool,
+    what: String,
+}
+
+/// Sends over ways whose verdict does not change, each round over some of them and from another
+/// port, until what changes is `done`.
+fn send_until(
+    lab: &Lab,
+    steady: &Table,
+    name: &str,
+    port: u16,
+    sent: &mut Vec<UnderWay>,
+    done: &AtomicBool,
+) {
+    for round in 0..ROUNDS {
+        let probes = Table::probes(port + round).into_iter().enumerate();
+        for (_, (way, probe)) in probes.filter(|(at, _)| at % 7 == usize::from(round % 7)) {
+            let Some(open) = steady.get(&way) else { continue };
+            let number = u32::try_from(sent.len()).unwrap() + 1;
+            let word = if open { "open" } else { "closed" };
+            sent.push(UnderWay { number, open, what: format!("{name}: {way:?} is {word}") });
+            lab.send(probe.from, &probe.packet, number, wire::length(100));
+        }
+        if done.load(Ordering::Acquire) {
+            return;
+        }
+    }
 }
