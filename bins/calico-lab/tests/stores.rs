@@ -10,14 +10,15 @@ mod stores {
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use calico_lab::Lab;
 use calico_lab::topology::{StoreKind, Topology};
+use calico_lab::{Lab, netns};
 use common::continuity::{Monitor, Stream};
+use common::inside::{nft, nft_file, packets};
 use common::traffic::{
     SILENCE, addresses, assert_reaches, assert_routes, sessions, tcp, until_tcp,
 };
-use common::{assert_gone, host_links, lab_name, turn};
-use serde_json::Value;
+use common::{assert_gone, eventually, host_links, lab_name, turn};
+use serde_json::{Value, json};
 use stores::bad;
 
 const TOPOLOGY: &str = r#"
@@ -86,6 +87,7 @@ async fn the_main_job_on_kubernetes() {
     bad::change_nothing(&lab, StoreKind::Kubernetes).await;
     kubernetes_sees_its_pods(&lab);
     kubernetes_knows_its_nodes(&lab).await;
+    kubernetes_marks_packets(&lab).await;
     kubernetes_decides_by_its_own_policy(&lab).await;
     outlives_its_datastore(&mut lab).await;
     lab.remove().unwrap();
@@ -96,9 +98,10 @@ async fn the_main_job_on_kubernetes() {
 async fn bad_objects_in_an_embedded_store() {
     let Some(_turn) = turn() else { return };
     let name = lab_name("bad");
-    let lab = up(&name, StoreKind::Embedded).await;
+    let mut lab = up(&name, StoreKind::Embedded).await;
     works(&lab).await;
     bad::change_nothing(&lab, StoreKind::Embedded).await;
+    bad::open_nothing_at_a_restart(&mut lab).await;
     lab.remove().unwrap();
     assert_gone(&name);
 }
@@ -262,6 +265,48 @@ async fn kubernetes_knows_its_nodes(lab: &Lab) {
         let (spec, labels) = (&affinity["spec"], &affinity["metadata"]["labels"]);
         assert_eq!((&spec["state"], &spec["type"]), (&"confirmed".into(), &"host".into()));
         assert!(labels["projectcalico.org/hostname-hash"].is_string(), "{affinity}");
+    }
+}
+
+/// The annotation of a pod is in the header of what it sends out of the cluster, as it comes to
+/// another machine, and in nothing that it sends to a pod of another node.
+async fn kubernetes_marks_packets(lab: &Lab) {
+    let annotate = |value: Value| {
+        let annotations = json!({"qos.projectcalico.org/dscp": value});
+        let body = json!({"metadata": {"annotations": annotations}});
+        lab.ask_kubernetes("PATCH", "/api/v1/namespaces/default/pods/client", &body).unwrap();
+    };
+    let store = lab.store_addresses()[0].addr();
+    let [web, _] = addresses(lab, "web");
+    for member in ["store", "node2"] {
+        let seen = "table ip seen { chain in { type filter hook prerouting priority raw; \
+                    udp dport 5555 ip dscp ef counter; }; chain all { \
+                    type filter hook prerouting priority raw; udp dport 5555 counter; }; }";
+        nft_file(lab, member, seen);
+    }
+    let counted = |member: &str, chain: &str| {
+        packets(&nft(lab, member, &["list", "chain", "ip", "seen", chain]))
+    };
+    let send = |to: std::net::IpAddr| {
+        let member = if to == store { "store" } else { "node2" };
+        let before = (counted(member, "all"), counted(member, "in"));
+        let client = lab.pod("client").unwrap().namespace();
+        netns::enter(client, || {
+            let socket = std::net::UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            socket.send_to(b"x", (to, 5555)).unwrap();
+        })
+        .unwrap();
+        eventually("the packet is on the fabric", || counted(member, "all") > before.0);
+        counted(member, "in") - before.1
+    };
+    assert_eq!((send(store), send(web)), (0, 0), "nothing is said of it");
+    annotate(json!("EF"));
+    eventually("packets carry the code point", || send(store) == 1);
+    assert_eq!(send(web), 0, "within the cluster");
+    annotate(Value::Null);
+    eventually("packets carry none any more", || send(store) == 0);
+    for member in ["store", "node2"] {
+        nft(lab, member, &["delete", "table", "ip", "seen"]);
     }
 }
 

@@ -43,6 +43,9 @@ fn what_others_do_to_our_table_does_not_last() {
         apply(&dataplane, everything(&server, &client)).await;
         let whole = table().await;
         let chain = chain_of(whole.as_ref().unwrap(), "cali1").unwrap();
+        // What `nft` cannot read it cannot change.
+        let listed = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&listed.stderr), "", "nft reads all of our table");
         for (name, commands) in MEDDLING {
             let mut times = Vec::new();
             for _ in 0..ROUNDS {

@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -168,32 +168,46 @@ impl Talk {
     }
 }
 
-/// Datagrams, each of another connection as policy sees it, and how many arrive.
+/// Datagrams, of many connections, and how many of them arrive.
 struct Flow {
-    receiver: UdpSocket,
     stop: Arc<AtomicBool>,
-    sent: Arc<std::sync::atomic::AtomicU64>,
-    thread: JoinHandle<()>,
+    sent: Arc<AtomicU64>,
+    sender: JoinHandle<()>,
+    receiver: JoinHandle<u64>,
 }
 
 impl Flow {
     fn start(from: &Pod, to: &Pod, port: u16) -> Self {
-        let receiver = to.host.udp(to.v4, port);
         let stop = Arc::new(AtomicBool::new(false));
-        let sent = Arc::default();
+        let sent = Arc::new(AtomicU64::default());
         let sockets: Vec<UdpSocket> = (0..64).map(|_| from.host.udp(from.v4, 0)).collect();
-        let (told, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let incoming = to.host.udp(to.v4, port);
         let to = (to.v4, port);
-        let thread = std::thread::spawn(move || {
-            let mut sockets = sockets.iter().cycle();
-            while !told.load(Ordering::Relaxed) {
-                sockets.next().unwrap().send_to(b"x", to).unwrap();
-                std::sync::atomic::AtomicU64::fetch_add(&count, 1, Ordering::Relaxed);
-                // The queue of the receiver holds some hundred.
-                std::thread::sleep(Duration::from_micros(200));
+        let (told, count) = (Arc::clone(&stop), Arc::clone(&sent));
+        let sender = std::thread::spawn(move || {
+            for socket in sockets.iter().cycle() {
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+                socket.send_to(b"x", to).unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                // The receiver's queue holds a quarter of a second of these.
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
-        Self { receiver, stop, sent, thread }
+        let told = Arc::clone(&stop);
+        let receiver = std::thread::spawn(move || {
+            let mut came = 0;
+            loop {
+                match incoming.recv_from(&mut [0; 8]) {
+                    Ok(_) => came += 1,
+                    // Nothing for as long as a packet may take.
+                    Err(_) if told.load(Ordering::Relaxed) => return came,
+                    Err(_) => {}
+                }
+            }
+        });
+        Self { stop, sent, sender, receiver }
     }
 
     /// Waits until some more are sent.
@@ -208,11 +222,8 @@ impl Flow {
     /// How many were sent, and how many came.
     fn end(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        let mut came = 0;
-        while self.receiver.recv_from(&mut [0; 8]).is_ok() {
-            came += 1;
-        }
+        self.sender.join().unwrap();
+        let came = self.receiver.join().unwrap();
         (self.sent.load(Ordering::Relaxed), came)
     }
 }
