@@ -1,5 +1,5 @@
-//! Tests that need another kernel than the machine's: IP-in-IP is a module that many kernels of
-//! cloud machines lack. They run in a virtual machine, emulated, with Debian's kernel.
+//! Tests that need another kernel than the machine's: IP-in-IP and flow tables are modules that many
+//! kernels of cloud machines lack. They run in a virtual machine, emulated, with Debian's kernel.
 
 mod image;
 mod kernel;
@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use crate::run::{self, Failure, Step};
 
-/// Test programs, by package and name, whose ignored tests are for the virtual machine.
-const PROGRAMS: &[(&str, &str)] = &[("calico-lab", "ipip")];
+/// Test programs whose ignored tests are for the virtual machine: the package, and its test or
+/// [`LIB`].
+const PROGRAMS: &[(&str, &str)] = &[("calico-lab", "ipip"), ("calico-netlink", LIB)];
+/// The tests within the library.
+const LIB: &str = "--lib";
 /// Programs of the workspace that those tests run.
 const OWN: &[&str] = &["calico-agent", "calico-cni", "calico-lab", "calicoctl"];
 /// What the machine prints, before its end, when all went well.
@@ -23,8 +26,9 @@ const DEADLINE: Duration = Duration::from_secs(300);
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     if std::env::consts::ARCH != "x86_64" {
         return Err(Failure::check(
-            "the virtual machine of the tests is an x86_64; on this machine load the module ipip \
-             and run `cargo test -p calico-lab --test ipip -- --ignored`",
+            "the virtual machine of the tests is an x86_64; on this machine load the modules ipip and \
+             nft_flow_offload and run `cargo test -p calico-lab --test ipip -- --ignored` and \
+             `cargo test -p calico-netlink --lib -- --ignored`",
         ));
     }
     let target = run::target_dir()?;
@@ -58,13 +62,21 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
 
 /// Where cargo has put a test program.
 fn test_program(package: &str, test: &str) -> Result<PathBuf, Failure> {
-    let args = ["test", "-p", package, "--test", test, "--no-run", "--message-format", "json"];
+    let mut args = vec!["test", "-p", package, "--no-run", "--message-format", "json"];
+    let (kind, name) = match test {
+        LIB => ("lib", package.replace('-', "_")),
+        test => ("test", test.to_owned()),
+    };
+    match test {
+        LIB => args.push(LIB),
+        test => args.extend(["--test", test]),
+    }
     let text = run::output(&args)?;
     text.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == test)
+        .filter(|message| message["target"]["name"] == name && message["target"]["kind"][0] == kind)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| Failure::check(format!("cargo names no program of the test {test}")))
+        .ok_or_else(|| Failure::check(format!("cargo names no program of the test {name}")))
 }
 
 /// The first process of the machine.

@@ -59,6 +59,12 @@ impl FlowOffload {
     pub fn new(host_interfaces: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(host_interfaces))
     }
+
+    /// Whether this interface of the host is among them.
+    #[must_use]
+    pub fn takes(&self, host_interface: &str) -> bool {
+        (self.0)(host_interface)
+    }
 }
 
 impl fmt::Debug for FlowOffload {
@@ -258,7 +264,8 @@ impl State {
         if hooks.iter().any(each_packet) {
             return false;
         }
-        tunnels::devices(&self.host).any(|device| device == &**interface) || (offload.0)(interface)
+        tunnels::devices(&self.host).any(|device| device == &**interface)
+            || offload.takes(interface)
     }
 
     /// Whether rules have to do something with each of its packets.

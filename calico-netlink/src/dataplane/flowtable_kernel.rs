@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use calico_core::dataplane::DataplaneError;
 
@@ -13,6 +14,10 @@ use crate::nft::{Batch, Error};
 
 /// A device that vanishes while the batch is on its way has the kernel refuse it.
 const ATTEMPTS: usize = 3;
+
+/// See [`Inner::pauses_for_flows`].
+const PAUSES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How flow offload stands.
 #[derive(Debug, Default)]
@@ -50,15 +55,11 @@ impl LinuxDataplane {
     ///
     /// Connections whose packets rules look at one by one (limits of packets, code points, policy
     /// before connection tracking) never pass so.
-    ///
-    /// # Errors
-    /// When the interfaces cannot be read.
-    pub async fn offload_flows(&self, offload: Option<FlowOffload>) -> Result<(), DataplaneError> {
+    pub async fn offload_flows(&self, offload: Option<FlowOffload>) {
         let mut inner = self.lock().await;
         inner.flows.offload = offload;
         inner.flows.given_up = false;
         inner.sync_flows().await;
-        Ok(())
     }
 
     /// How [`offload_flows`](Self::offload_flows) stands.
@@ -116,6 +117,13 @@ impl Inner {
         }
         self.flows.given_up &= !anew;
         self.sync_flows().await;
+    }
+
+    /// Pauses in which the kernel lets go of connections that were taken out: before that, some kernels
+    /// do not forget them (`EBUSY`).
+    pub(super) fn pauses_for_flows(&self) -> impl Iterator<Item = Duration> + use<> {
+        let times = if self.flows.offload.is_some() { PAUSES } else { 0 };
+        std::iter::repeat_n(PAUSE, times)
     }
 
     /// Removes the table, if there is one.

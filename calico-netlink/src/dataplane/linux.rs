@@ -333,7 +333,15 @@ impl Inner {
     /// allowed to talk at all.
     async fn forget_released(&mut self) {
         let released = self.state.take_released();
-        if let Err(error) = self.socket.forget_connections(&released).await {
+        let mut forgotten = self.socket.forget_connections(&released).await;
+        for pause in self.pauses_for_flows() {
+            if forgotten.is_ok() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            forgotten = self.socket.forget_connections(&released).await;
+        }
+        if let Err(error) = forgotten {
             tracing::debug!(%error, "connections of removed endpoints stay until they time out");
         }
     }

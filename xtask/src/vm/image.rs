@@ -16,6 +16,7 @@ const SYSTEM: &[(&str, &str)] = &[
     ("/bin/busybox", "/bin/busybox"),
     ("/usr/sbin/ip", "/usr/bin/ip"),
     ("/bin/ip", "/usr/bin/ip"),
+    ("/usr/sbin/nft", "/usr/bin/nft"),
     ("/usr/lib/cni/portmap", "/usr/lib/cni/portmap"),
 ];
 /// What they read of the workspace, by the path that they were built with.

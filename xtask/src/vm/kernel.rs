@@ -11,6 +11,9 @@ use crate::run::{Failure, Step};
 const PACKAGE: &str = "linux-image-cloud-amd64";
 const UNPACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/vm/unpack.sh");
 
+/// Counts how often what the script leaves was changed.
+const PARTS: u32 = 2;
+
 /// A kernel that has been unpacked.
 pub(super) struct Kernel {
     /// The bootable file.
@@ -22,7 +25,7 @@ pub(super) struct Kernel {
 /// Downloads and unpacks the kernel into a directory below `directory`, once.
 pub(super) fn fetch(directory: &Path) -> Result<Kernel, Failure> {
     let package = current()?;
-    let place = directory.join(&package);
+    let place = directory.join(format!("{package}-{PARTS}"));
     let kernel =
         Kernel { image: place.join("vmlinuz"), modules: place.join("modules/lib/modules") };
     if kernel.image.is_file() {

@@ -14,7 +14,7 @@ mkdir -p "modules/lib/modules/$release"
 modules=$PWD/modules/lib/modules/$release
 (
     cd "unpacked/lib/modules/$release"
-    for part in net lib crypto arch/x86/crypto drivers/net/veth.ko drivers/net/vxlan; do
+    for part in net lib crypto arch/x86/crypto drivers/net/ifb.ko drivers/net/veth.ko drivers/net/vxlan; do
         # Newer releases compress modules.
         for it in "kernel/$part" "kernel/$part.xz"; do
             if [ -e "$it" ]; then cp -r --parents "$it" "$modules"; fi

@@ -29,7 +29,7 @@ impl Bench {
                 ]);
             }
             _ => {
-                self.dataplane.offload_flows(offload().filter(|_| way == 3)).await.unwrap();
+                self.dataplane.offload_flows(offload().filter(|_| way == 3)).await;
                 apply(&self.dataplane, vec![Update::InSync]).await;
                 assert_eq!(
                     self.dataplane.flow_status().await.devices,

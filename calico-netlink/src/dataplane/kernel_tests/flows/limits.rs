@@ -114,7 +114,7 @@ fn policy_before_connection_tracking_keeps_the_outside_off() {
         assert!(seen(&mut from_outside).await >= 8);
         until_offloaded(&mut inside, true).await;
         apply(&dataplane, vec![Update::HostEndpointRemoved("h".into())]).await;
-        until_goes(&mut denied, true, false).await;
+        until_healed(&mut denied).await;
         until_offloaded(&mut denied, true).await;
         until_offloaded(&mut from_outside, true).await;
     });

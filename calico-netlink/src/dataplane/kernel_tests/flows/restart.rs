@@ -33,26 +33,14 @@ fn offloaded_connections_outlive_the_agent_and_are_its_successors() {
         assert!(talk.goes(false) && talk.goes(true));
         until_offloaded(&mut talk, true).await;
 
-        // The next one wants to own what it makes, where the kernel can.
-        drop(dataplane);
-        let dataplane =
-            LinuxDataplane::open_owning(Arc::new(NoRoutes), Default::default()).await.unwrap();
-        dataplane.offload_flows(offload()).await.unwrap();
-        apply(&dataplane, updates(true)).await;
-        assert!(!dataplane.flow_status().await.refused);
-        until_offloaded(&mut talk, true).await;
-        let _own_stays = std::process::Command::new("nft").args(["flush", "ruleset"]).status();
-        watch();
-        until_offloaded(&mut talk, true).await;
-
         // Policy that changed while nobody ran.
         drop(dataplane);
         let dataplane = open_offloading().await;
         apply(&dataplane, updates(false)).await;
-        until_goes(&mut talk, false, false).await;
+        until_cut(&mut talk, false, "it").await;
         assert!(!talk.goes(true));
         apply(&dataplane, updates(true)).await;
-        until_goes(&mut talk, true, false).await;
+        until_healed(&mut talk).await;
         until_offloaded(&mut talk, true).await;
 
         // One that does not offload.
