@@ -14,8 +14,8 @@ use crate::nft::{Batch, Error};
 /// From so many members of sets and rules on.
 const MANY: usize = 2_000;
 /// A batch has about so many members of sets, or chains of so many policies.
-const MEMBERS: usize = 20_000;
-const POLICIES: usize = 150;
+const MEMBERS: usize = 40_000;
+const POLICIES: usize = 250;
 
 /// What is on its way to the kernel.
 #[derive(Default)]
