@@ -39,7 +39,8 @@ where
         candidates.extend([denying(spec), first(spec, &SELECTORS)]);
     }
     if namespace.is_some() {
-        candidates.push(first(spec.unwrap_or(&Map::new()), &[]));
+        let nothing = Map::new();
+        candidates.push(first(spec.unwrap_or(&nothing), &[]));
     }
     let whole = |spec: Map<String, Value>| {
         let text = json!({ "spec": spec }).to_string();
