@@ -137,7 +137,7 @@ impl State {
     }
 
     fn place_all_proven(&mut self, interfaces: &BTreeSet<Arc<str>>) -> bool {
-        interfaces.iter().fold(false, |changed, name| self.place_proven(name) || changed)
+        interfaces.iter().filter(|interface| self.place_proven(interface)).count() > 0
     }
 
     /// Leads packets of the interface nowhere.

@@ -15,6 +15,9 @@ use super::wire::{Attrs, Header, KernelError, Messages, Received, Writer, flags,
 const NEW: u16 = 1 << 8;
 const GET: u16 = NEW + 1;
 const DELETE: u16 = NEW + 2;
+/// `IPCTNL_MSG_CT_GET_STATS` and `CTA_STATS_GLOBAL_ENTRIES`.
+const GET_STATS: u16 = NEW + 5;
+const STATS_ENTRIES: u16 = 1;
 /// Attributes of a connection (`enum ctattr_type`).
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -30,9 +33,8 @@ const FILTER_SOURCE: u32 = 1;
 const ENDS: [u16; 2] = [TUPLE_ORIG, TUPLE_REPLY];
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// The kernel walks through all connections for each end of each address; for more addresses than
-/// these, who asks is better served with all of them once.
-const FEW: usize = 4;
+/// To tell of so many connections takes as long as a walk through the table, some 2 ms.
+const TOLD_PER_WALK: usize = 1000;
 
 /// One direction of a connection, as its packets show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,23 +78,28 @@ impl Connection {
 
 impl Socket {
     /// Forgets every connection that one of these addresses opened or answered. The walk costs
-    /// time in proportion to the connections of the network namespace, whatever the number of
-    /// addresses.
+    /// time in proportion to the table of connections of the network namespace.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn forget_connections(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        if addresses.len() > FEW {
-            return self.forget_listed(addresses).await;
+        let addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        if self.better_by_end(&addresses).await? {
+            match self.forget_by_end(&addresses).await {
+                Err(Error::Refused(refusals)) if is_unsupported(&refusals) => {}
+                result => return result,
+            }
         }
+        self.forget_listed(&addresses).await
+    }
+
+    pub(crate) async fn forget_by_end(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<(), Error> {
         for address in addresses {
             for tuple in ENDS {
-                match self.forget(*address, tuple).await {
-                    Err(Error::Refused(refusals)) if is_unsupported(&refusals) => {
-                        return self.forget_listed(addresses).await;
-                    }
-                    result => result?,
-                }
+                self.forget(*address, tuple).await?;
             }
         }
         Ok(())
@@ -110,7 +117,7 @@ impl Socket {
     }
 
     /// As [`connections`](Self::connections), of those that one of these addresses opened or
-    /// answered. If the addresses are few, the kernel (from Linux 5.8 on) tells of no others.
+    /// answered. If it is the shorter way, the kernel (from Linux 5.8 on) tells of no others.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
@@ -118,24 +125,59 @@ impl Socket {
         &mut self,
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<Vec<Connection>, Error> {
-        let concerned = |connection: &Connection| {
-            addresses.contains(&connection.original.source)
-                || addresses.contains(&connection.reply.source)
-        };
-        if addresses.len() > FEW {
-            let mut all = self.connections().await?;
-            all.retain(concerned);
-            return Ok(all);
+        if self.better_by_end(addresses).await? {
+            return self.connections_by_end(addresses).await;
         }
+        let mut found = Vec::new();
+        for family in families_of(addresses) {
+            found.extend(self.list(family, |_| {}).await?);
+        }
+        found.retain(|connection| concerns(connection, addresses));
+        Ok(found)
+    }
+
+    pub(crate) async fn connections_by_end(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<Vec<Connection>, Error> {
         let mut found = HashSet::new();
         for address in addresses {
             for tuple in ENDS {
                 let filter = |w: &mut Writer| filter(w, *address, tuple);
-                let some = self.list(family_of(*address), filter).await?;
-                found.extend(some.into_iter().filter(concerned));
+                found.extend(self.list(family_of(*address), filter).await?);
             }
         }
+        // An old kernel tells of all.
+        found.retain(|connection| concerns(connection, addresses));
         Ok(found.into_iter().collect())
+    }
+
+    /// Whether to ask for connections by each end of each of these addresses. Each question has the
+    /// kernel walk through all of its table; that of all connections of a family does so once, but
+    /// everything has to be told.
+    async fn better_by_end(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<bool, Error> {
+        let walks = ENDS.len() * addresses.len();
+        let more = walks.saturating_sub(families_of(addresses).len());
+        Ok(self.number().await? > more.saturating_mul(TOLD_PER_WALK))
+    }
+
+    /// How many connections there are, of all families.
+    async fn number(&mut self) -> Result<usize, Error> {
+        let seq = self.next_sequence();
+        let flags = flags::REQUEST | flags::ACK;
+        let mut w = Writer::new();
+        w.message(Header { kind: GET_STATS, flags, seq, family: 0, res_id: 0 }, |_| {});
+        let answer = self.exchange(w.bytes()).await?;
+        for message in Messages::new(&answer) {
+            let message = message?;
+            if message.header.kind == GET_STATS && message.header.seq == seq {
+                let number = message.attrs().flatten().find(|attr| attr.kind == STATS_ENTRIES);
+                let number = number.and_then(|attr| attr.u32().ok()).unwrap_or(u32::MAX);
+                return Ok(usize::try_from(number).unwrap_or(usize::MAX));
+            }
+        }
+        // It does not tell: as if there were many.
+        Ok(usize::MAX)
     }
 
     /// Whether any connection has all of these bits in its mark.
@@ -249,14 +291,16 @@ impl Socket {
         Ok(())
     }
 
-    /// Before Linux 6.10, which cannot filter a deletion, they are listed and forgotten one by
-    /// one.
-    async fn forget_listed(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let addresses = addresses.iter().copied().collect();
-        for connection in self.connections_of(&addresses).await? {
-            self.forget_connection(&connection).await?;
+    /// They are listed and forgotten one by one, as is the only way before Linux 6.10, which cannot
+    /// filter a deletion.
+    async fn forget_listed(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let mut result = Ok(());
+        for connection in self.connections_of(addresses).await? {
+            // One that is busy is no reason to keep the others.
+            let forgotten = self.forget_connection(&connection).await;
+            result = result.and(forgotten);
         }
-        Ok(())
+        result
     }
 
     async fn forget(&mut self, address: IpAddr, tuple: u16) -> Result<(), Error> {
@@ -341,6 +385,14 @@ fn filter(w: &mut Writer, address: IpAddr, tuple: u16) {
         w.attr(1, &flags(TUPLE_ORIG).to_ne_bytes());
         w.attr(2, &flags(TUPLE_REPLY).to_ne_bytes());
     });
+}
+
+fn concerns(connection: &Connection, addresses: &BTreeSet<IpAddr>) -> bool {
+    addresses.contains(&connection.original.source) || addresses.contains(&connection.reply.source)
+}
+
+fn families_of(addresses: &BTreeSet<IpAddr>) -> BTreeSet<u8> {
+    addresses.iter().copied().map(family_of).collect()
 }
 
 fn family_of(address: IpAddr) -> u8 {
