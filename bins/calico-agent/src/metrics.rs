@@ -28,6 +28,7 @@ pub struct Metrics {
     first_sync: Gauge<f64, std::sync::atomic::AtomicU64>,
     resyncs: Gauge,
     routes: Gauge,
+    flow_devices: Gauge,
     active_policies: Gauge,
     active_selectors: Gauge,
     cluster: [(&'static str, &'static str, Kinds, Gauge); 6],
@@ -47,6 +48,7 @@ impl Default for Metrics {
             first_sync: Gauge::default(),
             resyncs: Gauge::default(),
             routes: Gauge::default(),
+            flow_devices: Gauge::default(),
             active_policies: Gauge::default(),
             active_selectors: Gauge::default(),
             cluster: [
@@ -99,6 +101,11 @@ impl Metrics {
         gauge("felix_resyncs_started", "Times that the datastore was listed", &self.resyncs);
         gauge("felix_route_table_num_routes", "Routes that this agent wants", &self.routes);
         gauge(
+            "felix_nft_flowtable_devices",
+            "Devices between which established connections pass without rules",
+            &self.flow_devices,
+        );
+        gauge(
             "felix_active_local_policies",
             "Policies and profiles in use on this node",
             &self.active_policies,
@@ -129,6 +136,11 @@ impl Metrics {
         for (_, _, kinds, number) in &self.cluster {
             number.set(count(kinds.iter().map(|kind| brain.count(*kind)).sum()));
         }
+    }
+
+    /// Established connections pass without rules between so many devices.
+    pub fn offloads(&self, devices: usize) {
+        self.flow_devices.set(count(devices));
     }
 
     /// A transaction is in force, `since_start` after the start of the loop.

@@ -270,6 +270,9 @@ impl Node {
                 let took = started.elapsed();
                 debug!(revision, updates, ?took, "programmed the kernel");
                 self.metrics.applied(took, pending.begun.elapsed());
+                if let Some(kernel) = &self.kernel {
+                    self.metrics.offloads(kernel.flow_devices().await);
+                }
                 pending.retry = None;
                 pending.revision = revision;
                 let failed: BTreeMap<EndpointId, String> = failed.into_iter().collect();

@@ -64,6 +64,12 @@ impl Kernel {
         }
     }
 
+    /// Devices between which connections pass without rules: none if that is not wanted, or if the
+    /// kernel cannot do it.
+    pub async fn flow_devices(&self) -> usize {
+        self.dataplane.flow_status().await.devices
+    }
+
     /// Makes it as the settings say; to be called before desired state that follows from them is
     /// applied.
     pub async fn configure(&self, spec: &FelixConfigurationSpec) {
