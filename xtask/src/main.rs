@@ -22,6 +22,7 @@ usage: cargo xtask <chore>
   kills [N]     as the tests: N agents (100) are killed under traffic; nothing is lost or let in
   crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
   simulate [STEPS [SEED]]  hosts that race for addresses and crash, STEPS steps (10000000) on end
+  soak [SECONDS [SEED]]  watches of an etcd cluster whose members are killed, stopped and cut off (300)
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
   firewalld     run Debian's firewalld beside the agent, on the nodes of a lab
   kubelet       run deploy/kubernetes/calico.yaml under a real kubelet, with pods over it
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Some("crash") => crash(&rest),
         Some("containers") => containers(&rest),
         Some("simulate") => simulate(&rest),
+        Some("soak") => soak(&rest),
         Some("kubelet") => kubelet(),
         Some("firewalld") => firewalld(),
         Some("pods") => pods(&rest),
@@ -155,6 +157,19 @@ fn simulate(args: &[String]) -> Result<(), Failure> {
         .args(["test", "-p", "calico-ipam", "--locked", "--test", "simulation"])
         .env("CALICO_SIMULATION_STEPS", steps)
         .env("CALICO_SIMULATION_SEED", seed)
+        .deadline(Duration::from_secs(12 * 60 * 60))
+        .run()
+}
+
+fn soak(args: &[String]) -> Result<(), Failure> {
+    let seconds = number_of(args, "300")?;
+    let seed = number_of(args.get(1..).unwrap_or_default(), "1")?;
+    packages::install(packages::TEST)?;
+    Step::cargo("soak")
+        .args(["test", "-p", "calico-datastore", "--locked", "--test", "etcd", "--"])
+        .args(["soak::", "--nocapture"])
+        .env("CALICO_SOAK_SECONDS", seconds)
+        .env("CALICO_SOAK_SEED", seed)
         .deadline(Duration::from_secs(12 * 60 * 60))
         .run()
 }

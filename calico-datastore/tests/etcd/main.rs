@@ -14,6 +14,7 @@ mod failover;
 mod golden;
 mod proxy;
 mod server;
+mod soak;
 mod watch;
 mod write;
 
