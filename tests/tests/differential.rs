@@ -19,7 +19,7 @@ use calico_tests::scenario::Scenario;
 const PACKETS: usize = 120;
 
 /// A run that takes longer than this has hung.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How long each try of that waits for what is missing.
 const HURRY: Duration = Duration::from_millis(500);

@@ -26,7 +26,7 @@ use calico_tests::scenario::Scenario;
 const PACKETS: usize = 120;
 
 /// A run that takes longer than this has hung.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// An engine that goes from one scenario to the next.
 struct Engine {

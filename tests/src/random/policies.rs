@@ -92,6 +92,8 @@ fn ports() -> impl Strategy<Value = String> {
 fn entity(with_ports: bool) -> impl Strategy<Value = String> {
     let address = prop_oneof![
         3 => selector().prop_map(|s| format!("selector: \"{s}\"")),
+        // One that several rules have, in several spellings.
+        1 => "x ?== ?'1'".prop_map(|s| format!("selector: \"{s}\"")),
         1 => selector().prop_map(|s| format!("notSelector: \"{s}\"")),
         1 => selector().prop_map(|s| format!("namespaceSelector: \"{s}\"")),
         1 => "namespaceSelector: \"projectcalico\\.org/name == '[ab]'\"",
