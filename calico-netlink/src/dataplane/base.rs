@@ -50,6 +50,7 @@ pub(super) fn put_sets(tracker: &mut Tracker) {
         put(&names::set(names::ESTABLISHED_FROM, family), spec);
     }
     put(names::ESTABLISHED_TO, SetSpec::set([KeyType::IfName]));
+    put(names::LIMITED_TO, SetSpec::verdict_map([KeyType::IfName]));
     let (name, set) = icmpv6_to_host();
     tracker.put_set(&name, set);
 }
@@ -91,11 +92,13 @@ pub(super) struct Needs<'a> {
     pub(super) marks_packets: bool,
     /// Some connections are marked as denied by now.
     pub(super) cuts: bool,
+    /// Packets to some workloads are limited.
+    pub(super) limits_packets: bool,
 }
 
 /// The base chains for these settings.
 pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str, ChainDef)> {
-    let Needs { hooks, floating, pools, translates, marks_packets, cuts } = needs;
+    let Needs { hooks, floating, pools, translates, marks_packets, cuts, limits_packets } = needs;
     let prefix = host.interface_prefix.as_ref();
     let style = Style::of(host);
     let mut chains = vec![
@@ -111,7 +114,7 @@ pub(super) fn chains(host: &HostSettings, needs: Needs<'_>) -> Vec<(&'static str
         chains.push((names::NAT_OUTGOING, outgoing));
     }
     let block = translate::cidr_block(host);
-    chains.push((names::FILTER_FORWARD, established(host, cuts)));
+    chains.push((names::FILTER_FORWARD, established(host, cuts, limits_packets)));
     chains.push((names::FORWARD, forward(host, hooks, block.is_some())));
     chains.push((names::ALLOWED_TO, allowed_to(style.marks, hooks, block.is_some())));
     chains.push((names::ALLOWED_FROM, allowed(style.marks)));
@@ -233,8 +236,9 @@ fn to_host(stage: Stage, prefix: &str) -> RuleDef {
 /// Most packets are of established connections, so these are asked about before all else: where
 /// from by one lookup, which proves the source, or where to, and they go on. All others go the long
 /// way, as do those of workloads that are not in these sets (`Rendered::goes_on`). Who cuts
-/// connections sees to `cuts` first (see `recheck`).
-fn established(host: &HostSettings, cuts: bool) -> ChainDef {
+/// connections sees to `cuts` first (see `recheck`). Limits of packets to a workload hold wherever
+/// these come from, so they are asked about here; those of other packets, in the workload's chain.
+fn established(host: &HostSettings, cuts: bool, limits_packets: bool) -> ChainDef {
     let long_way = || Expr::Verdict(Verdict::Goto(names::FORWARD.to_owned()));
     let go_on = |match_: Vec<Expr>| {
         let accept = [Expr::Verdict(Verdict::Accept)];
@@ -256,6 +260,9 @@ fn established(host: &HostSettings, cuts: bool) -> ChainDef {
         let mut condemned = matches::ct_mark(Marks::of(host.mark_mask).condemned, true);
         condemned.push(long_way());
         rules.push(rule("", condemned));
+    }
+    if limits_packets {
+        rules.push(rule("limits", matches::dispatch(MetaKey::OifName, names::LIMITED_TO)));
     }
     rules.extend([from(Family::V4), go_on(to), from(Family::V6), rule("", vec![long_way()])]);
     base("filter", hook::FORWARD, FILTER, rules)

@@ -59,7 +59,8 @@ pub(super) fn chain<'a>(
         return rendered;
     }
     rendered.limit(endpoint, direction, Limited::Packets, limits);
-    rendered.goes_on = rendered.chain.rules.is_empty();
+    // What is limited on its way to a workload is, before it goes on.
+    rendered.goes_on = direction == Direction::Ingress || rendered.chain.rules.is_empty();
     // Before all else: a forged packet is no part of the connection that it pretends to be of.
     if direction == Direction::Egress && !uses_addresses_only(endpoint) {
         rendered.sources(endpoint);

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use calico_core::dataplane::{DataplaneError, Direction, Limits, TrafficLimits, WorkloadEndpoint};
 
+use super::elements::interface_key;
 use super::endpoint::{Rendered, then};
-use super::matches;
 use super::state::{DIRECTIONS, State};
-use crate::nft::wire::{CmpOp, Expr, Family, RejectKind, Verdict};
+use super::{matches, names};
+use crate::nft::wire::{CmpOp, Element, Expr, Family, RejectKind, Verdict};
 use crate::nft::{ChainDef, RuleDef, Socket};
 
 /// What is limited by rules.
@@ -106,6 +107,14 @@ pub async fn check_limits(
 /// IANA's number.
 const TCP: u8 = 6;
 
+impl LimitChains {
+    /// Whether packets to any workload are limited.
+    pub(super) fn packets_to(&self) -> bool {
+        let prefix = Limited::Packets.prefix(Direction::Ingress);
+        self.of.values().flatten().any(|chain| chain.starts_with(prefix))
+    }
+}
+
 impl Rendered {
     /// Judges packets by the limit first, if the endpoint has it and the kernel knows it.
     pub(super) fn limit(
@@ -119,7 +128,10 @@ impl Rendered {
             && limited.rule(of(endpoint, direction), direction).is_some();
         if has {
             let chain = limited.chain(direction, &endpoint.interface);
-            self.push("", then(Vec::new(), Verdict::Jump(chain)));
+            // Packets of established connections to a workload do not all come here.
+            let asked_before = limited == Limited::Packets && direction == Direction::Ingress;
+            let match_ = if asked_before { matches::not_established().to_vec() } else { vec![] };
+            self.push("", then(match_, Verdict::Jump(chain)));
         }
     }
 }
@@ -147,12 +159,27 @@ impl State {
     }
 
     fn have_limits(&mut self, interface: &Arc<str>, chains: BTreeSet<String>) {
+        let limited = self.limits.packets_to();
+        let packets_to = Limited::Packets.chain(Direction::Ingress, interface);
+        let has = chains.contains(&packets_to);
         let before = self.limits.of.remove(interface).unwrap_or_default();
+        let had = before.contains(&packets_to);
+        let verdict = Some(Verdict::Jump(packets_to));
+        let led = Element { verdict, ..Element::key(interface_key(interface)) };
+        if had && !has {
+            self.table.remove_element(names::LIMITED_TO, &led);
+        }
         for gone in before.difference(&chains) {
             self.remove_chain(gone);
         }
+        if has && !had {
+            self.table.add_element(names::LIMITED_TO, led);
+        }
         if !chains.is_empty() {
             self.limits.of.insert(Arc::clone(interface), chains);
+        }
+        if self.limits.packets_to() != limited {
+            self.put_base();
         }
     }
 

@@ -63,6 +63,9 @@ pub(super) const ESTABLISHED_FROM: &str = "established-from";
 /// ... and names of the interfaces of workloads to which they do.
 pub(super) const ESTABLISHED_TO: &str = "established-to";
 
+/// Interfaces of workloads with a limit of packets to them, and the chain that has it.
+pub(super) const LIMITED_TO: &str = "limited-to";
+
 /// Fixed set ids of upstream.
 pub(super) const ALL_POOLS: &str = "network-ip-pools";
 pub(super) const MASQUERADED_POOLS: &str = "masq-ipam-pools";

@@ -393,6 +393,7 @@ impl State {
             translates: self.translates,
             marks_packets: !self.marked.is_empty(),
             cuts: self.cuts,
+            limits_packets: self.limits.packets_to(),
         };
         for (name, chain) in base::chains(&self.host, needs) {
             unused.remove(name);

@@ -43,8 +43,25 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
 /// Sends datagrams as fast as it can; returns how many arrive, `least` or more if given time, and
 /// how long it took until the last one.
 fn flood(server: &Pod, client: &Pod, packets: u32, least: u32) -> (u32, Duration) {
+    flood_of(server, client, packets, least, false)
+}
+
+/// The same within a connection, if `established`: the server has answered before.
+fn flood_of(
+    server: &Pod,
+    client: &Pod,
+    packets: u32,
+    least: u32,
+    established: bool,
+) -> (u32, Duration) {
     let receiver = server.host.udp(server.v4, 7);
     let sender = client.host.udp(client.v4, 0);
+    if established {
+        sender.send_to(b"x", (server.v4, 7)).unwrap();
+        let (_, from) = receiver.recv_from(&mut [0; 8]).unwrap();
+        receiver.send_to(b"x", from).unwrap();
+        sender.recv(&mut [0; 8]).unwrap();
+    }
     let started = Instant::now();
     for _ in 0..packets {
         sender.send_to(b"x", (server.v4, 7)).unwrap();
@@ -60,10 +77,10 @@ fn flood(server: &Pod, client: &Pod, packets: u32, least: u32) -> (u32, Duration
     }
 }
 
-/// Ten a second, and twenty at once.
+/// Ten a second, and twenty at once, of which one may have gone before.
 fn assert_limited((arrived, took): (u32, Duration)) {
     let most = 21 + 10 * (u32::try_from(took.as_secs()).unwrap() + 1);
-    assert!((20..=most).contains(&arrived), "{arrived} arrived of 100 in {took:?}");
+    assert!((19..=most).contains(&arrived), "{arrived} arrived of 100 in {took:?}");
 }
 
 #[test]
@@ -104,6 +121,27 @@ fn packets_beyond_the_rate_are_dropped_until_the_limit_goes() {
 fn connect(client: &Pod, server: &Pod) -> std::io::Result<TcpStream> {
     let target = SocketAddr::new(server.v4, 80);
     client.host.run(|| TcpStream::connect_timeout(&target, SOON))
+}
+
+#[test]
+fn packets_of_established_connections_are_limited_wherever_they_come_from() {
+    in_new_netns(async || {
+        let limits = |ingress: bool| {
+            let mut limits = Limits::default();
+            let of = if ingress { &mut limits.ingress } else { &mut limits.egress };
+            of.packets = Some(PacketRate { per_second: 10, burst: 20 });
+            limits
+        };
+        let (dataplane, server, client) = lab(limits(true)).await;
+        assert_limited(flood_of(&server, &client, 100, 19, true));
+        assert_eq!(flood_of(&client, &server, 100, 100, true).0, 100);
+        apply(&dataplane, vec![limited(&server, limits(false))]).await;
+        assert_eq!(flood_of(&server, &client, 100, 100, true).0, 100);
+        assert_limited(flood_of(&client, &server, 100, 19, true));
+        apply(&dataplane, vec![Update::EndpointRemoved(endpoint_id(&server))]).await;
+        let text = nft(&["list", "table", "inet", "calico"]);
+        assert!(!text.contains("@limited-to"), "{text}");
+    });
 }
 
 #[test]
