@@ -23,6 +23,8 @@ usage: cargo xtask <chore>
   crash [N]     as the tests: N pods (10000) come and go while plugin and agent are killed
   simulate [STEPS [SEED]]  hosts that race for addresses and crash, STEPS steps (10000000) on end
   soak [SECONDS [SEED]]  watches of an etcd cluster whose members are killed, stopped and cut off (300)
+  felix [N [SEED]]  build Felix' calculation graph (Go), hold the recordings in tests/felix/cases and N
+                random stories (200) against it, and measure it beside ours; --record writes them anew
   containers [N]  as the tests: containerd starts and stops N containers (100) at once
   firewalld     run Debian's firewalld beside the agent, on the nodes of a lab
   kubelet       run deploy/kubernetes/calico.yaml under a real kubelet, with pods over it
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some("vm") => vm(&rest),
         Some("kills") => kills(&rest),
         Some("crash") => crash(&rest),
+        Some("felix") => felix(&rest),
         Some("containers") => containers(&rest),
         Some("simulate") => simulate(&rest),
         Some("soak") => soak(&rest),
@@ -147,6 +150,30 @@ fn containers(args: &[String]) -> Result<(), Failure> {
         .args(["test", "-p", "calico-lab", "--locked", "--test", "containerd", "--", "--nocapture"])
         .env("CALICO_CONTAINERS", number)
         .deadline(Duration::from_secs(30 * 60))
+        .run()
+}
+
+fn felix(args: &[String]) -> Result<(), Failure> {
+    let package = ["-p", "calico-felix-tests", "--locked"];
+    let live = Step::cargo("felix")
+        .arg("test")
+        .args(package)
+        .args(["--test", "live", "--", "--ignored", "--nocapture", "--test-threads=1"])
+        .deadline(Duration::from_secs(60 * 60));
+    if args.iter().any(|arg| arg == "--record") {
+        return live.arg("recordings").env("CALICO_FELIX_RECORD", "1").run();
+    }
+    let stories = number_of(args, "200")?;
+    let live = live.env("CALICO_FELIX_STORIES", stories);
+    match args.get(1..).unwrap_or_default() {
+        [] => live.run()?,
+        seed => live.env("CALICO_DIFF_SEED", number_of(seed, "0")?).run()?,
+    }
+    Step::cargo("felix")
+        .arg("bench")
+        .args(package)
+        .args(["--bench", "peer"])
+        .deadline(Duration::from_secs(60 * 60))
         .run()
 }
 

@@ -58,10 +58,13 @@ func (s sink) OnUpdates(updates []api.Update)        { s.calc.OnUpdates(updates)
 
 func newGraph(host string, spoofing bool, out func(message any)) *graph {
 	conf := config.New()
-	conf.FelixHostname = host
+	settings := map[string]string{"FelixHostname": host, "WorkloadSourceSpoofing": "Disabled"}
 	if spoofing {
-		conf.WorkloadSourceSpoofing = "Any"
+		settings["WorkloadSourceSpoofing"] = "Any"
 	}
+	// In its environment, as what it has in the datastore is told to the graph.
+	_, err := conf.UpdateFrom(settings, config.EnvironmentVariable)
+	check(err)
 	g := &graph{sequencer: calc.NewEventSequencer(conf), feed: newFeed(), out: out}
 	g.sequencer.Callback = func(message any) { g.out(message) }
 	g.calc = calc.NewCalculationGraph(g.sequencer, nil, conf, func() {})

@@ -138,8 +138,12 @@ fn side(text: &mut RuleText, end: &str, side: &Side, desired: &Desired, sets: &m
 
 fn members<'a>(desired: &'a Desired, id: &SetId) -> impl Iterator<Item = String> + use<'a> {
     let members = desired.sets.get(id).map(|set| &set.members);
-    members.into_iter().flatten().map(|member| match member {
-        SetMember::Net(net) => net.to_string(),
-        SetMember::Port { address, protocol, port } => format!("{address},{protocol}:{port}"),
+    members.into_iter().flatten().flat_map(|member| match member {
+        // As two halves, since the kernel's ipsets have no prefix of length 0.
+        SetMember::Net(net) if net.prefix_len() == 0 => {
+            net.subnets(1).expect("longer than 0").map(|half| half.to_string()).collect()
+        }
+        SetMember::Net(net) => vec![net.to_string()],
+        SetMember::Port { address, protocol, port } => vec![format!("{address},{protocol}:{port}")],
     })
 }

@@ -11,6 +11,9 @@ use crate::canonical::State;
 use crate::play::Outcome;
 use crate::story::{Event, Line, Story};
 
+/// Which Felix `graph/` is made of, and so the recordings.
+pub const FELIX: &str = "Felix v3.31.0 (github.com/projectcalico/calico, commit b1f3c43f8437)";
+
 /// Where the recordings are.
 #[must_use]
 pub fn directory() -> PathBuf {

@@ -158,10 +158,18 @@ fn stored(line: &str) -> Result<String, String> {
         Kind::NetworkPolicy
         | Kind::GlobalNetworkPolicy
         | Kind::StagedNetworkPolicy
-        | Kind::StagedGlobalNetworkPolicy => match spec["tier"].as_str() {
-            Some(tier) => format!("{tier}.{}", resource.name()),
-            None => return Ok(line.to_owned()),
-        },
+        | Kind::StagedGlobalNetworkPolicy => {
+            // Of equal order, policies come in that of `namespace/name` up to upstream's 3.31, and
+            // in that of their names since: with these names it is the same.
+            let name = match resource.namespace() {
+                "" => resource.name().to_owned(),
+                namespace => format!("{namespace}-{}", resource.name()),
+            };
+            match spec["tier"].as_str() {
+                Some(tier) => format!("{tier}.{name}"),
+                None => name,
+            }
+        }
         _ => return Ok(line.to_owned()),
     };
     let old = match resource.namespace() {
@@ -172,6 +180,8 @@ fn stored(line: &str) -> Result<String, String> {
         "" => name,
         namespace => format!("{namespace}/{name}"),
     };
+    // `!(!x)` is read as `x`, which changes the identity of its set.
+    let line = line.replace("notSelector: \"!", "notSelector: \"");
     Ok(line.replacen(&format!(" {old} "), &format!(" {new} "), 1))
 }
 
@@ -200,7 +210,7 @@ mod tests {
     #[test]
     fn names_are_as_a_datastore_has_them() {
         for (line, expected) in [
-            ("NetworkPolicy a/q {} {tier: t}", "NetworkPolicy a/t.q {} {tier: t}"),
+            ("NetworkPolicy a/q {} {tier: t}", "NetworkPolicy a/t.a-q {} {tier: t}"),
             ("GlobalNetworkPolicy q {} {}", "GlobalNetworkPolicy q {} {}"),
             (
                 "WorkloadEndpoint a/p1 {} {orchestrator: k8s, pod: p1, endpoint: eth0, node: n1}",

@@ -192,7 +192,8 @@ impl Felix {
         let mut sets = Sets::default();
         let used = self.used();
         for (key, owner) in &self.owners {
-            if key.starts_with("policy ") && owner.perf_hints.is_empty() && !used.contains(key) {
+            let wanted = is_real(key) && !owner.perf_hints.is_empty() || used.contains(key);
+            if key.starts_with("policy ") && !wanted {
                 continue;
             }
             let mut of = |rules: &[Rule]| -> Result<Vec<RuleText>, String> {
@@ -224,7 +225,11 @@ impl Felix {
                 canonical::names(endpoint.profile_ids.iter()),
                 tiers("tier", &endpoint.tiers),
                 tiers("forward", &endpoint.forward_tiers),
-                tiers("untracked", &endpoint.untracked_tiers),
+                match &*endpoint.name {
+                    // Which Felix' dataplane passes over with a warning.
+                    "*" => String::new(),
+                    _ => tiers("untracked", &endpoint.untracked_tiers),
+                },
                 tiers("preDNAT", &endpoint.pre_dnat_tiers),
             );
             state.0.insert(format!("host {id}"), text);

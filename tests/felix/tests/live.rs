@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use calico_felix_tests::canonical::Counts;
 use calico_felix_tests::play::{self, Felix};
+use calico_felix_tests::recorded;
 use calico_felix_tests::story::Story;
 use calico_test_servers::programs;
 use calico_tests::replay::{Scenarios, minimise, number, seed};
@@ -48,4 +49,40 @@ fn random_stories() {
         lines += random.len();
     }
     println!("{wanted} stories, {lines} resources, {counts:?} agree, in {:.1?}", started.elapsed());
+}
+
+/// The seed of the recordings.
+const SEED: u64 = 331;
+
+/// How many there are of random stories; each is some 10 KB.
+const RECORDINGS: usize = 16;
+
+#[test]
+#[ignore = "builds Felix' graph with Go; `cargo xtask felix` runs it"]
+fn recordings_are_what_felix_says() {
+    let program = programs::find_felix(|text| println!("{text}")).unwrap();
+    let mut felix = Felix::start(&program).unwrap();
+    let random = Scenarios::of(SEED, 0).take(RECORDINGS).enumerate();
+    let random = random.map(|(number, lines)| {
+        let story = Story::of(&lines).unwrap();
+        (recorded::directory().join(format!("random-{number:02}.txt")), story)
+    });
+    // Those by hand keep their lines.
+    let kept = std::fs::read_dir(recorded::directory()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept.filter(|path| !path.to_string_lossy().contains("random-"));
+    let kept = kept.map(|path| {
+        let (story, _) = recorded::read(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        (path, story)
+    });
+    let write = std::env::var_os("CALICO_FELIX_RECORD").is_some();
+    for (path, story) in random.chain(kept) {
+        let outcome = felix.play(&story).unwrap();
+        let text = recorded::write(recorded::FELIX, &story, &outcome);
+        if write {
+            std::fs::write(&path, text).unwrap();
+        } else {
+            let before = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(before == text, "{} is not what Felix says", path.display());
+        }
+    }
 }
