@@ -36,21 +36,34 @@ fn links(net: &TestNet) -> Vec<String> {
     all.into_iter().filter(|link| link.up || link.peer.is_some()).map(|link| link.name).collect()
 }
 
-#[test]
-fn the_first_packet_passes_both_ways_in_both_families() {
-    let Some((host, pod)) = nets("ping") else { return };
-    let spec = spec(&pod, &[V4, V6]);
-    let interfaces = host.run(|| setup(&spec)).unwrap();
+/// Milliseconds until the first ping of each way was answered, of a pod that was just made.
+fn first_pings() -> Option<Vec<(&'static str, f64)>> {
+    let (host, pod) = nets("ping")?;
+    let interfaces = host.run(|| setup(&spec(&pod, &[V4, V6]))).unwrap();
     assert_eq!(interfaces.host.mac, HOST_MAC);
     assert_eq!(interfaces.container.mtu, 1500);
-
-    for (net, target) in [(&pod, "192.0.2.9"), (&pod, "2001:db8::9"), (&host, V4), (&host, V6)] {
+    let ways = [(&pod, "192.0.2.9"), (&pod, "2001:db8::9"), (&host, V4), (&host, V6)];
+    let ping = |(net, target): (&TestNet, &'static str)| {
         let text = net.output("ping", &["-n", "-c", "1", "-W", "3", target]);
         let milliseconds = text.split("time=").nth(1).and_then(|rest| rest.split(' ').next());
-        // A lost first ARP or neighbour request is repeated after a second, seen as a slow answer.
-        let milliseconds: f64 = milliseconds.unwrap().parse().unwrap();
-        assert!(milliseconds < 900.0, "{target}: {text}");
+        (target, milliseconds.unwrap().parse().unwrap())
+    };
+    Some(ways.map(ping).into())
+}
+
+#[test]
+fn the_first_packet_passes_both_ways_in_both_families() {
+    // A lost first ARP or neighbour request is repeated after a second, seen as a slow answer. What
+    // loses them does so for each pod; a busy machine, which may be as slow, not each time.
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let Some(pings) = first_pings() else { return };
+        if pings.iter().all(|(_, milliseconds)| *milliseconds < 900.0) {
+            return;
+        }
+        seen.push(pings);
     }
+    panic!("slow, each time: {seen:?}");
 }
 
 #[test]
