@@ -253,10 +253,10 @@ fn ours(size: usize) -> Figures {
 
 fn theirs(program: &std::path::Path, size: usize) -> Figures {
     let mut figures = Figures::new();
-    let mut ask = |felix: &mut Felix,
-                   op: &str,
-                   name: &str,
-                   objects: &mut dyn Iterator<Item = Object>|
+    let ask = |felix: &mut Felix,
+               op: &str,
+               name: &str,
+               objects: &mut dyn Iterator<Item = Object>|
      -> Value {
         for object in objects {
             felix.tell(&json!({"op": op, "object": value(object)})).unwrap();

@@ -1,7 +1,7 @@
 //! What Felix said about a story, written down.
 //!
 //! A recording is the story itself, with `! ` before lines that upstream refused, and after each
-//! `compare` what had changed in Felix' [`State`](crate::canonical::State): `= KEY: TEXT`, or
+//! `compare` what had changed in Felix' [`State`]: `= KEY: TEXT`, or
 //! `= KEY` for what was gone. Lines with `#` are remarks.
 
 use std::fmt::Write as _;

@@ -35,7 +35,6 @@ pub struct Line {
 
 /// What happens.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "most lines are resources")]
 pub enum Event {
     /// A resource is written.
     Put(AnyResource),

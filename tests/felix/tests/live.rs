@@ -1,8 +1,6 @@
 //! Random stories, played to both graphs. Felix' has to be built first, which takes minutes, so
 //! `cargo xtask felix` runs these.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::Instant;
 
 use calico_felix_tests::canonical::Counts;

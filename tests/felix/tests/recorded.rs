@@ -1,7 +1,5 @@
 //! Our graph asks for what Felix' graph asked for, in every recording.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use calico_felix_tests::canonical::Counts;
 use calico_felix_tests::{play, recorded};
 
