@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use calico_core::kind::Kind;
-use calico_core::resource::{AnyResource, EndpointName, WorkloadEndpointSpec};
+use calico_core::resource::{AnyResource, EndpointName, SERVICE_NAME_LABEL, WorkloadEndpointSpec};
 use calico_tests::scenario;
 use serde_json::{Value, json};
 
@@ -169,6 +169,12 @@ fn stored(line: &str) -> Result<String, String> {
                 None => name,
             }
         }
+        // In Felix, a slice that changes its service stays in the old one as well. Kubernetes' slices
+        // never do that.
+        Kind::KubernetesEndpointSlice => match resource.metadata.labels.get(SERVICE_NAME_LABEL) {
+            Some(service) => format!("{}-{service}", resource.name()),
+            None => return Ok(line.to_owned()),
+        },
         _ => return Ok(line.to_owned()),
     };
     let old = match resource.namespace() {
