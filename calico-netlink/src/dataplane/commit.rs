@@ -18,11 +18,12 @@ impl Inner {
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
         for _ in 0..ISOLATIONS {
             match self.commit_whole().await {
+                // First: without its table, everything in the batch is refused.
+                Err(error) if self.does_without_owner(&error) => {}
                 Err(Error::Refused(refusals)) if self.state.isolate(&refusals) => {
                     let error = Error::Refused(refusals);
                     tracing::error!(%error, "left out, and closed what needs it");
                 }
-                Err(error) if self.does_without_owner(&error) => {}
                 result => return result,
             }
         }
