@@ -352,8 +352,5 @@ fn known_tiers() -> impl Iterator<Item = Tier> {
 }
 
 fn tier_state(tier: &Tier) -> TierState {
-    TierState {
-        order: tier.spec.order.unwrap_or(f64::INFINITY),
-        action: tier.spec.default_action(),
-    }
+    TierState { order: tier.spec.order(), action: tier.spec.default_action() }
 }

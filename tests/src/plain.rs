@@ -426,7 +426,7 @@ impl<'a> Compiler<'a> {
             TierAction::Pass => DefaultAction::Pass,
             TierAction::Deny => DefaultAction::Deny,
         };
-        ((false, tier.spec.order.unwrap_or(f64::INFINITY)), action)
+        ((false, tier.spec.order()), action)
     }
 }
 

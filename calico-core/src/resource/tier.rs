@@ -11,7 +11,7 @@ pub type Tier = Resource<TierSpec>;
 object! {
     /// Rank and default of a tier.
     pub struct TierSpec {
-        /// Rank, lowest first; see [`TierSpec::order`].
+        /// Rank, lowest first; see [`TierSpec::order()`].
         pub order: Option<f64> = "order",
         /// What happens to traffic of endpoints that the tier's policies select but do not
         /// decide about.
@@ -40,6 +40,13 @@ choices! {
 impl TierSpec {
     /// The order of tiers that state none.
     pub const DEFAULT_ORDER: f64 = 1_000_000.0;
+
+    /// Its rank among tiers, lowest first: as set, else [`DEFAULT_ORDER`](Self::DEFAULT_ORDER), which
+    /// upstream's clients write into a tier without one, or read it so.
+    #[must_use]
+    pub fn order(&self) -> f64 {
+        self.order.unwrap_or(Self::DEFAULT_ORDER)
+    }
 
     /// What happens at the end of the tier: as set, else Deny.
     #[must_use]
@@ -91,6 +98,7 @@ impl Spec for TierSpec {
     }
 
     fn apply_defaults(&mut self) {
+        self.order.get_or_insert(Self::DEFAULT_ORDER);
         self.default_action.get_or_insert_default();
     }
 }

@@ -62,7 +62,7 @@ impl Cluster {
         policies.retain(|policy| policy.applies && policy.selector.matches(&labels));
         let mut tiers: Vec<&str> = policies.iter().map(|policy| policy.tier).collect();
         let rank = |name: &str| match self.tier(name) {
-            Some(tier) => (0, tier.spec.order.unwrap_or(f64::INFINITY)),
+            Some(tier) => (0, tier.spec.order()),
             None => (1, 0.0),
         };
         tiers.sort_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap().then(a.cmp(b)));

@@ -71,7 +71,7 @@ pub(in crate::resource) fn tier(spec: &TierSpec, metadata: &ObjectMeta, errors: 
         &SPEC.key("defaultAction"),
         format!("must be {action} in the built-in tier {}", metadata.name),
     );
-    let order = built_in.spec.order.unwrap_or(TierSpec::DEFAULT_ORDER);
+    let order = built_in.spec.order();
     errors.require(
         spec.order == Some(order),
         &SPEC.key("order"),
