@@ -98,6 +98,21 @@ impl Errors {
     }
 }
 
+/// Says which numbers may be written where the message names a type of Rust.
+fn without_types(message: String) -> String {
+    let Some((start, name)) = message.rsplit_once("expected ") else { return message };
+    let wanted = match name {
+        "u8" => "a whole number 0-255",
+        "u16" => "a whole number 0-65535",
+        "u32" => "a whole number 0-4294967295",
+        "u64" | "usize" => "a whole number, not negative",
+        "i32" | "i64" => "a whole number",
+        "f64" => "a number",
+        _ => return message,
+    };
+    format!("{start}expected {wanted}")
+}
+
 /// A value that can stand in a resource.
 ///
 /// [`check`](Field::check) looks at raw input from a person: it reports *all* problems below
@@ -111,7 +126,7 @@ pub trait Field: DeserializeOwned + Serialize {
     /// Reports every problem of `value`, which stands at `at`.
     fn check(value: &Value, at: &Path<'_>, errors: &mut Errors) {
         if let Err(error) = Self::deserialize(value) {
-            errors.push(at, error.to_string());
+            errors.push(at, without_types(error.to_string()));
         }
     }
 

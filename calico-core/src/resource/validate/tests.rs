@@ -31,6 +31,22 @@ fn check(kind: &str, spec: Value, expected: &[(&str, &str)]) {
 }
 
 #[test]
+fn numbers_that_do_not_fit_are_answered_with_what_does() {
+    let rule = json!({"selector": "all()", "order": "x", "ingress": [
+        {"action": "Allow", "protocol": "ICMP", "icmp": {"type": 256}}]});
+    let document = json!({"kind": "GlobalNetworkPolicy", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": "a"}, "spec": rule});
+    let errors = AnyResource::from_value(document, Mode::Valid).unwrap_err();
+    let mut found: Vec<String> = errors.into_iter().map(|error| error.to_string()).collect();
+    found.sort();
+    let expected = [
+        "spec.ingress[0].icmp.type: invalid value: integer `256`, expected a whole number 0-255",
+        "spec.order: invalid type: string \"x\", expected a number",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn names() {
     let long = "a".repeat(254);
     let tier = json!({});
