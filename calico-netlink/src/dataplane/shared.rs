@@ -288,8 +288,9 @@ mod tests {
         let mut limited = plain.clone();
         limited.limits.egress.packets = rate;
         assert_eq!(go_on(&limited), (0, 1));
+        // Those to it are limited before they go on (`limited-to`).
         limited.limits.ingress.packets = rate;
-        assert_eq!(go_on(&limited), (0, 0));
+        assert_eq!(go_on(&limited), (0, 1));
         let mut connections = plain.clone();
         connections.limits.egress.connections = Some(3);
         assert_eq!(go_on(&connections), (2, 1));
