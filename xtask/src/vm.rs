@@ -13,10 +13,8 @@ use crate::run::{self, Failure, Step};
 /// Test programs whose ignored tests are for the virtual machine: the package, and its test or
 /// [`LIB`]; and tests that run everywhere, of which an older kernel has another side (it knows no
 /// tables that outlive their owner).
-const PROGRAMS: &[(&str, &str, &[&str])] = &[
-    ("calico-lab", "ipip", &[]),
-    ("calico-netlink", LIB, &["owner::a_table_that_anybody_may_change"]),
-];
+const PROGRAMS: &[(&str, &str, &[&str])] =
+    &[("calico-lab", "ipip", &[]), ("calico-netlink", LIB, &["owner::who_wants_to_own"])];
 /// The tests within the library.
 const LIB: &str = "--lib";
 /// Programs of the workspace that those tests run.

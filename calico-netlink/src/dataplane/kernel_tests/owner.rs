@@ -82,6 +82,37 @@ impl Talk {
     }
 }
 
+/// `cargo xtask vm` runs it on a kernel that knows no such owners, too.
+#[test]
+fn who_wants_to_own_the_table_of_an_earlier_run_closes_nobody() {
+    in_new_netns(async || {
+        forward();
+        let (server, client) = (Pod::new(1), Pod::new(2));
+        let dataplane = open().await;
+        let open = ingress_policy("udp", &[(Action::Allow, &|_| {})]);
+        let all = || {
+            let mut all = everything(&server, &client);
+            all[2] = open.clone();
+            all
+        };
+        apply(&dataplane, all()).await;
+        let receiver = server.host.udp(server.v4, 7);
+        let passes = || {
+            client.host.udp(client.v4, 0).send_to(b"x", (server.v4, 7)).unwrap();
+            receiver.recv_from(&mut [0; 8]).is_ok()
+        };
+        assert!(passes());
+        drop(dataplane);
+        for _ in 0..2 {
+            let dataplane = open_owning().await;
+            assert!(passes(), "what an earlier run left is in force until all is known");
+            assert_eq!(apply(&dataplane, all()).await.failed, []);
+            assert!(passes());
+            assert_eq!(dataplane.resync().await.unwrap().repaired, Vec::<String>::new());
+        }
+    });
+}
+
 #[test]
 fn a_table_that_anybody_may_change_is_replaced_by_an_owned_one_without_a_gap() {
     in_new_netns(async || {
