@@ -64,10 +64,10 @@ fn an_owned_table_survives_other_programs_and_its_owner() {
 }
 
 /// A client that opens a connection and speaks on it now and then.
-struct Talk(TcpStream, TcpStream);
+pub(super) struct Talk(TcpStream, TcpStream);
 
 impl Talk {
-    fn begin(client: &Pod, server: &Pod) -> Self {
+    pub(super) fn begin(client: &Pod, server: &Pod) -> Self {
         let listener = server.host.listen(server.v4, 80);
         let to = SocketAddr::new(server.v4, 80);
         let patience = Duration::from_secs(20);
@@ -77,7 +77,7 @@ impl Talk {
         Self(one, other)
     }
 
-    fn goes_on(&mut self) -> bool {
+    pub(super) fn goes_on(&mut self) -> bool {
         self.0.write_all(b"x").is_ok() && self.1.read_exact(&mut [0; 1]).is_ok()
     }
 }

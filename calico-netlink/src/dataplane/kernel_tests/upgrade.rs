@@ -1,8 +1,8 @@
 //! A table that another version of ours left: its chains, maps and sets have names that we use
 //! otherwise. It is replaced in one transaction, under traffic.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::Write as _;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::super::Settings;
 use super::lab::forward;
+use super::owner::Talk;
 use super::*;
 
 /// The server's policy, in another layout: chains named by interface, a map to them by address, a
@@ -147,25 +148,6 @@ fn load(ruleset: &str) {
 
 fn nft_list() -> String {
     super::lab::nft(&["list", "table", "inet", "calico"])
-}
-
-/// A connection that was there before.
-struct Talk(TcpStream, TcpStream);
-
-impl Talk {
-    fn begin(client: &Pod, server: &Pod) -> Self {
-        let listener = server.host.listen(server.v4, 80);
-        let to = SocketAddr::new(server.v4, 80);
-        let patience = Duration::from_secs(20);
-        let one = client.host.run(|| TcpStream::connect_timeout(&to, patience)).unwrap();
-        let (other, _) = listener.accept().unwrap();
-        other.set_read_timeout(Some(patience)).unwrap();
-        Self(one, other)
-    }
-
-    fn goes_on(&mut self) -> bool {
-        self.0.write_all(b"x").is_ok() && self.1.read_exact(&mut [0; 1]).is_ok()
-    }
 }
 
 /// Datagrams, of many connections, and how many of them arrive.
